@@ -1,0 +1,58 @@
+"""The contract of a pass: what it is told, what it claims, and how it reports."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from otgraph.data import Data
+from otgraph.graph.graph import Graph
+from otgraph.transport.coupling import Coupling
+
+if TYPE_CHECKING:
+    from otgraph.rewrite.rewriter import Rewriter
+
+
+class Exactness(enum.Enum):
+    """What a transform claims about the function it leaves behind; the pass manager checks it."""
+
+    EXACT = "exact"
+    """The same function on all inputs, up to rounding."""
+    MASKED = "masked"
+    """The masking law: the original with every removed index zeroed (and running variances there at 1)."""
+    APPROXIMATE = "approximate"
+    """Another function; the damage is predicted by the plan and measured after."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use besides the graph.
+
+    ``data``: unlabelled calibration inputs. ``original``: the graph before the first transform, the reference of
+    every repair. ``couplings``: dim name → what to keep of it, decided before anything is edited. ``scratch``:
+    a folder for what would not fit in memory. ``seed``: of every random choice.
+    """
+
+    data: Data | None = None
+    original: Graph | None = None
+    couplings: Mapping[str, Coupling] = field(default_factory=dict[str, Coupling])
+    scratch: Path | None = None
+    seed: int = 0
+
+
+class Pass(abc.ABC):
+    """A rewrite or an analysis. A concrete pass is a frozen dataclass: its fields are its options, ``str()`` of it
+    parses back, and its docstring is its manual page (sections *What it does*, *When it applies*, *Exactness*,
+    *Before and after*, *Remarks*, *Options*)."""
+
+    name: ClassVar[str]
+    kind: ClassVar[Literal["analysis", "transform"]]
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+
+    @abc.abstractmethod
+    def run(self, rewriter: Rewriter, context: Context) -> None:
+        """Edit ``rewriter.graph`` through ``rewriter`` only, and say what was done or not through its remarks."""
