@@ -37,6 +37,42 @@ class Affine:
     transposed: bool = False
 
 
+@dataclass(frozen=True)
+class BatchNorm:
+    """An inference batch norm ``weight * (x - mean) / sqrt(var + eps) + bias`` over axis 1; fields name tensors.
+
+    ``weight`` and ``bias`` are None where the affine part is absent.
+    """
+
+    node: fx.Node
+    data: fx.Node
+    weight: str | None
+    bias: str | None
+    mean: str
+    var: str
+    eps: float
+
+
+def read_batch_norm(graph: Graph, node: fx.Node) -> BatchNorm | None:
+    """``node`` as an inference batch norm with stored statistics, or None where it is something else."""
+    name = op_name(node)
+    if name not in ("aten.batch_norm", "onnx.BatchNormalization"):
+        return None
+    training = (
+        argument(node, 5, "training") if name == "aten.batch_norm" else node.kwargs.get("training_mode")
+    )
+    eps = argument(node, 7, "eps", 1e-5) if name == "aten.batch_norm" else node.kwargs.get("epsilon", 1e-5)
+    given = list(node.args[1:5])
+    names = [_stored(value) for value in given]
+    absent = any(found is None and value is not None for found, value in zip(names, given, strict=True))
+    if training or absent or len(names) != 4 or not isinstance(node.args[0], fx.Node):
+        return None
+    weight, bias, mean, var = names
+    if mean is None or var is None:
+        return None
+    return BatchNorm(node, node.args[0], weight, bias, mean, var, float(eps))  # type: ignore[arg-type]
+
+
 def read_affine(graph: Graph, node: fx.Node) -> Affine | None:
     """The affine view of ``node``, or None where it is something else (or its weight is computed)."""
     reader = _READERS.get(op_name(node))
@@ -93,7 +129,11 @@ def _pair(value: Any, n: int) -> tuple[int, ...]:
 def _aten_convolution(graph: Graph, node: fx.Node) -> Affine | None:
     weight = _stored(node.args[1])
     bias = argument(node, 2, "bias")
-    if weight is None or not isinstance(node.args[0], fx.Node) or (bias is not None and _stored(bias) is None):
+    if (
+        weight is None
+        or not isinstance(node.args[0], fx.Node)
+        or (bias is not None and _stored(bias) is None)
+    ):
         return None
     n = graph.tensor(weight).dim() - 2
     name = op_name(node)
@@ -130,7 +170,11 @@ def _aten_convolution(graph: Graph, node: fx.Node) -> Affine | None:
 def _onnx_conv(graph: Graph, node: fx.Node) -> Affine | None:
     weight = _stored(node.args[1])
     bias = argument(node, 2, "b")
-    if weight is None or not isinstance(node.args[0], fx.Node) or (bias is not None and _stored(bias) is None):
+    if (
+        weight is None
+        or not isinstance(node.args[0], fx.Node)
+        or (bias is not None and _stored(bias) is None)
+    ):
         return None
     options = node.kwargs
     if options.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
@@ -156,7 +200,11 @@ def _onnx_conv(graph: Graph, node: fx.Node) -> Affine | None:
 def _aten_linear(graph: Graph, node: fx.Node) -> Affine | None:
     weight = _stored(node.args[1])
     bias = argument(node, 2, "bias")
-    if weight is None or not isinstance(node.args[0], fx.Node) or (bias is not None and _stored(bias) is None):
+    if (
+        weight is None
+        or not isinstance(node.args[0], fx.Node)
+        or (bias is not None and _stored(bias) is None)
+    ):
         return None
     return Affine("linear", node, node, node.args[0], weight, _stored(bias), -1, "oi")
 
