@@ -1,0 +1,137 @@
+"""Reading DATA: an ``.npz`` file, a folder of them, or ``package.module:callable`` that yields batches.
+
+Nothing here executes pickled content, and nothing here knows a model: whether names, shapes and types fit one
+is another check.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otgraph.data import ONLY_INPUT, Array, Chunk, Data, make_chunk
+from otgraph.errors import DataError
+from otgraph.named_callable import current_directory_importable, describe, import_callable, is_named_callable
+
+LABELS = "labels"
+"""The array name that holds labels and is never a model input."""
+
+
+def load_data(spec: str) -> Data:
+    """The data that ``spec`` names.
+
+    * ``file.npz``: one array per model input, first axis = samples, and optionally ``labels``.
+    * a folder: each ``.npz`` in it, by name, is one chunk; shapes may differ from chunk to chunk.
+    * ``package.module:callable``: called without arguments (modules of the current directory can be
+      imported); returns an iterable of batches. A batch is a dict of arrays (``labels`` optional), a pair
+      (inputs, labels) with the inputs a dict or one array, or one array for a model with one input.
+      Arrays are whatever NumPy can read, torch tensors included.
+
+    ``DataError`` when there is nothing to read, or it cannot be read as that.
+    """
+    path = Path(spec)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return Data((_from_npz(path),), spec)
+    if is_named_callable(spec):
+        return _from_callable(spec)
+    raise DataError(
+        f"{spec}: no such file or folder; give an .npz, a folder of them, or package.module:callable"
+    )
+
+
+def _from_folder(folder: Path) -> Data:
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise DataError(f"{folder}: holds no .npz file; store the inputs with numpy.savez")
+    chunks = tuple(_from_npz(file) for file in files)
+    _check_same_names(chunks, [str(file) for file in files])
+    return Data(chunks, str(folder))
+
+
+def _from_npz(path: Path) -> Chunk:
+    if not zipfile.is_zipfile(path):
+        # NumPy would take such a file for a pickle and refuse it in words that mislead
+        raise DataError(f"{path}: is not an .npz file, or is cut short; store the inputs with numpy.savez")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: _member(archive, name, path) for name in archive.files}
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: is damaged ({describe(error)}); store it again") from error
+    labels = arrays.pop(LABELS, None)
+    return make_chunk(arrays, labels, str(path))
+
+
+def _member(archive: Mapping[str, Any], name: str, path: Path) -> Array:
+    try:
+        array = archive[name]
+    except ValueError as error:  # raised for object arrays, and for members whose header is not NumPy's
+        if "pickle" in str(error):
+            raise DataError(
+                f"{path}: array {name!r} holds pickled objects, which are never loaded; store plain numbers"
+            ) from error
+        raise DataError(f"{path}: array {name!r} is damaged ({describe(error)}); store it again") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: {name!r} is not an array; store the inputs with numpy.savez")
+    return array
+
+
+def _from_callable(spec: str) -> Data:
+    function = import_callable(spec, DataError)
+    chunks: list[Chunk] = []
+    for number, batch in enumerate(_all_batches(spec, function)):
+        chunks.append(_from_batch(batch, f"{spec}: batch {number}"))
+    if not chunks:
+        raise DataError(f"{spec}: yields nothing; yield at least one batch")
+    _check_same_names(chunks, [f"{spec}: batch {number}" for number in range(len(chunks))])
+    return Data(tuple(chunks), spec)
+
+
+def _all_batches(spec: str, function: Any) -> list[Any]:
+    """Everything the user's callable yields; whatever it raises becomes one line that says so."""
+    try:
+        with current_directory_importable():
+            batches = function()
+            if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Mapping)):
+                raise DataError(f"{spec}: returns a {type(batches).__name__}; return or yield batches")
+            return list(batches)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{spec}: raised {describe(error)}") from error
+
+
+def _from_batch(batch: Any, where: str) -> Chunk:
+    inputs, labels = batch, None
+    if isinstance(batch, (tuple, list)):
+        if len(batch) != 2:
+            raise DataError(
+                f"{where}: is a {type(batch).__name__} of {len(batch)}; yield a dict with one array per input"
+            )
+        inputs, labels = batch
+    if not isinstance(inputs, Mapping):
+        return make_chunk({ONLY_INPUT: inputs}, labels, where)
+    arrays = {str(name): value for name, value in inputs.items() if name != LABELS}
+    return make_chunk(arrays, inputs.get(LABELS) if labels is None else labels, where)
+
+
+def _check_same_names(chunks: Iterable[Chunk], places: list[str]) -> None:
+    """Every chunk must hold the same arrays as the first one, labels included."""
+    reference: set[str] | None = None
+    for chunk, place in zip(chunks, places, strict=True):
+        names = {name or "(unnamed)" for name in chunk.arrays} | (
+            {LABELS} if chunk.labels is not None else set()
+        )
+        if reference is None:
+            reference = names
+        elif names != reference:
+            here, there = ", ".join(sorted(names)), ", ".join(sorted(reference))
+            raise DataError(
+                f"{place}: holds {here}, but {places[0]} holds {there}; store the same arrays in each"
+            )
