@@ -1,0 +1,58 @@
+"""Timing a call: process CPU time and wall time together, several calls per reading when they are short."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from otgraph.data import Array
+from otgraph.engines.engine import Session
+
+TARGET_MS = 1.5
+MAX_CALLS = 1000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Milliseconds per call, once as this process's CPU time and once as elapsed time."""
+
+    cpu: float
+    wall: float
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the nanoseconds come from; tests put a scripted one here."""
+
+    cpu_ns: Callable[[], int] = time.process_time_ns
+    wall_ns: Callable[[], int] = time.perf_counter_ns
+
+    def read(self, session: Session, feeds: Mapping[str, Array], calls: int) -> Reading:
+        """The mean of ``calls`` consecutive runs."""
+        wall, cpu = self.wall_ns(), self.cpu_ns()
+        for _ in range(calls):
+            session.run(feeds)
+        cpu, wall = self.cpu_ns() - cpu, self.wall_ns() - wall
+        return Reading(cpu / calls / 1e6, wall / calls / 1e6)
+
+
+def calls_for(ms: float) -> int:
+    """How many calls make one reading of at least ``TARGET_MS``, so that the clocks' own cost disappears."""
+    if ms <= 0:
+        return MAX_CALLS
+    return max(1, min(MAX_CALLS, round(TARGET_MS / ms + 0.5)))
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep the garbage collector from landing inside a reading (in a large process it takes over 100 ms)."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
