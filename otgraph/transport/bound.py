@@ -1,0 +1,134 @@
+"""A certificate for a selection: a lower bound on the cost of *every* choice of k channels.
+
+Kantorovich duality for the selection problem: for any potentials ``u`` with ``u_j ≤ drop_j``,
+
+    ``L(u) = Σ_j a_j u_j − (sum of the k largest over i of Σ_j a_j (u_j − C[j,i])₊)  ≤  min over |K| = k of f(K)``
+
+(relax "each channel is served once" with multipliers u; the dustbin caps them). A few projected subgradient
+steps raise it. Any ``u`` gives a valid bound, so the search runs in float32 and only the value that is returned is
+evaluated in float64, less the rounding its sums can have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from otgraph.errors import DataError
+from otgraph.transport.cost import FloatArray, IntArray
+from otgraph.transport.problem import SelectionProblem
+
+Float32Array = npt.NDArray[np.float32]
+
+BLOCK = 64
+"""Servers per block of the search: a block of the (n, n) table that stays in the cache."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known about the best choice of ``k`` channels: ``bound ≤ optimum ≤ cost``.
+
+    ``cost``: of the set that was given. ``potentials``: the u of the bound, shape (n,).
+    """
+
+    k: int
+    cost: float
+    bound: float
+    potentials: FloatArray
+
+    @property
+    def gap(self) -> float:
+        """``(cost − bound) / cost``, 0 when the set is certified optimal; 1 when nothing is known."""
+        return (self.cost - self.bound) / self.cost if self.cost > 0.0 else 0.0
+
+
+def certify(problem: SelectionProblem, kept: IntArray, iterations: int = 60) -> Certificate:
+    """Bound the cost of all sets as large as ``kept``, beginning from the duals that ``kept`` suggests.
+
+    Subgradient ascent with Polyak's step towards the cost of ``kept``, halved when it stalls; ``iterations``
+    evaluations of O(n²). Raises ``DataError`` where ``kept`` is empty.
+    """
+    if len(kept) == 0:
+        raise DataError("certificate: no channel is kept; the cost is then the sum of all drops, exactly")
+    search = _Ascent(problem, kept)
+    best = search.run(iterations)
+    cost = problem.value(kept)
+    bound = min(lower_bound(problem, len(kept), best), cost)
+    return Certificate(len(kept), cost, bound, best)
+
+
+def lower_bound(problem: SelectionProblem, k: int, potentials: FloatArray) -> float:
+    """``L(u)`` in float64, at least 0: below the cost of any k channels whatever ``potentials`` (n,) are."""
+    masses = problem.weights()
+    capped = np.minimum(potentials, problem.drop)
+    surplus = capped[:, None] - problem.cost
+    np.maximum(surplus, 0.0, out=surplus)
+    attraction = masses @ surplus
+    largest = np.partition(attraction, len(attraction) - k)[len(attraction) - k :]
+    earned, paid = float(masses @ capped), float(largest.sum())
+    rounding = 4.0 * problem.size * np.finfo(np.float64).eps * (float(masses @ np.abs(capped)) + paid)
+    return max(earned - paid - rounding, 0.0)
+
+
+class _Ascent:
+    """Projected subgradient ascent of ``L`` in float32."""
+
+    def __init__(self, problem: SelectionProblem, kept: IntArray) -> None:
+        self.masses = problem.weights().astype(np.float32)
+        self.drop = problem.drop.astype(np.float32)
+        self.columns: Float32Array = np.ascontiguousarray(problem.cost.T, np.float32)  # (server, channel)
+        self.k = len(kept)
+        self.goal = problem.value(kept)
+        self.potentials = _second_price(problem, kept).astype(np.float32)
+        self.room = np.empty((min(BLOCK, problem.size), problem.size), np.float32)
+
+    def run(self, iterations: int) -> FloatArray:
+        """The best potentials found, shape (n,)."""
+        potentials = best = self.potentials
+        best_value, pace, stalled = -np.inf, 1.0, 0
+        for _ in range(iterations):
+            value, slope = self._evaluate(potentials)
+            if value > best_value:
+                best_value, best, stalled = value, potentials, 0
+            else:
+                stalled += 1
+                if stalled == 4:
+                    pace, stalled, potentials = pace / 2.0, 0, best
+                    value, slope = self._evaluate(best)
+            steepness = float(slope @ slope)
+            if steepness == 0.0 or best_value >= self.goal * (1.0 - 1e-6):
+                break
+            step = pace * max(self.goal - value, 0.0) / steepness
+            potentials = np.clip(potentials + np.float32(step) * slope, 0.0, self.drop)
+        return best.astype(np.float64)
+
+    def _evaluate(self, potentials: Float32Array) -> tuple[float, Float32Array]:
+        """``L`` and its supergradient: a channel's mass, less it once for each open server that it would pay."""
+        attraction = np.empty(len(potentials), np.float32)
+        for start in range(0, len(potentials), BLOCK):
+            block = self.columns[start : start + BLOCK]
+            surplus = np.subtract(potentials, block, out=self.room[: len(block)])
+            np.maximum(surplus, np.float32(0.0), out=surplus)
+            attraction[start : start + BLOCK] = surplus @ self.masses
+        opened = np.argpartition(attraction, len(attraction) - self.k)[len(attraction) - self.k :]
+        payers = np.zeros(len(potentials), np.int64)
+        for start in range(0, self.k, BLOCK):
+            payers += np.count_nonzero(self.columns[opened[start : start + BLOCK]] < potentials, axis=0)
+        value = float(self.masses @ potentials) - float(attraction[opened].sum())
+        slope = self.masses * (np.float32(1.0) - payers.astype(np.float32))
+        return value, cast(Float32Array, slope)
+
+
+def _second_price(problem: SelectionProblem, kept: IntArray) -> FloatArray:
+    """What each channel would pay its second choice of ``kept`` (or the dustbin), shape (n,).
+
+    With these potentials each channel pays for one server of ``kept`` only; if no other server attracts more,
+    ``kept`` is optimal and the bound says so.
+    """
+    if len(kept) == 1:
+        return problem.drop.copy()
+    routes = np.minimum(problem.cost[:, kept], problem.drop[:, None])
+    return np.partition(routes, 1, axis=1)[:, 1]
