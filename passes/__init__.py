@@ -1,0 +1,19 @@
+"""The built-in passes, one per file; file, class and command-line name agree. Found by entry point."""
+
+from __future__ import annotations
+
+CATALOG = {
+    "annotate-width": "passes.annotate_width:AnnotateWidth",
+    "prune-channels": "passes.prune_channels:PruneChannels",
+    "reroute-channels": "passes.reroute_channels:RerouteChannels",
+    "repair-least-squares": "passes.repair_least_squares:RepairLeastSquares",
+    "repair-moments": "passes.repair_moments:RepairMoments",
+    "fold-batch-norm": "passes.fold_batch_norm:FoldBatchNorm",
+    "cleanup": "passes.cleanup:Cleanup",
+}
+
+PIPELINES = {
+    # Re-routing reads the channels that the cut removes, so it comes first; repairs use batch norms.
+    "apply": "reroute-channels,prune-channels,repair-least-squares,repair-moments,fold-batch-norm,cleanup",
+    "simplify": "fold-batch-norm,cleanup",
+}

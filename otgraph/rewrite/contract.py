@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from otgraph.data import Data
 from otgraph.graph.graph import Graph
+from otgraph.rewrite.options import format_options
 from otgraph.transport.coupling import Coupling
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ class Exactness(enum.Enum):
 class Context:
     """What a pass may use besides the graph.
 
-    ``data``: unlabelled calibration inputs. ``original``: the graph before the first transform, the reference of
-    every repair. ``couplings``: dim name → what to keep of it, decided before anything is edited. ``scratch``:
-    a folder for what would not fit in memory. ``seed``: of every random choice.
+    ``data``: unlabelled calibration inputs. ``original``: the graph before the first transform, the reference
+    of every repair. ``couplings``: dim name → what to keep of it, decided before anything is edited.
+    ``scratch``: a folder for what would not fit in memory. ``seed``: of every random choice.
     """
 
     data: Data | None = None
@@ -45,9 +46,12 @@ class Context:
 
 
 class Pass(abc.ABC):
-    """A rewrite or an analysis. A concrete pass is a frozen dataclass: its fields are its options, ``str()`` of it
-    parses back, and its docstring is its manual page (sections *What it does*, *When it applies*, *Exactness*,
-    *Before and after*, *Remarks*, *Options*)."""
+    """A rewrite or an analysis.
+
+    A concrete pass is a frozen dataclass: its fields are its options, ``str()`` of it parses back, and its
+    docstring is its manual page (a summary line, then the sections *What it does*, *When it applies*,
+    *Exactness*, *Before and after* (a doctest), *Remarks*, *Options*, each a heading on a line of its own).
+    """
 
     name: ClassVar[str]
     kind: ClassVar[Literal["analysis", "transform"]]
@@ -55,4 +59,7 @@ class Pass(abc.ABC):
 
     @abc.abstractmethod
     def run(self, rewriter: Rewriter, context: Context) -> None:
-        """Edit ``rewriter.graph`` through ``rewriter`` only, and say what was done or not through its remarks."""
+        """Edit ``rewriter.graph`` through ``rewriter`` only; say what was done or not through its remarks."""
+
+    def __str__(self) -> str:
+        return f"{self.name}{format_options(self)}"

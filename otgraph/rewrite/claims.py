@@ -1,0 +1,124 @@
+"""What a pass claimed about the graph it returns, checked on probe inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from otgraph.errors import PassError
+from otgraph.graph.graph import Graph
+from otgraph.rewrite.contract import Exactness, Pass
+from otgraph.rewrite.masking import mask_graph, relative_error
+from otgraph.rewrite.probes import Inputs
+from otgraph.rewrite.rewriter import Cut
+
+TOLERANCE = 1e-5
+"""Largest ‖a − b‖ / ‖a‖ of an exact or masked pass; for half precisions, four of their rounding units."""
+
+Outputs = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The figure of one claim: the relative error over all probes (None for an analysis), and its limit."""
+
+    claim: str
+    error: float | None = None
+    limit: float | None = None
+
+
+def run_probes(graph: Graph, probes: Sequence[Inputs]) -> tuple[Outputs, ...]:
+    """The outputs of ``graph`` for every probe."""
+    return tuple(tuple(graph(*inputs)) for inputs in probes)
+
+
+def check_analysis(step: Pass, edits: int, fingerprints: tuple[object, object]) -> Check:
+    """An analysis leaves the program alone; so does, whatever it is, a pass that reports no edit.
+
+    Raises:
+        PassError: it does not.
+    """
+    if step.kind == "analysis" and edits:
+        raise PassError(f"{step}: is an analysis pass but made {edits} edits; declare it a transform")
+    if edits == 0 and fingerprints[0] != fingerprints[1]:
+        raise PassError(
+            f"{step}: changed the program past its rewriter; make every edit through the rewriter"
+        )
+    return Check("unchanged")
+
+
+def check_transform(
+    step: Pass,
+    before: Graph,
+    cuts: Sequence[Cut],
+    probes: Sequence[Inputs],
+    outputs: tuple[Sequence[Outputs], Sequence[Outputs]],
+) -> Check:
+    """Hold the outputs before and after a transform against its claim.
+
+    Raises:
+        PassError: the claim is broken; the message holds the figure.
+    """
+    old, new = outputs
+    for a, b in zip(old, new, strict=True):
+        _check_signature(step, a, b)
+    limit = _limit(old[0])
+    if step.exactness is Exactness.APPROXIMATE:
+        return Check("approximate", _worst(old, new))
+    if step.exactness is Exactness.EXACT:
+        error = _worst(old, new)
+        claim = "the same outputs"
+    else:
+        if not cuts:
+            raise PassError(f"{step}: claims the masking law but recorded no cut; call rewriter.record_cut")
+        if any(cut.axis_map.dims[name].normalised for cut in cuts for name in _removed(cut)):
+            return Check(
+                "approximate", _worst(old, new)
+            )  # cutting under a normalisation moves its statistics
+        masked = before
+        for cut in cuts:
+            masked = mask_graph(masked, cut.axis_map, cut.keep)
+        error = _worst(run_probes(masked, probes), new)
+        claim = "the outputs of the original with all that was cut at zero"
+    if not error <= limit:
+        raise PassError(
+            f"{step}: claims {claim} ({step.exactness.value}), but the relative error on probe inputs is "
+            f"{error:.3g}, more than {limit:.3g}; report this pass as broken on {before.name}"
+        )
+    return Check(step.exactness.value, error, limit)
+
+
+def fingerprint(graph: Graph) -> object:
+    """Changes when the program or a stored tensor does, short of writing the same values again."""
+    program = [(n.name, n.op, str(n.target), str(n.args), str(n.kwargs)) for n in graph.module.graph.nodes]
+    weights = {name: (id(t), t.data_ptr(), t._version) for name, t in graph.tensors().items()}  # pyright: ignore[reportPrivateUsage]
+    return program, weights
+
+
+def _removed(cut: Cut) -> list[str]:
+    return [name for name, mask in cut.keep.items() if not mask.all()]
+
+
+def _check_signature(step: Pass, before: Outputs, after: Outputs) -> None:
+    if len(before) != len(after):
+        raise PassError(f"{step}: {len(before)} outputs became {len(after)}; a pass keeps the signature")
+    for i, (a, b) in enumerate(zip(before, after, strict=True)):
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            raise PassError(
+                f"{step}: output {i} was {_describe(a)} and became {_describe(b)}; a pass keeps the signature"
+            )
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _limit(outputs: Outputs) -> float:
+    halves = [torch.finfo(t.dtype).eps for t in outputs if t.dtype in (torch.float16, torch.bfloat16)]
+    return max([TOLERANCE, *(4 * eps for eps in halves)])
+
+
+def _worst(a: Sequence[Outputs], b: Sequence[Outputs]) -> float:
+    return max(relative_error(x, y) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,86 @@
+"""The masking law: cutting indices of a dim equals zeroing everything stored at them."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import fx
+
+from otgraph.graph.axes.axis_map import AxisMap, Keep
+from otgraph.graph.graph import Graph, op_name
+
+_VARIANCE = {
+    "aten.batch_norm": 4,
+    "aten._native_batch_norm_legit_no_training": 4,
+    "onnx.BatchNormalization": 4,
+}
+"""Operators with a running variance, and its position among the arguments."""
+
+
+def mask_graph(graph: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
+    """``graph`` with every stored tensor zeroed at the removed positions, running variances set to 1 there.
+
+    Args:
+        axis_map: the axes of ``graph``.
+        keep: dim name → mask of what stays; a dim that is not named is left alone.
+
+    Returns:
+        An independent graph of the same shapes.
+    """
+    masked = graph.copy()
+    variances = _variances(masked)
+    with torch.no_grad():
+        for name, tensor in masked.tensors().items():
+            for axis, expression in enumerate(axis_map.tensors.get(name, ())):
+                mask = expression.mask(keep)
+                if mask.all():
+                    continue
+                removed = torch.tensor(np.flatnonzero(~mask).tolist(), device=tensor.device)
+                tensor.data.index_fill_(axis, removed, 1.0 if name in variances else 0.0)
+    return masked
+
+
+def relative_error(reference: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> float:
+    """The largest ‖a − b‖ / ‖a‖ over the outputs; infinite where shapes or non-finite entries differ."""
+    if len(reference) != len(other):
+        return float("inf")
+    return max((_relative_error(a, b) for a, b in zip(reference, other, strict=True)), default=0.0)
+
+
+def masking_error(original: Graph, cut: Graph, axis_map: AxisMap, keep: Keep, *inputs: torch.Tensor) -> float:
+    """How far ``cut`` is from the masking law on ``inputs``: relative error against the masked original."""
+    return relative_error(mask_graph(original, axis_map, keep)(*inputs), cut(*inputs))
+
+
+def law_holds(original: Graph, cut: Graph, axis_map: AxisMap, keep: Keep, tolerance: float = 1e-5) -> bool:
+    """Whether ``cut`` obeys the masking law on the example inputs of ``original``."""
+    return masking_error(original, cut, axis_map, keep, *original.example) <= tolerance
+
+
+def _relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    x, y = a.detach().to("cpu", torch.float64), b.detach().to("cpu", torch.float64)
+    finite = x.isfinite() & y.isfinite()
+    same = finite | (x == y) | (x.isnan() & y.isnan())
+    if not bool(same.all()):
+        return float("inf")
+    x, y = x[finite], y[finite]
+    scale, distance = float(x.square().sum().sqrt()), float((x - y).square().sum().sqrt())
+    if distance == 0.0:
+        return 0.0
+    return distance / scale if scale > 0.0 else float("inf")
+
+
+def _variances(graph: Graph) -> set[str]:
+    found: set[str] = set()
+    for node in graph.module.graph.nodes:
+        position = _VARIANCE.get(op_name(node))
+        if position is None:
+            continue
+        operand = cast("fx.Node | None", node.args[position])
+        if isinstance(operand, fx.Node) and operand.op == "get_attr":
+            found.add(str(operand.target))
+    return found
