@@ -15,8 +15,8 @@ from otgraph.graph.graph import Graph, op_name
 class Affine:
     """A convolution or a matrix product by a stored weight.
 
-    ``data`` is the activation that is read, ``node`` the node that multiplies, ``output`` the node whose value
-    is the whole ``W x + b`` (it differs from ``node`` where ONNX adds the bias in a node of its own).
+    ``data`` is the activation that is read, ``node`` the node that multiplies, ``output`` the node whose
+    value is the whole ``W x + b`` (it differs from ``node`` where ONNX adds the bias in a node of its own).
     ``weight`` and ``bias`` are tensor names. ``axis`` is the channel axis of ``data`` and of the result
     (1 for convolutions, -1 for products). ``layout`` is how the stored weight lies: ``oi`` (out, in/groups,
     *kernel), ``io`` (in, out/groups, *kernel). ``padding`` has one (before, after) pair per spatial axis.
@@ -39,7 +39,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """An inference batch norm ``weight * (x - mean) / sqrt(var + eps) + bias`` over axis 1; fields name tensors.
+    """An inference batch norm ``weight * (x - mean) / sqrt(var + eps) + bias`` over axis 1; fields are names.
 
     ``weight`` and ``bias`` are None where the affine part is absent.
     """
@@ -86,15 +86,20 @@ def affine_nodes(graph: Graph) -> list[Affine]:
 
 
 def read_weight(graph: Graph, affine: Affine) -> torch.Tensor:
-    """The weight as (out, in/groups, *kernel), detached; for a transposed convolution (in, out/groups, *kernel)."""
+    """The weight as (out, in/groups, *kernel), detached; as (in, out/groups, *kernel) where transposed."""
     weight = graph.tensor(affine.weight).detach()
     return weight if affine.layout == "oi" or affine.transposed else weight.transpose(0, 1)
 
 
+def lay_weight(affine: Affine, weight: torch.Tensor) -> torch.Tensor:
+    """A weight given as ``read_weight`` returns it, laid out as it is stored."""
+    return weight if affine.layout == "oi" or affine.transposed else weight.transpose(0, 1).contiguous()
+
+
 def write_weight(graph: Graph, affine: Affine, weight: torch.Tensor) -> None:
-    """Store ``weight``, given as ``read_weight`` returns it, in place; shape and dtype must be the stored ones."""
+    """Store ``weight``, given as ``read_weight`` returns it, in place, in its own shape and dtype."""
     stored = graph.tensor(affine.weight)
-    laid = weight if affine.layout == "oi" or affine.transposed else weight.transpose(0, 1)
+    laid = lay_weight(affine, weight)
     if laid.shape != stored.shape:
         raise ValueError(f"{affine.weight}: holds {tuple(stored.shape)}, was given {tuple(laid.shape)}")
     stored.data = laid.detach().to(stored.dtype).contiguous()

@@ -1,0 +1,98 @@
+"""Streaming calibration statistics: one pass over the data, memory bounded by the Grams that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from otgraph.calibrate.feeds import Feed, feeds
+from otgraph.calibrate.moments import MeanVariance, Moments, MomentSum, mean_variance
+from otgraph.calibrate.observe import observe
+from otgraph.calibrate.slot import Slot
+from otgraph.data import Data
+from otgraph.errors import DataError
+from otgraph.graph.graph import Graph
+from otgraph.remark import Remark
+
+MAX_CHANNELS = 8192
+"""A Gram of more channels than this (half a gigabyte) is refused."""
+
+Key = tuple[str, int, bytes, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What was collected: moments per slot (slots that observe the same numbers share them)."""
+
+    moments: Mapping[Key, Moments]
+    samples: int = 0
+    remarks: tuple[Remark, ...] = field(default=())
+
+    def __contains__(self, slot: Slot) -> bool:
+        return slot.key in self.moments
+
+    def of(self, slot: Slot) -> Moments:
+        """The moments of ``slot``; ``KeyError`` when they were not asked for or were refused (see remarks)."""
+        return self.moments[slot.key]
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both data sets together; both must hold the same slots."""
+        if self.moments.keys() != other.moments.keys():
+            raise ValueError("statistics of different requests cannot be merged")
+        joined = {key: found.merge(other.moments[key]) for key, found in self.moments.items()}
+        remarks = tuple(dict.fromkeys(self.remarks + other.remarks))
+        return Statistics(joined, self.samples + other.samples, remarks)
+
+
+def collect(graph: Graph, data: Data, requests: Sequence[Slot], batch_size: int = 32) -> Statistics:
+    """First and second moments of every slot in ``requests`` over all of ``data``.
+
+    Returns:
+        Statistics with one ``Moments`` per distinct slot. A slot of more than ``MAX_CHANNELS`` channels is left
+        out, with a remark.
+
+    Raises:
+        DataError: the data are empty or do not fit the model.
+    """
+    sums: dict[Key, MomentSum] = {}
+    watched: dict[str, dict[Key, Slot]] = {}
+    remarks: list[Remark] = []
+    for slot in requests:
+        if slot.size > MAX_CHANNELS:
+            text = f"{slot.size} channels would need a Gram of {slot.size**2 * 8 >> 20} MB; not calibrated"
+            remarks.append(Remark("missed", "calibrate", slot.node, text))
+        elif slot.key not in sums:
+            sums[slot.key] = MomentSum(slot.size)
+            watched.setdefault(slot.node, {})[slot.key] = slot
+
+    def look(name: str, value: torch.Tensor) -> None:
+        for key, slot in watched[name].items():
+            sums[key].add(slot.view(value))
+
+    samples = 0
+    for inputs in feeds(graph, data, batch_size):
+        observe(graph, inputs, watched.keys(), look)
+        samples += len(inputs[0])
+    if not samples:
+        raise DataError(f"{data.source}: holds no complete batch of samples; give at least one")
+    unseen = [name for name, slots in watched.items() if not sums[next(iter(slots))].count]
+    if unseen:
+        raise DataError(f"{unseen[0]}: no such value in the graph, so it cannot be observed")
+    return Statistics({key: total.value() for key, total in sums.items()}, samples, tuple(remarks))
+
+
+def collect_mean_variance(
+    graph: Graph, batches: Iterable[Feed], axes: Mapping[str, int]
+) -> dict[str, MeanVariance]:
+    """Per-channel mean and variance of the values named in ``axes`` (node name → channel axis)."""
+    found: dict[str, MeanVariance] = {}
+
+    def look(name: str, value: torch.Tensor) -> None:
+        new = mean_variance(value, axes[name])
+        found[name] = found[name].merge(new) if name in found else new
+
+    for inputs in batches:
+        observe(graph, inputs, axes.keys(), look)
+    return found
