@@ -10,7 +10,7 @@ from typing import Literal
 from otgraph.errors import OtgraphError, PassError
 from otgraph.graph.graph import Graph
 from otgraph.remark import Remark
-from otgraph.rewrite.claims import Check, Outputs, check_analysis, check_transform, fingerprint, run_probes
+from otgraph.rewrite.claims import Check, Outputs, check_transform, check_unchanged, run_probes
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.instrument import Instrument
 from otgraph.rewrite.probes import Inputs, probe_inputs
@@ -116,13 +116,11 @@ class _State:
 def _run_and_check(
     step: Pass, rewriter: Rewriter, state: _State, probes: Sequence[Inputs], context: Context
 ) -> tuple[_State, Check]:
-    untouched = fingerprint(rewriter.graph)
     try:
         step.run(rewriter, context)
-        if rewriter.edits == 0:
-            check = check_analysis(step, 0, (untouched, fingerprint(rewriter.graph)))
+        if step.kind == "analysis" or rewriter.edits == 0:
+            check = check_unchanged(step, rewriter.edits, state.graph, rewriter.graph)
             return _State(rewriter.graph, state.outputs), check
-        check_analysis(step, rewriter.edits, (untouched, untouched))
         graph = rewriter.finish()
         outputs = run_probes(graph, probes)
     except OtgraphError:

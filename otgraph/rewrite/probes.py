@@ -12,8 +12,8 @@ Inputs = tuple[torch.Tensor, ...]
 def probe_inputs(graph: Graph, count: int = 2, seed: int = 0) -> tuple[Inputs, ...]:
     """The example inputs, then ``count`` random sets of the same shapes and dtypes.
 
-    Floats are normal with the mean and spread of the example (spread at least a tenth, so that an example of
-    zeros still probes); other types are drawn from the values of the example, which are known to be valid.
+    Floats are normal with the mean and spread of the example (spread one where it is constant, so that an
+    example of zeros still probes); other types are drawn from the values of the example, which are known to be valid.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = [tuple(_like(tensor, generator) for tensor in graph.example) for _ in range(count)]
@@ -27,6 +27,6 @@ def _like(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         chosen = torch.randint(tensor.numel(), tuple(tensor.shape), generator=generator)
         return tensor.flatten()[chosen.to(tensor.device)]
     values = tensor.double()
-    spread = max(float(values.std(correction=0)), 0.1)
+    spread = float(values.std(correction=0)) or 1.0
     noise = torch.randn(tuple(tensor.shape), generator=generator, dtype=torch.float64)
     return (float(values.mean()) + spread * noise).to(tensor)
