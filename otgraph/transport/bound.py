@@ -12,7 +12,6 @@ evaluated in float64, less the rounding its sums can have.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,12 @@ Float32Array = npt.NDArray[np.float32]
 
 BLOCK = 64
 """Servers per block of the search: a block of the (n, n) table that stays in the cache."""
+
+LEVELS = (0.0, 0.01, 0.05)
+"""Quantiles of what the kept channels are worth, from which the search may begin."""
+
+STALL = 5
+"""Steps without progress after which the pace is halved."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class Certificate:
 def certify(problem: SelectionProblem, kept: IntArray, iterations: int = 60) -> Certificate:
     """Bound the cost of all sets as large as ``kept``, beginning from the duals that ``kept`` suggests.
 
-    Subgradient ascent with Polyak's step towards the cost of ``kept``, halved when it stalls; ``iterations``
-    evaluations of O(n²). Raises ``DataError`` where ``kept`` is empty.
+    Subgradient ascent with Polyak's step towards the cost of ``kept``, halved when it stalls; about
+    ``iterations`` evaluations of O(n²). Raises ``DataError`` where ``kept`` is empty.
     """
     if len(kept) == 0:
         raise DataError("certificate: no channel is kept; the cost is then the sum of all drops, exactly")
@@ -74,7 +79,10 @@ def lower_bound(problem: SelectionProblem, k: int, potentials: FloatArray) -> fl
 
 
 class _Ascent:
-    """Projected subgradient ascent of ``L`` in float32."""
+    """Projected subgradient ascent of ``L`` in float32, each channel stepping in proportion to its potential.
+
+    (The potentials of kept and of nearly free channels differ by orders of magnitude; plain steps stall.)
+    """
 
     def __init__(self, problem: SelectionProblem, kept: IntArray) -> None:
         self.masses = problem.weights().astype(np.float32)
@@ -82,27 +90,28 @@ class _Ascent:
         self.columns: Float32Array = np.ascontiguousarray(problem.cost.T, np.float32)  # (server, channel)
         self.k = len(kept)
         self.goal = problem.value(kept)
-        self.potentials = _second_price(problem, kept).astype(np.float32)
+        self.starts = [start.astype(np.float32) for start in _starts(problem, kept)]
         self.room = np.empty((min(BLOCK, problem.size), problem.size), np.float32)
 
     def run(self, iterations: int) -> FloatArray:
         """The best potentials found, shape (n,)."""
-        potentials = best = self.potentials
-        best_value, pace, stalled = -np.inf, 1.0, 0
-        for _ in range(iterations):
-            value, slope = self._evaluate(potentials)
-            if value > best_value:
-                best_value, best, stalled = value, potentials, 0
-            else:
-                stalled += 1
-                if stalled == 4:
-                    pace, stalled, potentials = pace / 2.0, 0, best
-                    value, slope = self._evaluate(best)
-            steepness = float(slope @ slope)
+        best = max(self.starts, key=lambda start: self._evaluate(start)[0])
+        value, slope = self._evaluate(best)
+        best_value, pace, stalled, potentials = value, 1.0, 0, best
+        speed = np.maximum(best, np.float32(1e-6) * best.max())
+        for _ in range(iterations - len(self.starts) - 1):
+            steepness = float((speed * slope) @ slope)
             if steepness == 0.0 or best_value >= self.goal * (1.0 - 1e-6):
                 break
-            step = pace * max(self.goal - value, 0.0) / steepness
-            potentials = np.clip(potentials + np.float32(step) * slope, 0.0, self.drop)
+            step = np.float32(pace * max(self.goal - value, 0.0) / steepness)
+            potentials = np.clip(potentials + step * speed * slope, np.float32(0.0), self.drop)
+            value, slope = self._evaluate(potentials)
+            stalled = 0 if value > best_value + 1e-3 * (self.goal - best_value) else stalled + 1
+            if value > best_value:
+                best_value, best = value, potentials
+            if stalled == STALL:
+                pace, stalled, potentials = pace / 2.0, 0, best
+                value, slope = self._evaluate(best)
         return best.astype(np.float64)
 
     def _evaluate(self, potentials: Float32Array) -> tuple[float, Float32Array]:
@@ -118,17 +127,29 @@ class _Ascent:
         for start in range(0, self.k, BLOCK):
             payers += np.count_nonzero(self.columns[opened[start : start + BLOCK]] < potentials, axis=0)
         value = float(self.masses @ potentials) - float(attraction[opened].sum())
-        slope = self.masses * (np.float32(1.0) - payers.astype(np.float32))
-        return value, cast(Float32Array, slope)
+        return value, self.masses * (np.float32(1.0) - payers.astype(np.float32))
 
 
-def _second_price(problem: SelectionProblem, kept: IntArray) -> FloatArray:
-    """What each channel would pay its second choice of ``kept`` (or the dustbin), shape (n,).
+def _starts(problem: SelectionProblem, kept: IntArray) -> list[FloatArray]:
+    """Potentials under which each kept channel attracts the same amount λ, for a few λ; each (n,).
 
-    With these potentials each channel pays for one server of ``kept`` only; if no other server attracts more,
-    ``kept`` is optimal and the bound says so.
+    A channel offers what its server costs it and a share of the step to its second server, so that it pays no
+    other kept channel. Were no channel outside more attractive than λ, ``kept`` would be proved optimal; small λ
+    leave the outside too attractive, large ones exceed what the weakest kept channel is worth.
     """
-    if len(kept) == 1:
-        return problem.drop.copy()
-    routes = np.minimum(problem.cost[:, kept], problem.drop[:, None])
-    return np.partition(routes, 1, axis=1)[:, 1]
+    n = problem.size
+    table = problem.facilities()[:, np.append(kept, n)]
+    masses = problem.weights()
+    nearest = np.argmin(table, axis=1)
+    at = np.arange(n)
+    price = table[at, nearest]
+    table[at, nearest] = np.inf
+    second = np.minimum(table.min(axis=1), masses * problem.drop)
+    worth = np.bincount(nearest, second - price, len(kept) + 1)
+    worth[-1] = np.inf  # the dustbin needs no payment
+    shares = [
+        np.minimum(1.0, level / np.maximum(worth[nearest], np.finfo(np.float64).tiny))
+        for level in np.quantile(worth[:-1], LEVELS)
+    ]
+    per_mass = np.divide(1.0, masses, out=np.zeros(n), where=masses > 0.0)
+    return [per_mass * (price + share * (second - price)) for share in shares]
