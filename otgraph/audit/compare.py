@@ -1,0 +1,85 @@
+"""``audit``: two ONNX files and data in, everything that can be said about B against A out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from otgraph.audit.economy import Optimisation, break_even
+from otgraph.audit.feeds import first_feeds
+from otgraph.audit.fidelity import fidelity
+from otgraph.audit.metric import load_metric
+from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_threshold
+from otgraph.audit.structure import structure
+from otgraph.data import Data
+from otgraph.data_check import check_data
+from otgraph.engines.catalogue import get_engine
+from otgraph.engines.engine import Session
+from otgraph.errors import ModelError
+from otgraph.latency.environment import environment
+from otgraph.latency.protocol import compare
+
+
+def audit(
+    a: Path,
+    b: Path,
+    data: Data,
+    *,
+    engine: str = "onnxruntime",
+    threads: int = 1,
+    min_speedup: float | None = None,
+    max_drift: float | None = None,
+    metric: str | None = None,
+    optimisation: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    repeats: int = 3,
+) -> Audit:
+    """Compare ``b`` against ``a``: fidelity over all of ``data``, latency with its first sample.
+
+    ``min_speedup`` is held against the careful end of the interval; ``max_drift`` against the mean KL
+    divergence for classifiers and the worst output's relative L2 otherwise. ``metric`` is
+    ``package.module:callable``. ``optimisation`` says what making B cost (``cpu_seconds``,
+    ``wall_seconds``, ``source``). A missed threshold does not raise: see ``Audit.passed``.
+
+    Raises ``ModelError`` (a file cannot be run, or the two do not match), ``DataError``, ``UsageError``,
+    ``EngineMissing``.
+    """
+    runner = get_engine(engine)
+    cost = None if optimisation is None else Optimisation.from_json(optimisation)
+    metric_function = None if metric is None else load_metric(metric)
+    session_a, session_b = runner.load(a, threads=threads), runner.load(b, threads=threads)
+    _check_inputs(a, b, session_a, session_b)
+    check_data(data, session_a.inputs)
+    check_data(data, session_b.inputs)
+    drift = fidelity(session_a, session_b, data, metric_function, metric or "")
+    feeds = first_feeds(data, session_a.inputs)
+    del session_a, session_b  # latency is measured with fresh sessions, alone in memory
+    latency = compare(runner, a, b, feeds, threads=threads, seed=seed, repeats=repeats)
+    thresholds = [] if min_speedup is None else [speedup_threshold(latency, min_speedup)]
+    thresholds += [] if max_drift is None else [drift_threshold(drift, max_drift)]
+    return Audit(
+        a=Artifact(str(a), structure(a, feeds)),
+        b=Artifact(str(b), structure(b, feeds)),
+        latency=latency,
+        fidelity=drift,
+        environment=environment(runner.describe()),
+        optimisation=cost,
+        break_even=None if cost is None else break_even(cost, latency),
+        thresholds=tuple(thresholds),
+        samples_from=data.source,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _check_inputs(a: Path, b: Path, session_a: Session, session_b: Session) -> None:
+    """Both models must be fed the same arrays, in batches of the same size."""
+    text_a = sorted(f"{spec.name}: {spec.dtype}" for spec in session_a.inputs)
+    text_b = sorted(f"{spec.name}: {spec.dtype}" for spec in session_b.inputs)
+    if text_a != text_b:
+        raise ModelError(
+            f"{b}: has inputs {', '.join(text_b)}, {a} has {', '.join(text_a)}; they must be the same"
+        )
+    if not text_a:
+        raise ModelError(f"{a}: has no inputs; there is nothing to compare")

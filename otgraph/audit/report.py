@@ -1,0 +1,146 @@
+"""The audit as a value: everything that was measured, what it means, and whether the thresholds were met."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from otgraph.audit.economy import BreakEven, Optimisation
+from otgraph.audit.fidelity import Fidelity
+from otgraph.audit.html import save_html
+from otgraph.audit.structure import Structure
+from otgraph.latency.environment import Environment
+from otgraph.latency.protocol import Comparison
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One of the two models: the path it was read from and what it consists of."""
+
+    path: str
+    structure: Structure
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return Path(self.path).name
+
+    def to_json(self) -> dict[str, Any]:
+        """The path and the structure's fields side by side."""
+        return {"path": self.path, **self.structure.to_json()}
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A limit the user stated, the value held against it (on the careful side), and whether it is met."""
+
+    name: str
+    limit: float
+    value: float
+    met: bool
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values by field name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """B measured against A. ``samples_from`` names the data, ``created`` is UTC in ISO 8601."""
+
+    a: Artifact
+    b: Artifact
+    latency: Comparison
+    fidelity: Fidelity
+    environment: Environment
+    optimisation: Optimisation | None
+    break_even: BreakEven | None
+    thresholds: tuple[Threshold, ...]
+    samples_from: str
+    created: str
+
+    @property
+    def passed(self) -> bool:
+        """All stated thresholds are met (true when none was stated)."""
+        return all(threshold.met for threshold in self.thresholds)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on speed."""
+        return verdict(self.latency)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON by ``audit_schema()``; what is not finite becomes null."""
+        return plain(
+            {
+                "version": VERSION,
+                "created": self.created,
+                "verdict": self.verdict,
+                "passed": self.passed,
+                "thresholds": [threshold.to_json() for threshold in self.thresholds],
+                "a": self.a.to_json(),
+                "b": self.b.to_json(),
+                "latency": {
+                    **self.latency.to_json(),
+                    "speedup": self.latency.speedup,
+                    "credible_gain": self.latency.credible_gain,
+                },
+                "fidelity": self.fidelity.to_json(),
+                "optimisation": None if self.optimisation is None else vars(self.optimisation),
+                "break_even": None if self.break_even is None else vars(self.break_even),
+                "environment": self.environment.to_json(),
+                "data": {"source": self.samples_from, "samples": self.fidelity.samples},
+            }
+        )
+
+    def save_html(self, path: Path | str) -> None:
+        """Write one self-contained HTML file; raises ``OutputError`` when ``path`` cannot be written."""
+        save_html(self, Path(path))
+
+
+def verdict(latency: Comparison) -> str:
+    """Faster, slower, or not to be told apart; the interval in brackets is 95 %."""
+    clock = "" if latency.clock == "wall" else f" ({latency.clock})"
+    if latency.credible_gain:
+        interval = f"[{1 / latency.high:.2f}, {1 / latency.low:.2f}]"
+        return f"B is {latency.speedup:.2f}x faster {interval}{clock}"
+    if latency.credible_loss:
+        return f"B is {latency.ratio:.2f}x slower [{latency.low:.2f}, {latency.high:.2f}]{clock}"
+    interval = f"[{latency.low:.2f}, {latency.high:.2f}]"
+    return f"no credible gain: B takes {latency.ratio:.2f}x the time of A {interval}{clock}"
+
+
+def speedup_threshold(latency: Comparison, wanted: float) -> Threshold:
+    """Met when even the careful end of the interval, 1 / high, reaches ``wanted``."""
+    value = 1 / latency.high
+    met = value >= wanted
+    text = f"speed-up of at least {value:.2f}x with 95 % confidence; {wanted:g}x was wanted"
+    return Threshold("min_speedup", wanted, value, met, f"{text}: {_word(met)}")
+
+
+def drift_threshold(fidelity: Fidelity, allowed: float) -> Threshold:
+    """Met when ``fidelity.drift`` (KL for classifiers, else relative L2) is within ``allowed``."""
+    met = fidelity.drift <= allowed
+    text = f"{fidelity.drift_name} of {fidelity.drift:.4g}; {allowed:g} was allowed"
+    return Threshold("max_drift", allowed, fidelity.drift, met, f"{text}: {_word(met)}")
+
+
+def _word(met: object) -> str:
+    return "met" if met else "missed"
+
+
+def plain(value: Any) -> Any:
+    """Mappings, lists and scalars as ``json`` takes them; NaN and infinity become ``None``."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
