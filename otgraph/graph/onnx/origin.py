@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class OnnxOrigin:
-    """Identity of an ONNX node: everything that its fx node's arguments do not say."""
+    """Identity of an ONNX node: everything that its fx node's arguments do not say.
+
+    ``index`` is the node's place in the file (None for a node that a rewrite made); ``captured`` names the values
+    that its subgraphs take from around it, which follow the inputs among the fx arguments.
+    """
 
     op_type: str
     domain: str = ""
@@ -17,3 +21,5 @@ class OnnxOrigin:
     outputs: tuple[str, ...] = ()
     doc_string: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    index: int | None = None
+    captured: tuple[str, ...] = ()

@@ -1,0 +1,62 @@
+""".onnx → ``Graph``: one fx node per ONNX node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from torch import fx
+
+from otgraph.errors import ModelError
+from otgraph.graph.graph import Graph
+from otgraph.graph.onnx.build import Builder
+from otgraph.graph.onnx.example import find_example
+from otgraph.graph.onnx.ports import input_ports, output_ports
+from otgraph.graph.onnx.read_file import check_external, read_file
+from otgraph.graph.onnx.trial import run_once
+
+
+def load_onnx(path: Path) -> Graph:
+    """Read an ``.onnx`` file as a graph of the ``onnx`` dialect.
+
+    Raises:
+        ModelError: the file is missing, no ONNX model or cut short; its external data is missing or outside its
+            folder; or neither torch nor ONNX Runtime can run it.
+    """
+    path = Path(path)
+    return replace(_build(read_file(path), path.parent, str(path)), name=path.stem)
+
+
+def import_model(model: onnx.ModelProto | ir.Model, base_dir: Path | None = None) -> Graph:
+    """The graph of a model in memory; its external data, if any, lies in ``base_dir``.
+
+    Raises:
+        ModelError: as ``load_onnx``.
+    """
+    proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
+    where = proto.graph.name or "model"
+    if not proto.graph.output:
+        raise ModelError(f"{where}: is not an ONNX model (it has no graph outputs); export it again")
+    check_external(proto, base_dir or Path(), where)
+    return _build(proto, base_dir, where)
+
+
+def _build(model: onnx.ModelProto, folder: Path | None, where: str) -> Graph:
+    builder = Builder(model, folder, where)
+    graph = builder.build()
+    module = fx.GraphModule(builder.root, graph)
+    inputs = input_ports(model, where)
+    example, remarks = find_example(model, folder, inputs, where)
+    results, opaque = run_once(module, builder, example)
+    signature = output_ports(model, inputs, example, results)
+    return Graph(
+        module,
+        signature,
+        "onnx",
+        example,
+        name=model.graph.name or "model",
+        header=builder.header(),
+        remarks=(*remarks, *builder.remarks, *opaque),
+    )

@@ -1,0 +1,131 @@
+"""``OrtOp``: one ONNX node that has no torch form, run through an ONNX Runtime session of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import TensorProto
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from otgraph.errors import ModelError
+from otgraph.graph.onnx.tensors import ONNX_TYPES
+
+Value = Any
+"""A tensor; a NumPy array of strings; a list of those (an ONNX sequence)."""
+
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(e for e in vars(ort_state).values() if isinstance(e, type) and issubclass(e, Exception)),
+    ValueError,
+    RuntimeError,
+)
+"""What a session raises; its exceptions have no common base but ``Exception``."""
+
+
+class OrtOp(torch.nn.Module):
+    """One node as a module. It has no gradient, and that it is called as a module is how analyses know it.
+
+    Args:
+        node: the ONNX node.
+        captured: outer values its subgraphs read; they follow the node's inputs among the arguments.
+        embedded: initialisers that torch cannot hold (strings, 4-bit integers); their arguments are None.
+        model: the file it comes from, for its opsets and functions.
+    """
+
+    def __init__(
+        self,
+        node: onnx.NodeProto,
+        model: onnx.ModelProto,
+        captured: Sequence[str] = (),
+        embedded: Mapping[str, TensorProto] | None = None,
+    ) -> None:
+        super().__init__()
+        self.op_type, self.node_name = node.op_type, node.name
+        self._names = (*node.input, *captured)
+        self._outputs = tuple(node.output)
+        self._template = _template(node, model, embedded or {}).SerializeToString()
+        self._session: ort.InferenceSession | None = None
+        self._types: tuple[Any, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None, "_types": ()}
+
+    def extra_repr(self) -> str:
+        return f"{self.op_type} {self.node_name!r}"
+
+    def forward(self, *values: Value) -> Value:
+        fed = {name: value for name, value in zip(self._names, values, strict=False) if name and value is not None}
+        try:
+            types = {name: _type_of(value) for name, value in fed.items()}
+            key = tuple((name, kind.SerializeToString(deterministic=True)) for name, kind in types.items())
+            if self._session is None or key != self._types:
+                self._session, self._types = self._open(types), key
+            named = [name for name in self._outputs if name]
+            arrays = iter(self._session.run(named, {name: _to_numpy(value) for name, value in fed.items()}))
+        except ORT_ERRORS as error:
+            raise ModelError(self._message(error)) from error
+        results = tuple(_from_numpy(next(arrays)) if name else None for name in self._outputs)
+        return results[0] if len(results) == 1 else results
+
+    def _open(self, types: Mapping[str, onnx.TypeProto]) -> ort.InferenceSession:
+        model = onnx.ModelProto.FromString(self._template)
+        for name, kind in types.items():
+            model.graph.input.append(onnx.ValueInfoProto(name=name, type=kind))
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = torch.get_num_threads()
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def _message(self, error: Exception) -> str:
+        name = f"node {self.node_name!r}" if self.node_name else f"the node that makes {self._outputs[0]!r}"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"{name}: {self.op_type} has no torch form and ONNX Runtime cannot run it ({lines[0]}); replace it"
+
+
+def _template(node: onnx.NodeProto, model: onnx.ModelProto, embedded: Mapping[str, TensorProto]) -> onnx.ModelProto:
+    """The one-node model, without the types of its inputs: those are known when it first runs."""
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = onnx.GraphProto(name=node.op_type, node=[node], output=outputs, initializer=list(embedded.values()))
+    template = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
+    template.opset_import.extend(model.opset_import)
+    template.functions.extend(model.functions)
+    return template
+
+
+def _type_of(value: Value) -> onnx.TypeProto:
+    if isinstance(value, list):
+        first = value[0] if value else np.zeros(0, np.float32)
+        return onnx.helper.make_sequence_type_proto(_type_of(first))
+    if isinstance(value, torch.Tensor):
+        if value.dtype not in ONNX_TYPES:
+            raise ValueError(f"values of type {value.dtype}")
+        return _any_shape(ONNX_TYPES[value.dtype])
+    if value.dtype.kind in "OUS":
+        return _any_shape(TensorProto.STRING)
+    return _any_shape(onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+
+
+def _any_shape(number: int) -> onnx.TypeProto:
+    return onnx.helper.make_tensor_type_proto(number, None)
+
+
+def _to_numpy(value: Value) -> Any:
+    if isinstance(value, list):
+        return [_to_numpy(item) for item in value]
+    if isinstance(value, torch.Tensor):
+        if value.dtype == torch.bfloat16:
+            raise ValueError("values of type bfloat16")
+        return value.detach().cpu().numpy()
+    return value
+
+
+def _from_numpy(value: Any) -> Value:
+    if isinstance(value, list):
+        return [_from_numpy(item) for item in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "OUS":
+        return torch.from_numpy(np.array(value))
+    return value

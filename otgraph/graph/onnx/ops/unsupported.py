@@ -1,0 +1,7 @@
+"""What a torch function raises for a case it does not cover; the importer then runs the node in ONNX Runtime."""
+
+from __future__ import annotations
+
+
+class Unsupported(Exception):
+    """A combination of attributes or inputs that has no torch form here; the text says which."""

@@ -1,0 +1,67 @@
+"""ONNX tensors ⇄ torch tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from onnx import TensorProto
+
+TORCH_TYPES: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.INT8: torch.int8,
+    TensorProto.UINT16: torch.uint16,
+    TensorProto.INT16: torch.int16,
+    TensorProto.INT32: torch.int32,
+    TensorProto.INT64: torch.int64,
+    TensorProto.BOOL: torch.bool,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.UINT32: torch.uint32,
+    TensorProto.UINT64: torch.uint64,
+    TensorProto.COMPLEX64: torch.complex64,
+    TensorProto.COMPLEX128: torch.complex128,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
+ONNX_TYPES = {dtype: number for number, dtype in TORCH_TYPES.items()}
+
+
+def to_torch(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
+    """A copy of an ONNX tensor; ``folder`` is where its external data lies. Its type must be in TORCH_TYPES."""
+    if proto.data_location == TensorProto.EXTERNAL:
+        tensor = ir.serde.deserialize_tensor(proto, str(folder or "."))
+        array = np.array(tensor.numpy())
+    else:
+        array = np.array(onnx.numpy_helper.to_array(proto))
+    dtype = TORCH_TYPES[proto.data_type]
+    if dtype == torch.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).reshape(tuple(proto.dims))
+    return torch.from_numpy(array).reshape(tuple(proto.dims))
+
+
+def from_torch(tensor: torch.Tensor, name: str) -> TensorProto:
+    """The ONNX tensor with the same bytes."""
+    plain = tensor.detach().cpu().contiguous()
+    proto = TensorProto(name=name, data_type=ONNX_TYPES[plain.dtype], dims=list(plain.shape))
+    proto.raw_data = _bytes(plain)
+    return proto
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal type, shape and bytes (so NaN equals the same NaN)."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return bool(np.array_equal(_view(a), _view(b)))
+
+
+def _view(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,79 @@
+"""The first run of an imported program: it finds the nodes that torch cannot do and hands them to ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from otgraph.errors import ModelError
+from otgraph.graph.graph import label
+from otgraph.graph.onnx.build import Builder
+from otgraph.graph.onnx.ops.unsupported import Unsupported
+from otgraph.remark import Remark
+
+_CANNOT = (Unsupported, RuntimeError, TypeError, ValueError, IndexError, KeyError)
+"""How a torch function refuses: said by us, or raised by torch for a type or rank it has no kernel for."""
+
+
+def run_once(
+    module: fx.GraphModule, builder: Builder, example: tuple[torch.Tensor, ...]
+) -> tuple[tuple[Any, ...], tuple[Remark, ...]]:
+    """Run ``module`` on ``example`` node by node; a node that fails is made opaque and run again.
+
+    Returns:
+        The outputs, and one remark for each node that was made opaque.
+    """
+    interpreter, env, remarks = fx.Interpreter(module), dict[fx.Node, Any](), list[Remark]()
+    interpreter.env = env
+    inputs = iter(example)
+    node = next(iter(module.graph.nodes))
+    last_use = _last_uses(module.graph)
+    with torch.no_grad():
+        while node.op != "output":
+            if node.op == "placeholder":
+                env[node] = next(inputs)
+            else:
+                remark = _run(interpreter, node, module, builder)
+                remarks += [remark] if remark else []
+            for done in last_use.get(node, ()):
+                env.pop(done, None)
+            node = node.next
+    if remarks:
+        module.recompile()
+    outputs = node.args[0]
+    assert isinstance(outputs, tuple)
+    return tuple(env[value] for value in outputs if isinstance(value, fx.Node)), tuple(remarks)
+
+
+def _run(interpreter: fx.Interpreter, node: fx.Node, module: fx.GraphModule, builder: Builder) -> Remark | None:
+    try:
+        interpreter.env[node] = interpreter.run_node(node)
+    except _CANNOT as error:
+        if node.op != "call_function" or "onnx" not in node.meta:
+            raise ModelError(f"{label(node)}: cannot be run ({_first_line(error)})") from error
+        builder.make_opaque(node)
+        module.add_submodule(str(node.target), builder.opaque_module(str(node.target)))
+        interpreter.submodules = dict(module.named_modules())
+        interpreter.env[node] = interpreter.run_node(node)
+        what = f"{node.meta['onnx'].op_type} runs in ONNX Runtime: {_first_line(error)}"
+        return Remark("analysis", "import", label(node), what)
+    return None
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """Which values are not needed after each node, so that a trial holds no more than a plain run does."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    seen: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        for read in node.all_input_nodes:
+            if read not in seen:
+                seen.add(read)
+                found.setdefault(node, []).append(read)
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
