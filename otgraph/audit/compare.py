@@ -51,6 +51,7 @@ def audit(
     metric_function = None if metric is None else load_metric(metric)
     session_a, session_b = runner.load(a, threads=threads), runner.load(b, threads=threads)
     _check_inputs(a, b, session_a, session_b)
+    data = data.named([spec.name for spec in session_a.inputs])
     check_data(data, session_a.inputs)
     check_data(data, session_b.inputs)
     drift = fidelity(session_a, session_b, data, metric_function, metric or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from otgraph.data import Array
 from otgraph.errors import UsageError
@@ -38,7 +38,7 @@ def load_metric(text: str) -> Metric:
     found: Any = getattr(module, attribute, None)
     if not callable(found):
         raise UsageError(f"metric '{text}': {module_name} has no callable '{attribute}'")
-    return found
+    return cast(Metric, found)
 
 
 def evaluate(metric: Metric, name: str, outputs: Mapping[str, Array], labels: Array | None) -> float:

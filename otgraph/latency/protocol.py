@@ -179,7 +179,7 @@ def _measure(
         sessions = _fresh(engine, models, threads, repeat)
         warm = _warm_up(sessions, feeds, clock)
         if repeat == 0:  # decided once, so that every repeat is measured alike
-            times = [reading.wall if threads > 1 else reading.cpu for reading in warm]
+            times = [reading.wall if threads > 1 else reading.cpu or reading.wall for reading in warm]
             calls = calls_for(min(times))
             rounds = rounds or (PAIRS_SLOW if max(times) > SLOW_MS else PAIRS)
         with no_collection():

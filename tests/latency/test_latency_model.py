@@ -1,0 +1,70 @@
+"""The affine latency model and its closed-loop correction."""
+
+from __future__ import annotations
+
+import pytest
+
+from otgraph.errors import UsageError
+from otgraph.latency import AffineModel
+
+BASE = AffineModel(base_ms=10.0, base_macs=100e6)
+
+
+def test_without_measurements_overhead_is_four_percent() -> None:
+    assert BASE.predict(100e6) == pytest.approx(10.0)
+    assert BASE.predict(0) == pytest.approx(0.4)
+    assert BASE.ratio(50e6) == pytest.approx(0.52)
+
+
+def test_one_measurement_is_met_exactly_and_so_is_the_base() -> None:
+    model = BASE.corrected(60e6, 0.7)
+    assert model.ratio(60e6) == pytest.approx(0.7)
+    assert model.ratio(100e6) == pytest.approx(1.0)
+    assert model.points == ((60e6, 0.7),)
+    assert BASE.points == ()
+
+
+def test_several_measurements_are_met_in_the_least_squares_sense() -> None:
+    model = BASE.corrected(60e6, 0.7).corrected(40e6, 0.52)
+    assert model.slope == pytest.approx((0.4 * 0.3 + 0.6 * 0.48) / (0.16 + 0.36))
+
+
+def test_fewer_macs_never_predict_more_time() -> None:
+    model = BASE.corrected(60e6, 1.3)
+    assert model.slope == 0
+    assert model.ratio(10e6) == 1.0
+    assert model.macs_for(0.9) is None
+
+
+def test_macs_for_inverts_ratio() -> None:
+    model = BASE.corrected(60e6, 0.7)
+    for ratio in (1.0, 0.8, 0.6, 0.3):
+        macs = model.macs_for(ratio)
+        assert macs is not None
+        assert model.ratio(macs) == pytest.approx(ratio)
+    assert model.macs_for(0.1) is None
+    assert BASE.macs_for(0.03) is None
+
+
+def test_closed_loop_converges_on_a_curve_that_is_not_a_line() -> None:
+    def truth(macs: float) -> float:
+        return 0.1 + 0.9 * (macs / 100e6) ** 0.6
+
+    model, target, gaps = BASE, 0.6, []
+    for _ in range(6):
+        macs = model.macs_for(target)
+        assert macs is not None
+        gaps.append(abs(truth(macs) - target))
+        model = model.corrected(macs, truth(macs))
+    assert gaps[0] > 0.05
+    assert gaps[-1] < 0.005
+
+
+def test_a_measurement_at_the_base_teaches_nothing() -> None:
+    assert BASE.corrected(100e6, 0.98).slope == BASE.slope
+
+
+@pytest.mark.parametrize(("ms", "macs"), [(0.0, 1.0), (1.0, 0.0), (float("nan"), 1.0)])
+def test_refuses_an_impossible_base(ms: float, macs: float) -> None:
+    with pytest.raises(UsageError, match="both must be > 0"):
+        AffineModel(ms, macs)
