@@ -93,9 +93,8 @@ def main() -> None:
     scores = first_output(model, photos)
     right = (scores.argmax(1)[:, None] == photo_labels).any(1)
     foolbox = np.array([photograph.package == "foolbox" for photograph in LABELLED])
-    print(
-        f"photos.npz: top-1 {right.sum()} of {len(photos)} (foolbox {right[foolbox].sum()} of {foolbox.sum()})"
-    )
+    hits = f"{right.sum()} of {len(photos)}, of foolbox's {right[foolbox].sum()} of {foolbox.sum()}"
+    print(f"photos.npz: top-1 {hits}")
     crops = any_label_accuracy(first_output(model, test), test_labels)
     print(f"test.npz: top-1 {crops:.3f} on crops whose photograph has a label")
 
