@@ -53,7 +53,9 @@ def write_keywords(node: NodeProto, keywords: dict[str, Any], opset: int) -> Non
         if keywords.get(name) is not None:
             value = keywords[name]
             value = list(value) if isinstance(value, (list, tuple)) else value
-            node.attribute.append(onnx.helper.make_attribute(name, value, attr_type=_type_of(node, name, opset)))
+            node.attribute.append(
+                onnx.helper.make_attribute(name, value, attr_type=_type_of(node, name, opset))
+            )
 
 
 def _plain(value: Any) -> Any:

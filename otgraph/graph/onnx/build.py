@@ -91,7 +91,9 @@ class Builder:
             else:
                 self._unheld[proto.name] = proto
         for sparse in self._model.graph.sparse_initializer:
-            raise ModelError(f"{self._where}: {sparse.values.name!r} is a sparse initialiser; store it densely")
+            raise ModelError(
+                f"{self._where}: {sparse.values.name!r} is a sparse initialiser; store it densely"
+            )
 
     def _node(self, index: int, node: NodeProto) -> None:
         constant = constant_value(node, self._stored, self._folder)
@@ -134,7 +136,9 @@ class Builder:
     def _call_opaque(self, node: NodeProto, origin: OnnxOrigin) -> fx.Node:
         target, args = self._opaque(node, origin)
         self.remarks.append(
-            Remark("analysis", "import", _title(node), f"{node.op_type} has no torch form; runs in ONNX Runtime")
+            Remark(
+                "analysis", "import", _title(node), f"{node.op_type} has no torch form; runs in ONNX Runtime"
+            )
         )
         return self._graph.create_node("call_module", target, args, {}, _identifier(_title(node)))
 
@@ -166,7 +170,9 @@ class Builder:
         if name in self._unheld:
             raise ModelError(f"{self._where}: {reader} reads {name!r}, whose type cannot be held; convert it")
         if name not in self._values:
-            raise ModelError(f"{self._where}: {reader} reads {name!r}, which nothing before it makes; sort the graph")
+            raise ModelError(
+                f"{self._where}: {reader} reads {name!r}, which nothing before it makes; sort the graph"
+            )
         return self._values[name]
 
     def _store(self, name: str) -> str:

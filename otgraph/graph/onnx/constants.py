@@ -15,7 +15,9 @@ from otgraph.graph.onnx.ops.create import ConstantOfShape
 from otgraph.graph.onnx.tensors import TORCH_TYPES, to_torch
 
 
-def constant_value(node: NodeProto, stored: Mapping[str, torch.Tensor], folder: Path | None) -> torch.Tensor | None:
+def constant_value(
+    node: NodeProto, stored: Mapping[str, torch.Tensor], folder: Path | None
+) -> torch.Tensor | None:
     """What ``node`` always makes, or None where it is no such node or torch cannot hold the value.
 
     ``stored``: the initialisers and constants known so far, by ONNX name.

@@ -14,7 +14,22 @@ from otgraph.graph.onnx.opaque import ORT_ERRORS
 from otgraph.remark import Remark
 
 _SIDES: tuple[tuple[int, ...], ...] = (
-    *((224,), (320,), (48, 320), (32, 320), (64,), (48,), (32,), (640,), (128,), (299,), (256,), (512,), (16,), (8,)),
+    *(
+        (224,),
+        (320,),
+        (48, 320),
+        (32, 320),
+        (64,),
+        (48,),
+        (32,),
+        (640,),
+        (128,),
+        (299,),
+        (256,),
+        (512,),
+        (16,),
+        (8,),
+    ),
 )
 """Sizes tried for the dynamic axes of an input; the last number repeats where there are more axes than numbers."""
 
@@ -31,11 +46,15 @@ def find_example(
     session = _session(model, folder)
     if session is None:
         chosen = candidates[0]
-        return _inputs(inputs, chosen), (_remark(where, chosen, "guessed: ONNX Runtime cannot open the model"),)
+        return _inputs(inputs, chosen), (
+            _remark(where, chosen, "guessed: ONNX Runtime cannot open the model"),
+        )
     for sizes in candidates:
         example = _inputs(inputs, sizes)
         if _runs(session, inputs, example):
-            guessed = any(port.shape[1:] and any(isinstance(s, str) for s in port.shape[1:]) for port in inputs)
+            guessed = any(
+                port.shape[1:] and any(isinstance(s, str) for s in port.shape[1:]) for port in inputs
+            )
             small = any(sizes.get(str(port.shape[0])) == 1 for port in inputs if port.shape)
             if small or guessed:
                 return example, (_remark(where, sizes, "sizes found by trying"),)
@@ -46,7 +65,9 @@ def find_example(
 def _candidates(inputs: tuple[Port, ...]) -> Iterator[dict[str, int]]:
     """Sizes by axis name, the most likely first."""
     batch = {str(port.shape[0]) for port in inputs if port.shape and isinstance(port.shape[0], str)}
-    other = list(dict.fromkeys(s for port in inputs for s in port.shape if isinstance(s, str) and s not in batch))
+    other = list(
+        dict.fromkeys(s for port in inputs for s in port.shape if isinstance(s, str) and s not in batch)
+    )
     for first in (2, 1):
         for sides in _SIDES if other else ((),):
             sizes = {name: first for name in batch}

@@ -58,7 +58,11 @@ class OrtOp(torch.nn.Module):
         return f"{self.op_type} {self.node_name!r}"
 
     def forward(self, *values: Value) -> Value:
-        fed = {name: value for name, value in zip(self._names, values, strict=False) if name and value is not None}
+        fed = {
+            name: value
+            for name, value in zip(self._names, values, strict=False)
+            if name and value is not None
+        }
         try:
             types = {name: _type_of(value) for name, value in fed.items()}
             key = tuple((name, kind.SerializeToString(deterministic=True)) for name, kind in types.items())
@@ -86,10 +90,14 @@ class OrtOp(torch.nn.Module):
         return f"{name}: {self.op_type} has no torch form and ONNX Runtime cannot run it ({lines[0]}); replace it"
 
 
-def _template(node: onnx.NodeProto, model: onnx.ModelProto, embedded: Mapping[str, TensorProto]) -> onnx.ModelProto:
+def _template(
+    node: onnx.NodeProto, model: onnx.ModelProto, embedded: Mapping[str, TensorProto]
+) -> onnx.ModelProto:
     """The one-node model, without the types of its inputs: those are known when it first runs."""
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    graph = onnx.GraphProto(name=node.op_type, node=[node], output=outputs, initializer=list(embedded.values()))
+    graph = onnx.GraphProto(
+        name=node.op_type, node=[node], output=outputs, initializer=list(embedded.values())
+    )
     template = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
     template.opset_import.extend(model.opset_import)
     template.functions.extend(model.functions)

@@ -27,10 +27,15 @@ def input_ports(model: onnx.ModelProto, where: str) -> tuple[Port, ...]:
 
 
 def output_ports(
-    model: onnx.ModelProto, inputs: tuple[Port, ...], example: tuple[torch.Tensor, ...], results: tuple[Any, ...]
+    model: onnx.ModelProto,
+    inputs: tuple[Port, ...],
+    example: tuple[torch.Tensor, ...],
+    results: tuple[Any, ...],
 ) -> Signature:
     """The whole signature; what the file does not say of an output is taken from one run."""
-    batches = {p.shape[0]: x.shape[0] for p, x in zip(inputs, example, strict=True) if p.shape and _free(p.shape[0])}
+    batches = {
+        p.shape[0]: x.shape[0] for p, x in zip(inputs, example, strict=True) if p.shape and _free(p.shape[0])
+    }
     outputs = []
     for value, result in zip(model.graph.output, results, strict=True):
         if not isinstance(result, torch.Tensor):

@@ -25,7 +25,9 @@ def read_file(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path}: is not an ONNX model or is cut short; export or download it again") from error
+        raise ModelError(
+            f"{path}: is not an ONNX model or is cut short; export or download it again"
+        ) from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not model.ir_version or not model.graph.output:
@@ -46,9 +48,13 @@ def check_external(model: onnx.ModelProto, folder: Path, where: str) -> bool:
         place = f"{where}: tensor {tensor.name!r}"
         file = _inside(folder, location)
         if file is None:
-            raise ModelError(f"{place}: its external data path {location!r} points outside the model's folder")
+            raise ModelError(
+                f"{place}: its external data path {location!r} points outside the model's folder"
+            )
         if not file.is_file():
-            raise ModelError(f"{place}: its external data file {location!r} is missing; put it next to the model")
+            raise ModelError(
+                f"{place}: its external data file {location!r} is missing; put it next to the model"
+            )
         end = int(entries.get("offset") or 0) + int(entries.get("length") or 0)
         if file.stat().st_size < end:
             raise ModelError(f"{place}: its external data file {location!r} is cut short; copy it again")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import torch
@@ -46,9 +46,9 @@ def to_torch(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
 
 def from_torch(tensor: torch.Tensor, name: str) -> TensorProto:
     """The ONNX tensor with the same bytes."""
-    plain = tensor.detach().cpu().contiguous()
+    plain = tensor.detach().cpu()
     proto = TensorProto(name=name, data_type=ONNX_TYPES[plain.dtype], dims=list(plain.shape))
-    proto.raw_data = _bytes(plain)
+    proto.raw_data = _flat_bytes(plain).tobytes()
     return proto
 
 
@@ -56,12 +56,10 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal type, shape and bytes (so NaN equals the same NaN)."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return bool(np.array_equal(_view(a), _view(b)))
+    return bool(np.array_equal(_flat_bytes(a), _flat_bytes(b)))
 
 
-def _view(tensor: torch.Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+def _flat_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    plain = tensor.detach().cpu()
+    plain = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
+    return np.ascontiguousarray(plain.numpy()).reshape(-1).view(np.uint8)

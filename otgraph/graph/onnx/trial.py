@@ -47,7 +47,9 @@ def run_once(
     return tuple(env[value] for value in outputs if isinstance(value, fx.Node)), tuple(remarks)
 
 
-def _run(interpreter: fx.Interpreter, node: fx.Node, module: fx.GraphModule, builder: Builder) -> Remark | None:
+def _run(
+    interpreter: fx.Interpreter, node: fx.Node, module: fx.GraphModule, builder: Builder
+) -> Remark | None:
     try:
         interpreter.env[node] = interpreter.run_node(node)
     except _CANNOT as error:

@@ -23,7 +23,9 @@ def CastLike(x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "u
     return x.to(like.dtype)
 
 
-def ConstantOfShape(shape: Tensor, *, value: float | int | bool = 0.0, dtype: torch.dtype = torch.float32) -> Tensor:
+def ConstantOfShape(
+    shape: Tensor, *, value: float | int | bool = 0.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """``value`` and ``dtype`` are the one-element tensor of the attribute ``value``."""
     return torch.full(integers(shape), value, dtype=dtype)
 

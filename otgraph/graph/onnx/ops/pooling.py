@@ -61,7 +61,9 @@ def AveragePool(
     counted = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype, device=x.device)
     rest = fitted
     if count_include_pad:
-        inside = [(before, min(after, end)) for (before, end), (_, after) in zip(amounts, fitted, strict=True)]
+        inside = [
+            (before, min(after, end)) for (before, end), (_, after) in zip(amounts, fitted, strict=True)
+        ]
         counted = pad_explicitly(counted, inside, 1.0)
         rest = [(0, after - end) for (_, after), (_, end) in zip(fitted, inside, strict=True)]
     share = _AVERAGE[n](pad_explicitly(counted, rest), kernel, stride)

@@ -13,32 +13,46 @@ from otgraph.graph.onnx.ops.unsupported import Unsupported
 Reducer = Callable[[Tensor, list[int], bool], Tensor]
 
 
-def ReduceSum(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+def ReduceSum(
+    x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
     return _reduce(_sum, x, axes, keepdims, noop_with_empty_axes)
 
 
-def ReduceMean(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+def ReduceMean(
+    x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
     return _reduce(lambda v, a, k: v.mean(a, k), x, axes, keepdims, noop_with_empty_axes)
 
 
-def ReduceMax(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+def ReduceMax(
+    x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
     return _reduce(lambda v, a, k: v.amax(a, k), x, axes, keepdims, noop_with_empty_axes)
 
 
-def ReduceMin(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+def ReduceMin(
+    x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
     return _reduce(lambda v, a, k: v.amin(a, k), x, axes, keepdims, noop_with_empty_axes)
 
 
-def ReduceProd(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+def ReduceProd(
+    x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
     return _reduce(_prod, x, axes, keepdims, noop_with_empty_axes)
 
 
-def ReduceL1(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+def ReduceL1(
+    x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
     _no_noop(axes, noop_with_empty_axes)
     return _reduce(lambda v, a, k: _sum(v.abs(), a, k), x, axes, keepdims, 0)
 
 
-def ReduceL2(x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+def ReduceL2(
+    x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
+) -> Tensor:
     _no_noop(axes, noop_with_empty_axes)
     return _reduce(lambda v, a, k: _sum(v * v, a, k).sqrt(), x, axes, keepdims, 0)
 

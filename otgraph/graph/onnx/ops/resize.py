@@ -45,7 +45,11 @@ def Resize(
     nearest_mode: str = "round_prefer_floor",
 ) -> Tensor:
     """Since opset 11. Antialiasing, regions of interest and kept aspect ratios are left to ONNX Runtime."""
-    if antialias or keep_aspect_ratio_policy != "stretch" or coordinate_transformation_mode == "tf_crop_and_resize":
+    if (
+        antialias
+        or keep_aspect_ratio_policy != "stretch"
+        or coordinate_transformation_mode == "tf_crop_and_resize"
+    ):
         raise Unsupported("antialiased, cropping or aspect-keeping resize")
     along = list(range(x.dim())) if axes is None else axes_of(axes, x.dim())
     if sizes is not None and sizes.numel():
@@ -55,7 +59,9 @@ def Resize(
         found = _scaled(x, along, scales.tolist())
     else:
         raise Unsupported("neither scales nor sizes")
-    return _resize(x, found, mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, exclude_outside)
+    return _resize(
+        x, found, mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, exclude_outside
+    )
 
 
 def Resize_10(x: Tensor, scales: Tensor | Sequence[float], *, mode: str = "nearest") -> Tensor:
@@ -87,13 +93,23 @@ def _resize(
         return _nearest(x, moving, coordinates, rounding)
     if mode == "linear":
         return _linear(x, moving, coordinates)
-    if mode == "cubic" and _spatial(x, moving, 4) and cubic == -0.75 and not exclude and _even(moving, coordinates):
-        return F.interpolate(x, _sizes(x, moving), mode="bicubic", align_corners=coordinates == "align_corners")
+    if (
+        mode == "cubic"
+        and _spatial(x, moving, 4)
+        and cubic == -0.75
+        and not exclude
+        and _even(moving, coordinates)
+    ):
+        return F.interpolate(
+            x, _sizes(x, moving), mode="bicubic", align_corners=coordinates == "align_corners"
+        )
     raise Unsupported(f"resize mode {mode} with {coordinates}")
 
 
 def _nearest(x: Tensor, moving: list[_Axis], coordinates: str, rounding: str) -> Tensor:
-    picks = [_round(_positions(a, coordinates), rounding).clip(0, a.size - 1).astype(np.int64) for a in moving]
+    picks = [
+        _round(_positions(a, coordinates), rounding).clip(0, a.size - 1).astype(np.int64) for a in moving
+    ]
     repeats = all(
         a.out % a.size == 0 and np.array_equal(pick, np.arange(a.out) // (a.out // a.size))
         for a, pick in zip(moving, picks, strict=True)

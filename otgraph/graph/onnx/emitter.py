@@ -1,0 +1,139 @@
+"""``Graph`` of the ``onnx`` dialect → ONNX: what a rewrite left alone is written as it was read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+from onnx import NodeProto
+from torch import fx
+
+from otgraph.errors import ModelError
+from otgraph.graph.graph import Graph
+from otgraph.graph.onnx.emit_names import Names, assign_names
+from otgraph.graph.onnx.emit_nodes import new_node, old_node, same_node
+from otgraph.graph.onnx.emit_tensors import Tensors
+from otgraph.graph.onnx.header import OnnxHeader
+
+
+def emit_model(graph: Graph) -> onnx.ModelProto:
+    """The ONNX model of ``graph``. Untouched tensors that the file kept outside still point there.
+
+    Raises:
+        ModelError: the graph was not read from ONNX, or calls a function that is no ONNX operator.
+    """
+    if not isinstance(graph.header, OnnxHeader):
+        raise ModelError(f"{graph.name}: was not read from an ONNX file; save it instead of emitting it")
+    return _Emission(graph, graph.header).model()
+
+
+class _Emission:
+    """One pass over the program. ``clean`` are values whose shape and type are certainly those of the file."""
+
+    def __init__(self, graph: Graph, header: OnnxHeader) -> None:
+        self._graph, self._header = graph, header
+        self._names: Names = assign_names(graph, header)
+        self._tensors = Tensors(graph, header, self._names)
+        self._nodes: list[NodeProto] = []
+        self._clean: set[fx.Node] = set()
+        self._true_names: set[str] = set()
+
+    def model(self) -> onnx.ModelProto:
+        for node in self._graph.module.graph.nodes:
+            if node.op == "placeholder":
+                self._clean.add(node)
+            elif node.op == "get_attr":
+                self._read(node)
+            elif node.op in ("call_function", "call_module") and node not in self._names.items:
+                self._call(node)
+            elif node in self._names.items and node.args[0] in self._clean:
+                self._clean.add(node)
+        for source, name in self._names.copies:
+            self._nodes.append(onnx.helper.make_node("Identity", [source], [name], name=f"{name}_output"))
+        return self._assemble()
+
+    def _read(self, node: fx.Node) -> None:
+        self._nodes += self._tensors.read(str(node.target))
+        if self._tensors.keeps_type(str(node.target)):
+            self._clean.add(node)
+            self._true_names.add(self._names.values[node])
+
+    def _call(self, node: fx.Node) -> None:
+        opsets = self._header.opsets
+        original = self._names.originals.get(node)
+        outputs = self._names.outputs[node]
+        if original is None:
+            proto = new_node(self._graph, node, self._names, self._tensors, opsets)
+        else:
+            proto = old_node(node, original, self._names, self._tensors, opsets)
+        del proto.output[:]
+        proto.output.extend(outputs)
+        self._nodes.append(proto)
+        clean = original is not None and same_node(proto, original)
+        if clean and all(read in self._clean for read in node.all_input_nodes):
+            self._clean.add(node)
+            self._true_names.update(outputs)
+
+    def _assemble(self) -> onnx.ModelProto:
+        source, out = self._header.model, onnx.ModelProto()
+        _copy_fields(source, out, {"graph"})
+        _copy_fields(
+            source.graph, out.graph, {"node", "initializer", "input", "value_info", "quantization_annotation"}
+        )
+        out.graph.node.extend(self._tensors.nodes_needed(self._nodes))
+        out.graph.initializer.extend(self._tensors.initialisers(self._nodes))
+        out.graph.input.extend(self._inputs(out.graph))
+        made = {name for node in out.graph.node for name in node.output}
+        stored = {tensor.name for tensor in out.graph.initializer}
+        true = (self._true_names | self._tensors.untouched()) & (made | stored)
+        out.graph.value_info.extend(
+            v for v in source.graph.value_info if v.name in true or _of_function(v.name)
+        )
+        known = made | stored | {value.name for value in out.graph.input}
+        notes = source.graph.quantization_annotation
+        out.graph.quantization_annotation.extend(note for note in notes if note.tensor_name in known)
+        return out
+
+    def _inputs(self, graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+        """The inputs, and where the file lists them there, the initialisers (an old IR requires it)."""
+        stored = {tensor.name: tensor for tensor in graph.initializer}
+        old = {tensor.name for tensor in self._header.model.graph.initializer}
+        found: list[onnx.ValueInfoProto] = []
+        for value in self._header.model.graph.input:
+            if value.name in old and value.name not in stored:
+                continue
+            found.append(_typed_like(value, stored[value.name]) if value.name in stored else value)
+        if self._header.model.ir_version < 4:
+            listed = {value.name for value in found}
+            for tensor in graph.initializer:
+                if tensor.name not in listed:
+                    found.append(
+                        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                    )
+        return found
+
+
+def _typed_like(value: onnx.ValueInfoProto, tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
+    kind = value.type.tensor_type
+    if [dim.dim_value for dim in kind.shape.dim] == list(tensor.dims) and kind.elem_type == tensor.data_type:
+        return value
+    if not kind.HasField("shape") and kind.elem_type == tensor.data_type:
+        return value
+    return onnx.helper.make_tensor_value_info(value.name, tensor.data_type, tensor.dims, value.doc_string)
+
+
+def _of_function(name: str) -> bool:
+    """Files before IR 10 keep the types inside functions here, under ``domain::function/value``."""
+    return "::" in name
+
+
+def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name in skip:
+            continue
+        if field.is_repeated:
+            getattr(target, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)

@@ -1,0 +1,130 @@
+"""Writing an ONNX model, with its weights inside the file or beside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from otgraph.errors import ModelError
+from otgraph.files import check_writable, write_aside
+from otgraph.graph.onnx.read_file import stored_tensors
+
+_LARGEST = 2**31 - 1
+"""Protobuf cannot hold more bytes in one file."""
+_INSIDE = 1024
+"""Tensors up to this many bytes stay in the model file even when the others lie beside it."""
+_ALIGNMENT = 4096
+
+
+def to_bytes(model: onnx.ModelProto, folder: Path | None) -> bytes:
+    """The model as one piece; data that it keeps outside, in ``folder``, is taken in.
+
+    Raises:
+        ModelError: it is larger than protobuf allows.
+    """
+    whole = _with_data(model, folder)
+    if whole.ByteSize() > _LARGEST:
+        raise ModelError(
+            f"{model.graph.name}: is larger than 2 GB; save it to a file, with its weights beside it"
+        )
+    return whole.SerializeToString()
+
+
+def write_inside(model: onnx.ModelProto, folder: Path | None, path: Path) -> None:
+    """Write one file that holds everything; fall back to ``write_beside`` above 2 GB.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+    """
+    whole = _with_data(model, folder)
+    if whole.ByteSize() > _LARGEST:
+        write_beside(whole, None, path)
+        return
+    with write_aside(path) as aside:
+        aside.write_bytes(whole.SerializeToString())
+
+
+def write_beside(model: onnx.ModelProto, folder: Path | None, path: Path) -> None:
+    """Write ``path`` and, under ``path`` + ``.data``, its large weights. Neither is ever half-written.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+    """
+    data = path.with_name(f"{path.name}.data")
+    check_writable(path)
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(model)
+    with write_aside(path) as aside, write_aside(data) as data_aside:
+        with data_aside.open("wb") as file:
+            for tensor in skeleton.graph.initializer:
+                raw = _raw(tensor, folder)
+                if raw is None or len(raw) <= _INSIDE:
+                    _take_in(tensor, folder)
+                    continue
+                file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                _point_to(tensor, data.name, file.tell(), len(raw))
+                file.write(raw)
+        for tensor in stored_tensors(skeleton):
+            if not _location(tensor) == data.name:
+                _take_in(tensor, folder)
+        aside.write_bytes(skeleton.SerializeToString())
+
+
+def check_model(model: onnx.ModelProto, folder: Path | None) -> None:
+    """Run ``onnx.checker`` over a model whose external data, if any, lies in ``folder``.
+
+    Raises:
+        onnx.checker.ValidationError: it finds a fault.
+    """
+    if model.ByteSize() <= _LARGEST and not any(_location(tensor) for tensor in stored_tensors(model)):
+        onnx.checker.check_model(model.SerializeToString())
+        return
+    with tempfile.TemporaryDirectory() as name:
+        write_beside(model, folder, Path(name) / "model.onnx")
+        onnx.checker.check_model(os.fspath(Path(name) / "model.onnx"))
+
+
+def _with_data(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
+    if not any(_location(tensor) for tensor in stored_tensors(model)):
+        return model
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    for tensor in stored_tensors(whole):
+        _take_in(tensor, folder)
+    return whole
+
+
+def _location(tensor: TensorProto) -> str:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return ""
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _raw(tensor: TensorProto, folder: Path | None) -> bytes | None:
+    """The bytes of a tensor, or None where they lie in typed fields."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return tensor.raw_data if tensor.HasField("raw_data") else None
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    with ((folder or Path()) / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset") or 0))
+        length = entries.get("length")
+        return file.read(int(length)) if length else file.read()
+
+
+def _take_in(tensor: TensorProto, folder: Path | None) -> None:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        tensor.raw_data = _raw(tensor, folder) or b""
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+
+
+def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.ClearField("raw_data")
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))

@@ -1,0 +1,123 @@
+"""``Graph`` → ONNX: one-to-one for the ``onnx`` dialect, ``torch.onnx.export`` for ``aten``."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx.checker import ValidationError
+from torch.export import Dim
+
+from otgraph.errors import ModelError
+from otgraph.files import check_writable
+from otgraph.graph.graph import Graph
+from otgraph.graph.onnx.emitter import emit_model
+from otgraph.graph.onnx.header import OnnxHeader
+from otgraph.graph.onnx.write_file import check_model, to_bytes, write_beside, write_inside
+
+
+def save_graph(graph: Graph, path: Path) -> None:
+    """Write ``graph`` as ONNX. Weights lie inside the file, unless that would exceed 2 GB or the model was read
+    from a file that kept them outside: then in ``path`` + ``.data``.
+
+    Raises:
+        OutputError: ``path`` cannot be written. Nothing is left half-written.
+        ModelError: the graph has no valid ONNX form.
+    """
+    check_writable(path)
+    model, folder = to_model(graph), _folder(graph)
+    if isinstance(graph.header, OnnxHeader) and graph.header.external:
+        write_beside(model, folder, path)
+    else:
+        write_inside(model, folder, path)
+
+
+def to_onnx_bytes(graph: Graph) -> bytes:
+    """``graph`` as the bytes of one ``.onnx`` file, weights inside.
+
+    Raises:
+        ModelError: the graph has no valid ONNX form, or is larger than 2 GB.
+    """
+    return to_bytes(to_model(graph), _folder(graph))
+
+
+def to_model(graph: Graph) -> onnx.ModelProto:
+    """``graph`` as an ONNX model that ``onnx.checker`` accepts.
+
+    Raises:
+        ModelError: the graph has no valid ONNX form.
+    """
+    model = emit_model(graph) if graph.dialect == "onnx" else _export(graph)
+    fault = _fault(model, _folder(graph))
+    if fault is not None and not _was_faulty(graph):
+        raise ModelError(
+            f"{graph.name}: its ONNX form is not valid ({fault}); please report the pass that made it"
+        )
+    return model
+
+
+def _folder(graph: Graph) -> Path | None:
+    return graph.header.folder if isinstance(graph.header, OnnxHeader) else None
+
+
+def _fault(model: onnx.ModelProto, folder: Path | None) -> str | None:
+    try:
+        check_model(model, folder)
+    except ValidationError as error:
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def _was_faulty(graph: Graph) -> bool:
+    """A file that the checker refused before is written back as it is: runtimes take more than the checker does."""
+    return (
+        isinstance(graph.header, OnnxHeader) and _fault(graph.header.model, graph.header.folder) is not None
+    )
+
+
+def _export(graph: Graph) -> onnx.ModelProto:
+    signature = graph.signature
+    dims = {s: Dim(s) for port in signature.inputs for s in port.shape if isinstance(s, str)}
+    shapes = tuple(
+        {i: dims[s] for i, s in enumerate(p.shape) if isinstance(s, str)} for p in signature.inputs
+    )
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                copy.deepcopy(graph.module).eval(),
+                graph.example,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=[port.name for port in signature.inputs],
+                output_names=[port.name for port in signature.outputs],
+                optimize=True,
+                verbose=False,
+            )
+        except Exception as error:  # noqa: BLE001  (torch.onnx raises whatever its stages raise)
+            reason = next(
+                (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+            )
+            raise ModelError(f"{graph.name}: torch.onnx cannot export it ({reason})") from error
+    if program is None:
+        raise ModelError(f"{graph.name}: torch.onnx returned nothing")
+    return ir.to_proto(program.model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No console chatter from the exporter: its progress lines, warnings and log records."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
