@@ -37,6 +37,14 @@ def format_options(instance: Any) -> str:
     return "{" + " ".join(shown) + "}" if shown else ""
 
 
+def default_options(kind: type) -> dict[str, str | None]:
+    """Each option of a pass class with its default, both as they are written; None where it has none."""
+    values = {field.name.replace("_", "-"): _default(field) for field in dataclasses.fields(kind)}
+    return {
+        name: None if value is dataclasses.MISSING else _format_value(value) for name, value in values.items()
+    }
+
+
 def option_names(kind: type) -> tuple[str, ...]:
     """The options of a pass class, as they are written."""
     return tuple(field.name.replace("_", "-") for field in dataclasses.fields(kind))

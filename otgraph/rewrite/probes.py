@@ -13,7 +13,7 @@ def probe_inputs(graph: Graph, count: int = 2, seed: int = 0) -> tuple[Inputs, .
     """The example inputs, then ``count`` random sets of the same shapes and dtypes.
 
     Floats are normal with the mean and spread of the example (spread one where it is constant, so that an
-    example of zeros still probes); other types are drawn from the values of the example, which are known to be valid.
+    example of zeros still probes); other types are drawn from the values of the example, which are valid.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = [tuple(_like(tensor, generator) for tensor in graph.example) for _ in range(count)]

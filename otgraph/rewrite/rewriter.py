@@ -128,10 +128,16 @@ class Rewriter:
         """State what a ``MASKED`` pass removed, in dims of the graph before it; the manager checks it."""
         self.cuts.append(Cut(axis_map, dict(keep)))
 
+    def drop_unused_tensors(self) -> tuple[str, ...]:
+        """Delete the stored tensors that nothing reads; returns their names."""
+        dropped = _drop_unused_tensors(self.graph.module)
+        self.edits += len(dropped)
+        return dropped
+
     def finish(self) -> Graph:
         """The edited graph: recompiled, checked for well-formedness, without weights that nothing reads."""
         if self.edits:
-            _drop_unused_tensors(self.graph.module)
+            self.drop_unused_tensors()
             self.graph.module.graph.lint()
             self.graph.module.recompile()
         return self.graph
@@ -160,15 +166,16 @@ def _is_taken(module: nn.Module, name: str) -> bool:
     return True
 
 
-def _drop_unused_tensors(module: fx.GraphModule) -> None:
+def _drop_unused_tensors(module: fx.GraphModule) -> tuple[str, ...]:
     for node in list(module.graph.nodes):
         if node.op == "get_attr" and not node.users:
             module.graph.erase_node(node)
     used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     stored = [name for name, _ in module.named_parameters(remove_duplicate=False)]
     stored += [name for name, _ in module.named_buffers(remove_duplicate=False)]
-    for name in stored:
-        if name not in used:
-            owner, leaf = _owner(module, name)
-            delattr(owner, leaf)
+    dropped = tuple(name for name in stored if name not in used)
+    for name in dropped:
+        owner, leaf = _owner(module, name)
+        delattr(owner, leaf)
     module.delete_all_unused_submodules()
+    return dropped
