@@ -1,0 +1,59 @@
+"""Carrying out a plan: the model is checked, the data found, the pipeline run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from otgraph.data import Data
+from otgraph.errors import PlanError
+from otgraph.graph.graph import Graph
+from otgraph.plan.fingerprint import check, fingerprint_graph
+from otgraph.remark import Remark
+from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.manager import PassManager, Result
+from otgraph.rewrite.pipeline import parse_pipeline
+
+if TYPE_CHECKING:
+    from otgraph.plan.plan import Plan
+
+_REPAIR = "repair-"
+"""How the names of the passes begin that cannot do without calibration inputs."""
+
+
+def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
+    """Run the plan's pipeline on a copy of ``graph``.
+
+    Raises:
+        PlanError: the plan was made for another model, or asks for what this version cannot do.
+        PipelineError: the plan's pipeline names a pass or an option that is not installed.
+        PassError: a pass broke its claim.
+    """
+    if plan.depth:
+        raise PlanError(f"{plan.origin}: depth[0]: {plan.depth[0].kind} is not known here; update otgraph")
+    check(plan.fingerprint, fingerprint_graph(graph), plan.origin)
+    passes = parse_pipeline(plan.pipeline)
+    found, how = _find_data(plan, data)
+    kept, remarks = (passes, ()) if found is not None else _without_repairs(passes, how)
+    context = Context(data=found, original=graph, couplings=plan.couplings(), seed=plan.seed)
+    result = PassManager(kept).run(graph, context)
+    return replace(result, remarks=(*remarks, *result.remarks))
+
+
+def _find_data(plan: Plan, data: Data | None) -> tuple[Data | None, str]:
+    """The inputs to repair with, or None and the reason why there are none."""
+    for given in (data, plan.data):
+        if given is not None:
+            return given, ""
+    if plan.calibration is None:
+        return None, "the plan names no calibration data"
+    return plan.calibration.find()
+
+
+def _without_repairs(passes: tuple[Pass, ...], why: str) -> tuple[tuple[Pass, ...], tuple[Remark, ...]]:
+    left_out = [step for step in passes if step.name.startswith(_REPAIR)]
+    remarks = tuple(
+        Remark("missed", "plan", step.name, f"left out: {why}; give the calibration inputs to repair")
+        for step in left_out
+    )
+    return tuple(step for step in passes if step not in left_out), remarks

@@ -1,0 +1,78 @@
+"""What a plan decides for one dim or one span, and what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from otgraph.transport.coupling import Coupling
+
+
+@dataclass(frozen=True)
+class DimDecision:
+    """What is kept of one dim of ``size`` channels.
+
+    ``kept``: ascending indices. ``target``: for each channel the kept one it is merged into, -1 where it is
+    dropped; ``scales``: per reader the factor of each channel (see ``Coupling``). ``damage``: predicted, in
+    units of output divergence. ``cost`` and ``bound``: in units of the readers' squared outputs, the second a
+    certified lower bound on what any set of this many channels costs.
+    """
+
+    name: str
+    size: int
+    kept: tuple[int, ...]
+    target: tuple[int, ...]
+    scales: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    damage: float = 0.0
+    cost: float = 0.0
+    bound: float = 0.0
+
+    @staticmethod
+    def of(name: str, coupling: Coupling, damage: float = 0.0) -> DimDecision:
+        """The decision that ``coupling`` stands for."""
+        return DimDecision(
+            name=name,
+            size=coupling.size,
+            kept=tuple(int(i) for i in coupling.kept),
+            target=tuple(int(i) for i in coupling.target),
+            scales={reader: tuple(float(v) for v in values) for reader, values in coupling.scales.items()},
+            damage=float(damage),
+            cost=float(coupling.cost),
+            bound=float(coupling.bound),
+        )
+
+    def coupling(self) -> Coupling:
+        """The decision in the form that passes use."""
+        return Coupling(
+            kept=np.array(self.kept, np.int64),
+            target=np.array(self.target, np.int64),
+            cost=self.cost,
+            bound=self.bound,
+            scales={reader: np.array(values, np.float64) for reader, values in self.scales.items()},
+        )
+
+
+@dataclass(frozen=True)
+class DepthAction:
+    """A span of nodes (single entry, single exit) and what becomes of it. No planner makes any yet."""
+
+    kind: str
+    nodes: tuple[str, ...]
+    damage: float = 0.0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the plan expects, as ratios to the original; None where nothing was predicted.
+
+    ``bound`` is the solver's proven lower bound on its objective (the damage, or for a damage limit the time
+    ratio), ``gap`` how far the objective may be from the best one, as a fraction of it.
+    """
+
+    time_ratio: float | None = None
+    damage: float | None = None
+    macs_ratio: float | None = None
+    bound: float | None = None
+    gap: float | None = None

@@ -1,0 +1,122 @@
+"""A plan as a JSON document and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from otgraph.errors import PlanError, UsageError
+from otgraph.plan.array_table import decode, encode
+from otgraph.plan.budget import Budget
+from otgraph.plan.calibration import CalibrationReference
+from otgraph.plan.decision import DepthAction, DimDecision, Predictions
+from otgraph.plan.fingerprint import Fingerprint, TensorPrint
+from otgraph.plan.schema import check_target, validate
+
+if TYPE_CHECKING:
+    from otgraph.plan.plan import Plan
+
+
+def write_document(plan: Plan) -> dict[str, Any]:
+    """The document of ``plan``; the arrays come last."""
+    arrays: dict[str, Any] = {}
+    dims = [_write_dim(dim, arrays) for dim in plan.dims]
+    return {
+        "version": plan.version,
+        "model": plan.model,
+        "budget": str(plan.budget),
+        "engine": plan.engine,
+        "device": dict(plan.device),
+        "criterion": plan.criterion,
+        "seed": plan.seed,
+        "pipeline": plan.pipeline,
+        "calibration": None if plan.calibration is None else dict(vars(plan.calibration)),
+        "predictions": dict(vars(plan.predictions)),
+        "dims": dims,
+        "depth": [{"kind": d.kind, "nodes": list(d.nodes), "damage": d.damage} for d in plan.depth],
+        "created_by": dict(plan.created_by),
+        "fingerprint": {
+            "program": plan.fingerprint.program,
+            "tensors": {
+                name: [list(each.shape), each.dtype, each.digest]
+                for name, each in plan.fingerprint.tensors.items()
+            },
+        },
+        "arrays": arrays,
+    }
+
+
+def read_document(document: object, where: str) -> dict[str, Any]:
+    """The fields of the plan that ``document`` is.
+
+    Raises:
+        PlanError: the document is no plan of this version, or contradicts itself.
+    """
+    plan = validate(document, where)
+    calibration = plan["calibration"]
+    return {
+        **{key: plan[key] for key in ("model", "engine", "device", "criterion")},
+        "version": int(plan["version"]),
+        "seed": int(plan["seed"]),
+        "budget": _read_budget(plan["budget"], where),
+        "pipeline": plan["pipeline"],
+        "calibration": None if calibration is None else CalibrationReference(**calibration),
+        "predictions": Predictions(**plan["predictions"]),
+        "dims": _read_dims(plan, where),
+        "depth": tuple(DepthAction(d["kind"], tuple(d["nodes"]), d["damage"]) for d in plan["depth"]),
+        "created_by": plan["created_by"],
+        "fingerprint": Fingerprint(
+            {name: TensorPrint(tuple(s), t, d) for name, (s, t, d) in plan["fingerprint"]["tensors"].items()},
+            plan["fingerprint"]["program"],
+        ),
+    }
+
+
+def _write_dim(dim: DimDecision, arrays: dict[str, Any]) -> dict[str, Any]:
+    target = f"{dim.name}:target"
+    arrays[target] = encode(dim.target, "int32")
+    scales = {reader: f"{dim.name}:scale:{reader}" for reader in dim.scales}
+    for reader, key in scales.items():
+        arrays[key] = encode(dim.scales[reader], "float64")
+    return {
+        "name": dim.name,
+        "size": dim.size,
+        "kept": list(dim.kept),
+        "target": target,
+        "scales": scales,
+        "damage": dim.damage,
+        "cost": dim.cost,
+        "bound": dim.bound,
+    }
+
+
+def _read_dims(plan: Mapping[str, Any], where: str) -> tuple[DimDecision, ...]:
+    dims = tuple(
+        _read_dim(dim, plan["arrays"], f"{where}: dims[{at}]") for at, dim in enumerate(plan["dims"])
+    )
+    names = [dim.name for dim in dims]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise PlanError(f"{where}: dims: {twice[0]} is named twice; keep one")
+    return dims
+
+
+def _read_dim(dim: Mapping[str, Any], arrays: Mapping[str, Any], where: str) -> DimDecision:
+    size = int(dim["size"])
+    target = decode(arrays, dim["target"], "int32", size, f"{where}.target")
+    kept = tuple(int(index) for index in dim["kept"])
+    goals = tuple(int(goal) for goal in target)
+    check_target(goals, kept, f"{where}.target")
+    scales = {
+        reader: tuple(float(v) for v in decode(arrays, key, "float64", size, f"{where}.scales"))
+        for reader, key in dim["scales"].items()
+    }
+    figures = {key: float(dim[key]) for key in ("damage", "cost", "bound")}
+    return DimDecision(dim["name"], size, kept, goals, scales, **figures)
+
+
+def _read_budget(text: str, where: str) -> Budget:
+    try:
+        return Budget.parse(text)
+    except UsageError as error:
+        raise PlanError(f"{where}: budget: {error}") from error

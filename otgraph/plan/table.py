@@ -1,0 +1,68 @@
+"""A plan as plain text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from otgraph.plan.plan import Plan
+
+
+def plan_table(plan: Plan) -> str:
+    """The plan's facts, then one line per dim that is cut: what stays, and the predicted damage."""
+    cut = [dim for dim in plan.dims if len(dim.kept) < dim.size]
+    rows = [
+        (
+            dim.name,
+            f"{len(dim.kept)} of {dim.size}",
+            f"{dim.damage:.3g}",
+            f"{dim.cost:.3g}",
+            f"{dim.bound:.3g}",
+        )
+        for dim in cut
+    ]
+    lines = [f"{name + ':':<13}{text}" for name, text in _facts(plan)]
+    lines += ["", *_columns([("dim", "kept", "damage", "cost", "cost at least"), *rows])] if rows else []
+    lines += [f"{action.kind} {', '.join(action.nodes)}" for action in plan.depth]
+    whole = len(plan.dims) - len(cut)
+    lines += [f"{whole} more {'dim is' if whole == 1 else 'dims are'} kept whole"] if whole else []
+    return "\n".join(lines)
+
+
+def _facts(plan: Plan) -> list[tuple[str, str]]:
+    predicted = plan.predictions
+    figures = [
+        ("time", _figure(predicted.time_ratio, "x")),
+        ("MACs", _figure(predicted.macs_ratio, "x")),
+        ("damage", _figure(predicted.damage, "")),
+        ("gap to the best allocation at most", _figure(predicted.gap, "")),
+    ]
+    device = ", ".join(f"{key} {value}" for key, value in plan.device.items())
+    facts = [
+        ("plan for", f"{plan.model} ({plan.fingerprint.digest})"),
+        ("budget", str(plan.budget)),
+        ("engine", plan.engine + (f" ({device})" if device else "")),
+        ("criterion", f"{plan.criterion}, seed {plan.seed}"),
+        ("predicted", ", ".join(f"{name} {text}" for name, text in figures if text) or "nothing"),
+        ("passes", plan.pipeline),
+    ]
+    if plan.calibration is not None:
+        facts.insert(4, ("calibration", f"{plan.calibration.count} inputs of {plan.calibration.source}"))
+    return facts
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.3g}{unit}"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows with aligned columns: the first to the left, numbers to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if at else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]

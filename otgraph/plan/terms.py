@@ -1,0 +1,93 @@
+"""Costs as polynomials in the widths of dims, so that a solver sees how the widths of one node interact.
+
+The idea of pricing a layer by its input and output widths *together* is that of HALP (Shen et al., 2022) and
+MDP (Sun et al., 2024); here it holds for any operator, since the axes say which dims a node's size is made
+of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+
+from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
+
+
+@dataclass(frozen=True)
+class Term:
+    """``coefficient`` × the product of the widths of ``dims``; a dim that is named twice counts squared."""
+
+    coefficient: float
+    dims: tuple[str, ...] = ()
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        """The value of the term at ``widths``, which must hold every dim the term names."""
+        return self.coefficient * math.prod(widths[name] for name in self.dims)
+
+
+Polynomial = tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """What one node costs (multiply–accumulates, or time once scaled) as a function of the widths."""
+
+    node: str
+    terms: Polynomial
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        """The cost at ``widths``."""
+        return evaluate(self.terms, widths)
+
+    def scaled(self, factor: float) -> NodeCost:
+        """The same cost in another unit, such as seconds at ``factor`` seconds per multiply–accumulate."""
+        return NodeCost(self.node, tuple(Term(factor * each.coefficient, each.dims) for each in self.terms))
+
+
+def evaluate(terms: Iterable[Term], widths: Mapping[str, int]) -> float:
+    """The sum of ``terms`` at ``widths``."""
+    return sum((term.at(widths) for term in terms), 0.0)
+
+
+def total(costs: Iterable[NodeCost], widths: Mapping[str, int]) -> float:
+    """The cost of a whole network at ``widths``."""
+    return sum((cost.at(widths) for cost in costs), 0.0)
+
+
+def collect(terms: Iterable[Term]) -> Polynomial:
+    """``terms`` with equal products of dims added up, each product in sorted order, zeros left out."""
+    sums: dict[tuple[str, ...], float] = {}
+    for term in terms:
+        key = tuple(sorted(term.dims))
+        sums[key] = sums.get(key, 0.0) + term.coefficient
+    return tuple(Term(value, key) for key, value in sums.items() if value != 0)
+
+
+def multiply(factors: Iterable[Iterable[Term]]) -> Polynomial:
+    """The product of polynomials."""
+    result: Polynomial = (Term(1.0),)
+    for factor in factors:
+        result = collect(
+            Term(a.coefficient * b.coefficient, a.dims + b.dims) for b in tuple(factor) for a in result
+        )
+    return result
+
+
+def expand(axis: Expression, dims: Container[str]) -> Polynomial:
+    """The length of an axis as a polynomial in the widths of ``dims``; every other dim is constant.
+
+    A product multiplies, a concatenation adds. An indexed axis shrinks in proportion to its base: exact at
+    the full width, and wherever the kept indices fall evenly.
+    """
+    match axis:
+        case Atom():
+            if axis.name is None or axis.name not in dims:
+                return (Term(float(axis.size)),)
+            return (Term(1.0, (axis.name,)),)
+        case Product(parts):
+            return multiply(expand(part, dims) for part in parts)
+        case Concatenation(parts):
+            return collect(term for part in parts for term in expand(part, dims))
+        case Indexed(base, index):
+            return multiply([(Term(len(index) / base.size),), expand(base, dims)])
