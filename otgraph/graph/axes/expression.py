@@ -80,9 +80,9 @@ class Concatenation:
 
 @dataclass(frozen=True)
 class Indexed:
-    """Position p of the axis is index ``index[p]`` of one dim: the fall-back where a product is cut in the middle."""
+    """Position p of the axis is position ``index[p]`` of ``base``: where a product was cut in the middle."""
 
-    name: str
+    base: Expression
     index: tuple[int, ...]
 
     @property
@@ -91,15 +91,14 @@ class Indexed:
 
     def mask(self, keep: Mapping[str, Mask]) -> Mask:
         """As ``Atom.mask``."""
-        found = keep.get(self.name)
-        return np.ones(self.size, bool) if found is None else np.asarray(found, bool)[list(self.index)]
+        return self.base.mask(keep)[list(self.index)]
 
     def dims(self) -> tuple[str, ...]:
         """As ``Atom.dims``."""
-        return (self.name,)
+        return self.base.dims()
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.size}"
+        return f"{self.base}@{self.size}"
 
 
 Expression = Atom | Product | Concatenation | Indexed

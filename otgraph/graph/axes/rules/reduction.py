@@ -1,0 +1,90 @@
+"""Reductions: a sum contracts, everything else that mixes an axis fixes it."""
+
+from __future__ import annotations
+
+from otgraph.graph.axes.call import Builder, Call, axes
+from otgraph.graph.axes.rule import AxisRule
+
+
+def _reduced(call: Call) -> list[int]:
+    """The reduced axes: the first list (or the integer ``dim``) among the arguments; none given means all."""
+    rank = call.operands[0].dim()
+    found = call.kwargs.get("dim")
+    if found is None:
+        found = next((a for a in call.args[1:] if isinstance(a, (list, tuple))), None)
+    if found is None and len(call.args) > 1 and isinstance(call.args[1], int) and call.name in _DIM_SECOND:
+        found = [call.args[1]]
+    if isinstance(found, int):
+        found = [found]
+    return sorted({int(d) % max(rank, 1) for d in found}) if found else list(range(rank))
+
+
+def _reduce(call: Call, mark: str) -> AxisRule:
+    rank, gone = call.operands[0].dim(), _reduced(call)
+    source = [f"a{i}{mark if i in gone else ''}" for i in range(rank)]
+    kept = call.results[0].dim() == rank and rank > 0
+    target = ["1" if i in gone else f"a{i}" for i in range(rank) if kept or i not in gone]
+    if kept and all(call.results[0].shape[i] != 1 for i in gone if call.operands[0].shape[i] != 1) and gone:
+        target = [
+            f"a{i}{'!' if i in gone else ''}" for i in range(rank)
+        ]  # a running reduction keeps its axis
+    text = f"{' '.join(source)} -> {', '.join([' '.join(target)] * len(call.results))}"
+    return call.rule(text, reduce=() if mark else tuple(f"a{i}" for i in gone))
+
+
+def summing(call: Call) -> AxisRule:
+    """Sums, and norms (sums of powers): removed entries that are zero contribute nothing."""
+    return _reduce(call, "")
+
+
+def mixing(call: Call) -> AxisRule:
+    """Means, extrema, variances, products: they depend on how many entries there are, or on all of them."""
+    return _reduce(call, "!")
+
+
+def along(call: Call) -> AxisRule:
+    """Operators that mix one axis and keep it: softmax, cumulative sums, sorting, flips, rolls."""
+    x = call.operands[0]
+    dims = call.kwargs.get("dim", call.kwargs.get("dims"))
+    if dims is None and len(call.args) > 1:
+        dims = call.args[2] if call.name == "roll" and len(call.args) > 2 else call.args[1]
+    dims = [dims] if isinstance(dims, int) else list(dims or range(x.dim()))
+    fixed = {int(d) % max(x.dim(), 1) for d in dims}
+    names = [a + ("!" if i in fixed else "") for i, a in enumerate(axes("a", x.dim()))]
+    return call.rule(f"{' '.join(names)} -> {', '.join([' '.join(names)] * len(call.results))}")
+
+
+def softmax(call: Call) -> AxisRule:
+    """Softmax: positive everywhere, so a removed entry of another axis does not stay zero."""
+    x, dim = call.operands[0], int(call.argument(1, "dim")) % max(call.operands[0].dim(), 1)
+    names = " ".join(a + ("!" if i == dim else "") for i, a in enumerate(axes("a", x.dim())))
+    return call.rule(f"{names} -> {names}", combine="always")
+
+
+_DIM_SECOND = frozenset(
+    {"argmax", "argmin", "max", "min", "median", "all", "any", "prod", "sum", "mean", "logsumexp"}
+)
+
+RULES: dict[str, Builder] = {
+    "sum": summing,
+    "linalg_vector_norm": summing,
+    "mean": mixing,
+    "amax": mixing,
+    "amin": mixing,
+    "var": mixing,
+    "var_mean": mixing,
+    "std": mixing,
+    "prod": mixing,
+    "argmax": mixing,
+    "argmin": mixing,
+    "max": mixing,
+    "min": mixing,
+    "any": mixing,
+    "all": mixing,
+    "logsumexp": mixing,
+    "_softmax": softmax,
+    "_log_softmax": softmax,
+    "cumsum": along,
+    "flip": along,
+    "roll": along,
+}

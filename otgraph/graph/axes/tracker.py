@@ -1,0 +1,277 @@
+"""``Tracker``: applies axis rules to the ATen calls of one execution, and remembers the axes of every tensor."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils.weak import WeakIdKeyDictionary
+
+from otgraph.graph.axes.algebra import (
+    Axis,
+    as_product,
+    block,
+    concatenation,
+    cut,
+    mark,
+    product,
+    resolve,
+    unify,
+)
+from otgraph.graph.axes.axis_map import Role
+from otgraph.graph.axes.call import Builder, Call
+from otgraph.graph.axes.rule import AxisRule, Pattern
+from otgraph.graph.axes.rules.elementwise import is_pointwise, pointwise
+
+
+@dataclass
+class Tracked:
+    """What is known of one tensor: its axes; per axis whether a removed index may hold something other than zero
+    when its weights are zeroed; whether it depends on the model's inputs; the weights it was made of if not."""
+
+    axes: list[Axis]
+    dirty: list[bool]
+    computed: bool = False
+    weights: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Use:
+    """A stored tensor took part in a call: the axis it did so along, and as what."""
+
+    weights: frozenset[str]
+    axis: Axis
+    role: Role
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A call without a rule: its operator, the node it belongs to, and the axes it blocks."""
+
+    operator: str
+    node: str
+    axes: tuple[Axis, ...]
+
+
+class Tracker(TorchDispatchMode):
+    """Run a program under this mode; every call below it refines the axes of the tensors involved."""
+
+    def __init__(self, rules: dict[str, Builder]) -> None:
+        super().__init__()
+        self.rules = rules
+        self.where = "input"
+        self.uses: list[Use] = []
+        self.unknown: list[Unknown] = []
+        self._known: Any = WeakIdKeyDictionary()
+        self._zero_checks: dict[tuple[Any, ...], bool] = {}
+
+    def tracked(self, tensor: torch.Tensor) -> Tracked:
+        """The record of ``tensor``; one not seen before is a constant whose integer axes are fixed."""
+        found = self._known.get(tensor)
+        if found is None:
+            found = Tracked([Axis(size) for size in tensor.shape], [True] * tensor.dim())
+            self._known[tensor] = found
+            self._fix_integers(tensor, found)
+        return found
+
+    def register(self, tensor: torch.Tensor, record: Tracked) -> None:
+        """Declare a weight or an input."""
+        self._known[tensor] = record
+        self._fix_integers(tensor, record)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        results = tuple(t for t in pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
+        if results:
+            operands = tuple(t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor))
+            self._apply(Call(func, args, kwargs, operands, results))
+        return out
+
+    def _apply(self, call: Call) -> None:
+        builder = self.rules.get(call.name)
+        if builder is None and is_pointwise(call.func):
+            builder = pointwise
+        try:
+            rule = None if builder is None else builder(call)
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError):
+            rule = None  # a use of the operator that its rule has not foreseen
+        if rule is None:
+            self._opaque(call)
+        else:
+            self._unify(call, rule)
+
+    def opaque(
+        self, operator: str, operands: Iterable[torch.Tensor], results: Iterable[torch.Tensor]
+    ) -> None:
+        """Declare that nothing is known of what lies between ``operands`` and ``results``."""
+        why = f"{operator} at {self.where}"
+        touched = [axis for t in operands for axis in self.tracked(t).axes]
+        fresh = [(t, [Axis(size, blocked=why) for size in t.shape]) for t in results]
+        self.unknown.append(
+            Unknown(operator, self.where, (*touched, *(a for _, axes in fresh for a in axes)))
+        )
+        for axis in touched:
+            block(axis, why)
+        for tensor, axes in fresh:
+            self._known[tensor] = Tracked(axes, [True] * tensor.dim(), computed=True)
+
+    def _opaque(self, call: Call) -> None:
+        self.opaque(f"aten.{call.name}", call.operands, call.results)
+
+    def _unify(self, call: Call, rule: AxisRule) -> None:
+        records = [self.tracked(t) for t in call.operands]
+        bound: dict[str, Axis] = {}
+        for record, patterns in zip(records, rule.operands, strict=True):
+            for axis, pattern in zip(record.axes, patterns, strict=True):
+                self._bind(axis, pattern, rule, bound)
+        dirty = self._dirty_factors(call, rule, records)
+        self._mark(call, rule, records, bound, dirty)
+        computed = any(record.computed for record in records)
+        weights = frozenset[str]().union(*(r.weights for r in records)) if not computed else frozenset[str]()
+        for tensor, patterns in zip(call.results, rule.results, strict=True):
+            if _is_integer(tensor):  # places and counts: they do not tie the axes they were computed from
+                self._known[tensor] = _integer_record(tensor, computed, weights)
+                continue
+            axes = [self._make(pattern, rule, bound) for pattern in patterns]
+            spots = [any(dirty.get(f, False) for f in p.factors) for p in patterns]
+            self._known[tensor] = Tracked(axes, spots, computed, weights)
+
+    def _bind(self, axis: Axis, pattern: Pattern, rule: AxisRule, bound: dict[str, Axis]) -> None:
+        sizes = [rule.sizes[f] for f in pattern.factors]
+        if not sizes:
+            return
+        if pattern.joined == "concatenation":
+            parts = cut(axis, list(itertools.accumulate(sizes))[:-1])
+        else:
+            parts = as_product(axis, sizes)
+        for name, part in zip(pattern.factors, parts, strict=True):
+            if name in pattern.fixed:
+                block(part, f"{_family(rule.name)} at {self.where}")
+            if name in bound:
+                unify(bound[name], part)
+            else:
+                bound[name] = part
+
+    def _make(self, pattern: Pattern, rule: AxisRule, bound: dict[str, Axis]) -> Axis:
+        if not pattern.factors:
+            return Axis(1)
+        parts: list[Axis] = []
+        for name in pattern.factors:
+            if name not in bound:
+                free = name in rule.fresh and name not in pattern.fixed
+                bound[name] = Axis(
+                    rule.sizes[name], blocked=None if free else f"{_family(rule.name)} at {self.where}"
+                )
+            parts.append(resolve(bound[name]))
+        return concatenation(parts) if pattern.joined == "concatenation" else product(parts)
+
+    def _mark(
+        self,
+        call: Call,
+        rule: AxisRule,
+        records: list[Tracked],
+        bound: dict[str, Axis],
+        dirty: dict[str, bool],
+    ) -> None:
+        for name in rule.normalised:
+            if name in bound:
+                mark(bound[name], "normalised")
+        for name in rule.reduce:
+            if name in bound and dirty.get(name, False):
+                block(bound[name], f"{_family(rule.name)} at {self.where} sums entries that do not vanish")
+        if call.name in ("add", "add_", "sub", "sub_") and sum(r.computed for r in records) == 2:
+            for axis in bound.values():
+                mark(axis, "residual")
+        held = [{f for p in patterns for f in p.factors} for patterns in rule.operands]
+        fixed = {f for patterns in rule.operands for p in patterns for f in p.fixed}
+        data = set[str]().union(*(names for names, r in zip(held, records, strict=True) if r.computed))
+        for names, record in zip(held, records, strict=True):
+            if record.computed or not record.weights:
+                continue
+            for name in (names & bound.keys()) - fixed:
+                role: Role = "reads" if name in rule.reduce else "carries" if name in data else "writes"
+                if data or role == "reads":
+                    self.uses.append(Use(record.weights, bound[name], role))
+
+    def _dirty_factors(self, call: Call, rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
+        """Per factor whether removed indices of it may be non-zero in the result (for ``reduce``: in the sum)."""
+        seen: dict[str, list[bool]] = {}
+        for record, patterns in zip(records, rule.operands, strict=True):
+            for spot, pattern in zip(record.dirty, patterns, strict=True):
+                for name in pattern.factors:
+                    seen.setdefault(name, []).append(spot)
+        if rule.combine == "always":
+            made = {f for patterns in rule.results for p in patterns for f in p.factors}
+            return dict.fromkeys(made | seen.keys(), True)
+        if rule.combine == "numeric":
+            return self._dirty_by_evaluation(call, rule, records)
+        gather: Callable[[list[bool]], bool] = all if rule.combine == "product" else any
+        result = {name: gather(spots) for name, spots in seen.items()}
+        return result | dict.fromkeys(rule.fresh, True)
+
+    def _dirty_by_evaluation(self, call: Call, rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
+        result: dict[str, bool] = {}
+        for name in {f for patterns in rule.results for p in patterns for f in p.factors}:
+            clean: list[bool] = []
+            for record, patterns in zip(records, rule.operands, strict=True):
+                spots = [s for s, p in zip(record.dirty, patterns, strict=True) if name in p.factors]
+                clean.append(bool(spots) and not any(spots))
+            result[name] = not self._vanishes(call, tuple(clean))
+        return result
+
+    def _vanishes(self, call: Call, clean: tuple[bool, ...]) -> bool:
+        """Whether an element-wise operator gives zero when the operands marked clean are zero."""
+        if not any(clean):
+            return False
+        leaves, spec = pytree.tree_flatten((call.args, dict(call.kwargs)))
+        scalars = tuple(repr(leaf) for leaf in leaves if not isinstance(leaf, torch.Tensor))
+        key = (call.func, scalars, clean, tuple(str(t.dtype) for t in call.operands))
+        if key not in self._zero_checks:
+            self._zero_checks[key] = _evaluate_on_zeros(call, leaves, spec, clean)
+        return self._zero_checks[key]
+
+    def _fix_integers(self, tensor: torch.Tensor, record: Tracked) -> None:
+        if _is_integer(tensor):
+            for axis in record.axes:
+                block(axis, "an integer tensor")
+
+
+def _evaluate_on_zeros(call: Call, leaves: list[Any], spec: Any, clean: tuple[bool, ...]) -> bool:
+    marks = iter(clean)
+    with _disable_current_modes():
+        tensors: list[Any] = []
+        for leaf in leaves:
+            if not isinstance(leaf, torch.Tensor):
+                tensors.append(leaf)
+            elif next(marks):
+                tensors.append(torch.zeros([1] * leaf.dim(), dtype=leaf.dtype))
+            else:
+                tensors.append(torch.full([1] * leaf.dim(), 0.7).to(leaf.dtype))
+        args, kwargs = pytree.tree_unflatten(tensors, spec)
+        try:
+            out = call.func(*args, **kwargs)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False  # not evaluable on one element: assume the worst
+        results = [t for t in pytree.tree_leaves(out) if isinstance(t, torch.Tensor)]
+        return all(not bool(t.any()) for t in results)
+
+
+def _is_integer(tensor: torch.Tensor) -> bool:
+    return not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and not tensor.dtype.is_complex
+
+
+def _integer_record(tensor: torch.Tensor, computed: bool, weights: frozenset[str]) -> Tracked:
+    axes = [Axis(size, blocked="an integer tensor") for size in tensor.shape]
+    return Tracked(axes, [True] * tensor.dim(), computed, weights)
+
+
+def _family(name: str) -> str:
+    return name.strip("_")

@@ -1,0 +1,222 @@
+"""Which arguments of a node repeat a size, and what they must say after a cut.
+
+Both dialects bake sizes into arguments (``view`` sizes, ``groups``, ``Reshape`` shapes, split sizes, the default
+attention scale). ``rewrite_literals`` brings them up to date through an ``Editor``, before any tensor is cut.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from otgraph.graph.affine import argument
+from otgraph.graph.axes.axis_map import AxisMap, Keep
+from otgraph.graph.axes.expression import Expression, Mask
+from otgraph.graph.graph import op_name
+
+
+class Editor(Protocol):
+    """The edits this module needs; the ``Rewriter`` has them."""
+
+    def set_argument(self, node: fx.Node, key: int | str, value: Any) -> None:
+        """Set a positional (int) or keyword (str) argument."""
+        ...
+
+    def add_tensor(self, name: str, value: torch.Tensor) -> fx.Node:
+        """Store a new tensor; returns the ``get_attr`` node that reads it."""
+        ...
+
+    def insert_after(
+        self,
+        node: fx.Node,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> fx.Node:
+        """Insert a call after ``node``."""
+        ...
+
+
+class Cutting:
+    """The cut as the literal rules see it: axes of every value, before and after."""
+
+    def __init__(self, axes: AxisMap, keep: Keep, editor: Editor) -> None:
+        self.axes = axes
+        self.keep = keep
+        self.editor = editor
+
+    def axis(self, node: fx.Node, axis: int, result: int = 0) -> Expression:
+        """The expression of one axis of what ``node`` returns."""
+        return self.axes.values[node.name][result][axis]
+
+    def mask(self, node: fx.Node, axis: int, result: int = 0) -> Mask:
+        """Which positions of that axis stay."""
+        return self.axis(node, axis, result).mask(self.keep)
+
+    def rank(self, node: fx.Node, result: int = 0) -> int:
+        """How many axes ``node`` has."""
+        return len(self.axes.values[node.name][result])
+
+    def sizes(self, node: fx.Node, result: int = 0) -> list[tuple[int, int]]:
+        """(before, after) of every axis of what ``node`` returns."""
+        shape = self.axes.values[node.name][result]
+        return [(axis.size, int(axis.mask(self.keep).sum())) for axis in shape]
+
+    def touches(self, node: fx.Node) -> bool:
+        """Whether the cut changes any axis of ``node`` or of what it reads."""
+        return any(before != after for n in (node, *node.all_input_nodes) for before, after in self._all(n))
+
+    def _all(self, node: fx.Node) -> list[tuple[int, int]]:
+        results = range(len(self.axes.values.get(node.name, ())))
+        return [pair for k in results for pair in self.sizes(node, k)]
+
+
+def rewrite_literals(program: fx.Graph, axes: AxisMap, keep: Keep, editor: Editor) -> None:
+    """Bring every size that an argument of ``program`` repeats up to date with the cut ``keep``."""
+    cutting = Cutting(axes, keep, editor)
+    for node in list(program.nodes):
+        rule = RULES.get(op_name(node))
+        if rule is not None and node.name in axes.values and cutting.touches(node):
+            rule(node, cutting)
+
+
+def _shape_list(position: int) -> Callable[[fx.Node, Cutting], None]:
+    """The list argument at ``position`` is the shape of the result."""
+
+    def rule(node: fx.Node, cutting: Cutting) -> None:
+        old = list(node.args[position])  # type: ignore[arg-type]
+        node_sizes = cutting.sizes(node)
+        new = [_new_size(v, sizes, node, cutting) for v, sizes in zip(old, node_sizes, strict=True)]
+        if new != old:
+            cutting.editor.set_argument(node, position, new)
+
+    return rule
+
+
+def _new_size(value: Any, sizes: tuple[int, int], node: fx.Node, cutting: Cutting) -> Any:
+    before, after = sizes
+    if isinstance(value, int):
+        return after if value == before else value  # -1 stays
+    if not isinstance(value, fx.Node):
+        return value
+    now = _evaluate(value, cutting, cut=True)
+    if now is None or now == after:
+        return value
+    scale = math.gcd(now, after)
+    product = cutting.editor.insert_after(value, operator.mul, (value, after // scale))
+    return cutting.editor.insert_after(product, operator.floordiv, (product, now // scale))
+
+
+def _evaluate(node: fx.Node, cutting: Cutting, *, cut: bool) -> int | None:
+    """The integer a size computation gives on the example inputs, after (or before) the cut."""
+    if op_name(node) == "aten.sym_size":
+        before, after = cutting.sizes(node.args[0])[int(node.args[1])]  # type: ignore[arg-type]
+        return after if cut else before
+    function = _INTEGER.get(node.target)
+    if function is None:
+        return None
+    values = [_evaluate(a, cutting, cut=cut) if isinstance(a, fx.Node) else a for a in node.args]
+    return None if any(not isinstance(v, int) for v in values) else function(*values)
+
+
+_INTEGER: dict[Any, Callable[..., int]] = {
+    operator.mul: operator.mul,
+    operator.add: operator.add,
+    operator.sub: operator.sub,
+    operator.floordiv: operator.floordiv,
+    operator.mod: operator.mod,
+}
+
+
+def _groups(position: int | str) -> Callable[[fx.Node, Cutting], None]:
+    """The number of groups that survive: those of which any channel does."""
+
+    def rule(node: fx.Node, cutting: Cutting) -> None:
+        key: str = position if isinstance(position, str) else ("num_groups" if position == 1 else "groups")
+        old = node.kwargs.get(position) if isinstance(position, str) else argument(node, position, key)
+        if not isinstance(old, int) or old == 1 or not isinstance(node.args[0], fx.Node):
+            return
+        mask = cutting.mask(node.args[0], 1)
+        new = int(mask.reshape(old, -1).any(axis=1).sum())
+        if new != old:
+            where = position if isinstance(position, str) or len(node.args) > position else key
+            cutting.editor.set_argument(node, where, new)
+
+    return rule
+
+
+def _split(node: fx.Node, cutting: Cutting) -> None:
+    """``split``, ``split_with_sizes``, ``chunk`` become ``split_with_sizes`` with the parts that are left."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node):
+        return
+    dim = int(argument(node, 2, "dim", 0)) % cutting.rank(source)  # type: ignore[arg-type]
+    count = len(cutting.axes.values[node.name])
+    parts = [cutting.sizes(node, k)[dim] for k in range(count)]
+    if all(before == after for before, after in parts):
+        return
+    cutting.editor.set_argument(node, 1, [after for _, after in parts])
+    node.target = torch.ops.aten.split_with_sizes.default
+
+
+def _slice(node: fx.Node, cutting: Cutting) -> None:
+    """Start and end count the positions that are left before them."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node):
+        return
+    dim = int(argument(node, 1, "dim", 0))
+    mask = cutting.mask(source, dim)
+    for position, name in ((2, "start"), (3, "end")):
+        old = argument(node, position, name)
+        if isinstance(old, int) and not mask.all():
+            new = place_after_cut(old, mask)
+            if new != old:
+                cutting.editor.set_argument(node, position if len(node.args) > position else name, new)
+
+
+def place_after_cut(place: int, mask: Mask) -> int:
+    """Where a slice bound lies after the cut; past-the-end and open bounds stay what they are."""
+    size = len(mask)
+    if place >= size:
+        return place
+    absolute = max(place + size, 0) if place < 0 else place
+    return int(mask[:absolute].sum())
+
+
+def _layer_norm(node: fx.Node, cutting: Cutting) -> None:
+    shape = list(node.args[1])  # type: ignore[arg-type]
+    new = [after for _, after in cutting.sizes(node)[-len(shape) :]]
+    if new != shape:
+        cutting.editor.set_argument(node, 1, new)
+
+
+def _attention(node: fx.Node, cutting: Cutting) -> None:
+    """The default scale is 1/√(head width): it must stay what it was."""
+    query = node.args[0]
+    if argument(node, 6, "scale") is None and isinstance(query, fx.Node):
+        before, after = cutting.sizes(query)[-1]
+        if before != after:
+            cutting.editor.set_argument(node, "scale", 1.0 / math.sqrt(before))
+
+
+RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {
+    **dict.fromkeys(["aten.view", "aten.reshape", "aten._unsafe_view", "aten.view_copy"], _shape_list(1)),
+    **dict.fromkeys(["aten.expand", "aten.broadcast_to", "aten.new_zeros", "aten.new_ones"], _shape_list(1)),
+    **dict.fromkeys(["aten.new_full", "aten.new_empty"], _shape_list(1)),
+    **dict.fromkeys(["aten.full", "aten.zeros", "aten.ones", "aten.empty"], _shape_list(0)),
+    **dict.fromkeys(["aten.conv1d", "aten.conv2d", "aten.conv3d"], _groups(6)),
+    **dict.fromkeys(["aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d"], _groups(6)),
+    "aten.convolution": _groups(8),
+    "aten.group_norm": _groups(1),
+    **dict.fromkeys(["aten.split", "aten.split_with_sizes", "aten.chunk", "aten.unsafe_chunk"], _split),
+    "aten.slice": _slice,
+    "aten.layer_norm": _layer_norm,
+    "aten.rms_norm": _layer_norm,
+    "aten.scaled_dot_product_attention": _attention,
+}
