@@ -83,6 +83,6 @@ def save_html(audit: Audit, path: Path) -> None:
 
 
 def _tone(audit: Audit) -> str:
-    if not audit.passed or audit.latency.credible_loss:
+    if audit.latency.credible_loss:
         return "bad"
     return "good" if audit.latency.credible_gain else "unsure"

@@ -101,16 +101,18 @@ def amount(value: float, unit: str = "") -> str:
     """Three significant digits with k, M, G before the unit."""
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            number = f"{value / size:.3g}" if value < 999.5 * size else f"{value / size:,.0f}"
-            return f"{number} {prefix}{unit}"
+            return f"{three_digits(value / size)} {prefix}{unit}"
     return f"{value:,.0f} {unit}".strip()
 
 
 def milliseconds(value: float) -> str:
     """Three significant digits; microseconds below 0.1 ms."""
-    return (
-        f"{value * 1e3:.3g} µs" if value < 0.1 else f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
-    )
+    return f"{three_digits(value * 1e3)} µs" if value < 0.1 else f"{three_digits(value)} ms"
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits, trailing zeros kept so that columns line up; whole above 999."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:#.3g}".removesuffix(".")
 
 
 def share(value: float) -> str:

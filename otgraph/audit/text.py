@@ -26,7 +26,7 @@ def summary(audit: Audit) -> RenderableType:
 
 
 def _style(audit: Audit) -> str:
-    if not audit.passed or audit.latency.credible_loss:
+    if audit.latency.credible_loss:
         return "bold red"
     return "bold green" if audit.latency.credible_gain else "bold yellow"
 
