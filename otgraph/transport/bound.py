@@ -2,11 +2,11 @@
 
 Kantorovich duality for the selection problem: for any potentials ``u`` with ``u_j ≤ drop_j``,
 
-    ``L(u) = Σ_j a_j u_j − (sum of the k largest over i of Σ_j a_j (u_j − C[j,i])₊)  ≤  min over |K| = k of f(K)``
+    ``L(u) = Σ_j a_j u_j − (sum of the k largest over i of Σ_j a_j (u_j − C[j,i])₊)  ≤  min_{|K| = k} f(K)``
 
 (relax "each channel is served once" with multipliers u; the dustbin caps them). A few projected subgradient
-steps raise it. Any ``u`` gives a valid bound, so the search runs in float32 and only the value that is returned is
-evaluated in float64, less the rounding its sums can have.
+steps raise it. Any ``u`` gives a valid bound, so the search runs in float32 and only the value that is
+returned is evaluated in float64, less the rounding its sums can have.
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ class _Ascent:
         best = max(self.starts, key=lambda start: self._evaluate(start)[0])
         value, slope = self._evaluate(best)
         best_value, pace, stalled, potentials = value, 1.0, 0, best
-        speed = np.maximum(best, np.float32(1e-6) * best.max())
+        speed = np.maximum(best, 1e-6 * best.max()).astype(np.float32)
         for _ in range(iterations - len(self.starts) - 1):
             steepness = float((speed * slope) @ slope)
             if steepness == 0.0 or best_value >= self.goal * (1.0 - 1e-6):
                 break
             step = np.float32(pace * max(self.goal - value, 0.0) / steepness)
-            potentials = np.clip(potentials + step * speed * slope, np.float32(0.0), self.drop)
+            potentials = np.clip(potentials + step * speed * slope, 0.0, self.drop).astype(np.float32)
             value, slope = self._evaluate(potentials)
             stalled = 0 if value > best_value + 1e-3 * (self.goal - best_value) else stalled + 1
             if value > best_value:
@@ -115,7 +115,7 @@ class _Ascent:
         return best.astype(np.float64)
 
     def _evaluate(self, potentials: Float32Array) -> tuple[float, Float32Array]:
-        """``L`` and its supergradient: a channel's mass, less it once for each open server that it would pay."""
+        """``L`` and its supergradient: its mass, less it per open server that it pays."""
         attraction = np.empty(len(potentials), np.float32)
         for start in range(0, len(potentials), BLOCK):
             block = self.columns[start : start + BLOCK]
@@ -127,15 +127,15 @@ class _Ascent:
         for start in range(0, self.k, BLOCK):
             payers += np.count_nonzero(self.columns[opened[start : start + BLOCK]] < potentials, axis=0)
         value = float(self.masses @ potentials) - float(attraction[opened].sum())
-        return value, self.masses * (np.float32(1.0) - payers.astype(np.float32))
+        return value, (self.masses * (1.0 - payers)).astype(np.float32)
 
 
 def _starts(problem: SelectionProblem, kept: IntArray) -> list[FloatArray]:
     """Potentials under which each kept channel attracts the same amount λ, for a few λ; each (n,).
 
     A channel offers what its server costs it and a share of the step to its second server, so that it pays no
-    other kept channel. Were no channel outside more attractive than λ, ``kept`` would be proved optimal; small λ
-    leave the outside too attractive, large ones exceed what the weakest kept channel is worth.
+    other kept channel. Were no channel outside more attractive than λ, ``kept`` would be proved optimal;
+    small λ leave the outside too attractive, large ones exceed what the weakest kept channel is worth.
     """
     n = problem.size
     table = problem.facilities()[:, np.append(kept, n)]

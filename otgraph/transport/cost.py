@@ -1,9 +1,10 @@
 """What removing channels costs the readers of a dim, from first and second moments only.
 
-A reader multiplies its input ``x`` (n channels, seen as samples × positions) by a weight ``W`` (m, n) per tap.
-Replacing ``x`` by ``T x`` damages its output by ``E‖W (x − T x)‖² = tr(H (I − T) S (I − T)ᵀ)`` with the second
-moment ``S = E[x xᵀ]`` and the gain ``H = Σ_taps WᵀW``; taps are taken as uncorrelated. Everything here is that
-formula for some family of ``T``: one substitute per channel (re-routing), or all kept channels (reconstruction).
+A reader multiplies its input ``x`` (n channels, seen as samples × positions) by a weight ``W`` (m, n) per
+tap. Replacing ``x`` by ``T x`` damages its output by ``E‖W (x − T x)‖² = tr(H (I − T) S (I − T)ᵀ)`` with the
+second moment ``S = E[x xᵀ]`` and the gain ``H = Σ_taps WᵀW``; taps are taken as uncorrelated. Everything here
+is that formula for some family of ``T``: one substitute per channel (re-routing), or all kept channels
+(reconstruction).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class Reading:
     """One reader of a dim of n channels.
 
     ``name``: the weight that reads. ``moment``: E[x xᵀ] of the reader's input, uncentred, shape (n, n).
-    ``gain``: H = Σ_taps WᵀW, shape (n, n). ``mean``: E[x], shape (n,). ``centred``: the reader has a bias that
-    can absorb constants, so a channel is only worth what varies in it; costs then use ``moment − mean meanᵀ``.
-    Raises ``DataError`` where shapes disagree or a value is not finite.
+    ``gain``: H = Σ_taps WᵀW, shape (n, n). ``mean``: E[x], shape (n,). ``centred``: the reader has a bias
+    that can absorb constants, so a channel is only worth what varies in it; costs then use the
+    covariance ``moment − mean meanᵀ``. Raises ``DataError`` where shapes disagree or a value is not finite.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Reading:
     def second_moment(self) -> FloatArray:
         """The moment that costs are made of, shape (n, n): centred where the bias absorbs the mean.
 
-        Rows and columns of dead channels (no energy, or only rounding noise of the centring) are exactly zero.
+        Rows and columns of dead channels (no energy, or only rounding noise of centring) are exactly zero.
         """
         moment = np.asarray(self.moment, np.float64)
         energy = np.diagonal(moment)
@@ -76,7 +77,7 @@ class Reading:
 
 
 def merge_readings(readings: Sequence[Reading]) -> list[Reading]:
-    """Sum the gains of readers of the same input: costs stay what they are, and are computed once per input."""
+    """Sum the gains of readers of the same input: costs stay the same, and are computed once per input."""
     merged: list[Reading] = []
     for reading in readings:
         for at, other in enumerate(merged):
@@ -101,11 +102,12 @@ def _same_input(one: Reading, other: Reading) -> bool:
 
 
 def rerouting_cost(readings: Sequence[Reading]) -> tuple[FloatArray, FloatArray]:
-    """``(C, drop)``: what it costs to re-route channel j (row) through i (column), (n, n), and to drop it, (n,).
+    """``(C, drop)``: what it costs to re-route channel j (row) through i (column), and to drop it.
 
-    ``C[j, i] = Σ_r H_r[j,j] (S_r[j,j] − S_r[j,i]² / S_r[i,i])`` is the damage under the best scalar per reader
-    (the least-squares slope of x_j on x_i); ``drop[j] = Σ_r H_r[j,j] S_r[j,j]``. Both in units of the readers'
-    squared outputs; the diagonal is 0; through a dead channel nothing can be routed (``C = drop``).
+    ``C[j, i] = Σ_r H_r[j,j] (S_r[j,j] − S_r[j,i]² / S_r[i,i])``, shape (n, n), is the damage under the best
+    scalar per reader (the least-squares slope of x_j on x_i); ``drop[j] = Σ_r H_r[j,j] S_r[j,j]``, shape (n,).
+    Both in units of the readers' squared outputs. The diagonal is 0; through a dead channel nothing can be
+    routed (``C = drop``).
     """
     merged = merge_readings(readings)
     n = _common_size(merged)
@@ -128,9 +130,9 @@ def rerouting_cost(readings: Sequence[Reading]) -> tuple[FloatArray, FloatArray]
 def routing_scales(reading: Reading, target: IntArray) -> FloatArray:
     """The factor per channel, (n,), that the reader's column of ``target[j]`` takes of its column j.
 
-    The least-squares slope ``S[j,t] / S[t,t]``; 1 for a kept channel (``target[j] == j``), 0 for a dropped one
-    (-1) and for one whose target is dead in this reader. Where the reading is centred, the reader's bias takes
-    the rest: ``W_j (mean_j − scale_j mean_target[j])``.
+    The least-squares slope ``S[j,t] / S[t,t]``; 1 for a kept channel (``target[j] == j``), 0 for a dropped
+    one (-1) and for one whose target is dead in this reader. Where the reading is centred, the reader's bias
+    takes the rest: ``W_j (mean_j − scale_j mean_target[j])``.
     """
     moment = reading.second_moment()
     channels = np.arange(reading.size)

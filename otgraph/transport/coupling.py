@@ -13,11 +13,11 @@ import numpy.typing as npt
 class Coupling:
     """A semi-relaxed transport plan of a dim's n channels onto the k kept ones.
 
-    ``kept``: the kept channel indices, ascending, shape (k,). ``target``: shape (n,), for each channel the kept
-    channel it is re-routed through (itself when kept), or -1 when its mass is dropped. ``scales``: for each
-    reader (the name of the weight that reads the dim) the factor per channel, shape (n,): the reader's column of
-    ``target[j]`` gains ``scales[j]`` times its column of j. ``cost``: predicted damage in units of the readers'
-    squared outputs; ``bound``: a certified lower bound on the cost of any k channels.
+    ``kept``: the kept channel indices, ascending, shape (k,). ``target``: shape (n,), for each channel the
+    kept channel it is re-routed through (itself when kept), or -1 when its mass is dropped. ``scales``: for
+    each reader (the name of the weight that reads the dim) the factor per channel, shape (n,): the reader's
+    column of ``target[j]`` gains ``scales[j]`` times its column of j. ``cost``: predicted damage in units of
+    the readers' squared outputs; ``bound``: a certified lower bound on the cost of any k channels.
     """
 
     kept: npt.NDArray[np.int64]

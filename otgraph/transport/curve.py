@@ -15,8 +15,8 @@ class RateDistortion:
     """The whole curve D(k) of one dim.
 
     ``order``: the channels, most worth keeping first, shape (n,), so the sets of different k are nested.
-    ``distortion``: the estimated damage when k are kept, at index k, shape (n + 1,), never increasing, in units
-    of the readers' squared outputs. Raises ``DataError`` where ``order`` is no permutation.
+    ``distortion``: the estimated damage when k are kept, at index k, shape (n + 1,), never increasing, in
+    units of the readers' squared outputs. Raises ``DataError`` where ``order`` is no permutation.
     """
 
     order: IntArray

@@ -1,16 +1,16 @@
-"""Order channels by what is lost after the best *linear* re-expression: pivoted elimination on pairs of matrices.
+"""Order channels by what is lost after the best *linear* re-expression: pivoted elimination.
 
-Two greedy orders minimise the reconstruction cost ``Σ_r tr(H_r · Schur complement of S_r on the kept set)``, and
-both are the same elimination on a pair (A, B) per reader, with the score ``B_pp / A_pp`` of the pivot p:
+Two greedy orders minimise the reconstruction cost ``Σ_r tr(H_r · Schur complement of S_r on the kept set)``,
+and both are the same elimination on a pair (A, B) per reader, with the score ``B_pp / A_pp`` of the pivot p:
 
-* forward (column subset selection, a pivoted Cholesky): ``A = S, B = S H S``; take the largest score, which is the
-  damage that keeping p undoes;
-* backward (the structured optimal brain surgeon): ``A = S⁻¹, B = H``; take the smallest score, which is the damage
-  that removing p does after the others have absorbed it.
+* forward (column subset selection, a pivoted Cholesky): ``A = S, B = S H S``; take the largest score, which
+  is the damage that keeping p undoes;
+* backward (the structured optimal brain surgeon): ``A = S⁻¹, B = H``; take the smallest score, which is the
+  damage that removing p does after the others have absorbed it.
 
 Eliminating p subtracts ``v vᵀ`` from A and ``v wᵀ + w vᵀ`` from B, with ``v = A_p / √A_pp`` and
-``w = B_p / √A_pp − (B_pp / 2 A_pp) v``. Updates are held back for a block of pivots and then applied as matrix
-products, so the whole curve costs about 2 n³ operations at matrix-product speed.
+``w = B_p / √A_pp − (B_pp / 2 A_pp) v``. Updates are held back for a block of pivots and then applied as
+matrix products, so the whole curve costs about 2 n³ operations at matrix-product speed.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class _Elimination:
 
     def __init__(self, pairs: Sequence[tuple[FloatArray, FloatArray]]) -> None:
         self.pairs = [_Pair(a, b) for a, b in pairs]
-        self.channels = np.arange(len(pairs[0][0]))
+        self.channels: IntArray = np.arange(len(pairs[0][1]), dtype=np.int64)
 
     def run(self, sign: float, forced: IntArray | None = None) -> tuple[IntArray, FloatArray]:
         """Pivots in turn and their scores; the best by ``sign × score``, or those of ``forced``."""
@@ -144,16 +144,21 @@ class _Elimination:
             order[start : start + held], scores[start : start + held] = self._block(sign, held, wanted)
         return order, scores
 
+    def _scores(self) -> FloatArray:
+        total = np.zeros(len(self.channels))
+        for pair in self.pairs:
+            total += pair.scores()
+        return total
+
     def _block(self, sign: float, held: int, forced: IntArray | None) -> tuple[IntArray, FloatArray]:
         open_: npt.NDArray[np.bool_] = np.ones(len(self.channels), bool)
         pivots, scores = np.empty(held, np.int64), np.empty(held)
         for step in range(held):
-            score = np.sum([pair.scores() for pair in self.pairs], axis=0)
-            pivot = (
-                int(np.argmax(np.where(open_, sign * score, -np.inf)))
-                if forced is None
-                else int(np.searchsorted(self.channels, forced[step]))
-            )
+            score = self._scores()
+            if forced is None:
+                pivot = int(np.argmax(np.where(open_, sign * score, -np.inf)))
+            else:
+                pivot = int(np.flatnonzero(self.channels == forced[step])[0])
             pivots[step], scores[step], open_[pivot] = self.channels[pivot], score[pivot], False
             for pair in self.pairs:
                 pair.eliminate(pivot, step)

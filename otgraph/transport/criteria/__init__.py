@@ -1,0 +1,1 @@
+"""Selection criteria: one small strategy per file, listed in ``catalog``."""

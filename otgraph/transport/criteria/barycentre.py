@@ -1,0 +1,49 @@
+"""CPOT: channels near the layer's Wasserstein barycentre are held to be redundant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from otgraph.transport.cost import FloatArray
+from otgraph.transport.criteria.criterion import ChannelStatistics, ranked
+from otgraph.transport.criteria.distributions import activation_quantiles
+from otgraph.transport.curve import RateDistortion
+from otgraph.transport.pot import entropic_barycentre, line_distance
+
+
+@dataclass(frozen=True)
+class Barycentre:
+    """Remove first what lies nearest to the barycentre of the layer (CPOT, arXiv 2005.10451).
+
+    Each channel becomes a histogram over ``bins`` values: of its writers' weights, or of its activations
+    where no writer is known. The barycentre is entropic (POT, strength ``entropy`` relative to the squared
+    range of the support), distances to it are exact ``W₂²``.
+    """
+
+    bins: int = 48
+    entropy: float = 2e-3
+
+    def curve(self, inputs: ChannelStatistics) -> RateDistortion:
+        return ranked(inputs, self.distances(inputs))
+
+    def distances(self, inputs: ChannelStatistics) -> FloatArray:
+        """``W₂²`` of each channel to the barycentre, shape (n,), on a support scaled to [0, 1]."""
+        values = activation_quantiles(inputs, 256) if inputs.writers is None else inputs.writers
+        histograms = _histograms(np.asarray(values, np.float64), self.bins)
+        support = np.linspace(0.0, 1.0, self.bins)
+        ground = np.subtract.outer(support, support) ** 2
+        centre = entropic_barycentre(histograms, ground, self.entropy)
+        return np.array([line_distance(support, row, centre) for row in histograms])
+
+
+def _histograms(values: FloatArray, bins: int) -> FloatArray:
+    """Histograms of the rows over the common range, (n, bins), each of mass 1 and nowhere quite empty."""
+    low, high = float(values.min()), float(values.max())
+    scale = (bins - 1) / (high - low) if high > low else 0.0
+    cells = np.rint((values - low) * scale).astype(np.int64)
+    flat = cells + bins * np.arange(len(values))[:, None]
+    counts = np.bincount(flat.ravel(), minlength=bins * len(values)).reshape(len(values), bins)
+    filled = counts / values.shape[1] + 1e-9
+    return filled / filled.sum(axis=1, keepdims=True)
