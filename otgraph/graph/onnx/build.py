@@ -66,22 +66,19 @@ class Builder:
         """Turn a call of a torch function into one of ONNX Runtime, in place."""
         origin: OnnxOrigin = node.meta["onnx"]
         assert origin.index is not None
-        single = node.target not in (None,) and origin.op_type not in TUPLES
+        single = origin.op_type not in TUPLES
         module, args = self._opaque(self._model.graph.node[origin.index], origin)
         node.op, node.target, node.args, node.kwargs = "call_module", module, args, {}
         if single:
             users = list(node.users)
-            with self._graph_of(node).inserting_after(node):
-                first = self._graph_of(node).call_function(operator.getitem, (node, 0))
+            with node.graph.inserting_after(node):
+                first = node.graph.call_function(operator.getitem, (node, 0))
             for user in users:
                 user.replace_input_with(node, first)
 
     def opaque_module(self, target: str) -> torch.nn.Module:
         """The module that ``make_opaque`` made last under this name."""
         return self.root.get_submodule(target)
-
-    def _graph_of(self, node: fx.Node) -> fx.Graph:
-        return node.graph
 
     def _initialisers(self) -> None:
         for proto in self._model.graph.initializer:

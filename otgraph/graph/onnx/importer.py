@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import torch
 from torch import fx
 
 from otgraph.errors import ModelError
@@ -18,18 +20,27 @@ from otgraph.graph.onnx.read_file import check_external, read_file
 from otgraph.graph.onnx.trial import run_once
 
 
-def load_onnx(path: Path) -> Graph:
+Example = Sequence[torch.Tensor]
+
+
+def load_onnx(path: Path, example: Example | None = None) -> Graph:
     """Read an ``.onnx`` file as a graph of the ``onnx`` dialect.
+
+    Args:
+        path: the file.
+        example: one valid set of inputs, in the file's order; without it, one is made up.
 
     Raises:
         ModelError: the file is missing, no ONNX model or cut short; its external data is missing or outside its
             folder; or neither torch nor ONNX Runtime can run it.
     """
     path = Path(path)
-    return replace(_build(read_file(path), path.parent, str(path)), name=path.stem)
+    return replace(_build(read_file(path), path.parent, str(path), example), name=path.stem)
 
 
-def import_model(model: onnx.ModelProto | ir.Model, base_dir: Path | None = None) -> Graph:
+def import_model(
+    model: onnx.ModelProto | ir.Model, base_dir: Path | None = None, example: Example | None = None
+) -> Graph:
     """The graph of a model in memory; its external data, if any, lies in ``base_dir``.
 
     Raises:
@@ -40,15 +51,15 @@ def import_model(model: onnx.ModelProto | ir.Model, base_dir: Path | None = None
     if not proto.graph.output:
         raise ModelError(f"{where}: is not an ONNX model (it has no graph outputs); export it again")
     check_external(proto, base_dir or Path(), where)
-    return _build(proto, base_dir, where)
+    return _build(proto, base_dir, where, example)
 
 
-def _build(model: onnx.ModelProto, folder: Path | None, where: str) -> Graph:
+def _build(model: onnx.ModelProto, folder: Path | None, where: str, given: Example | None) -> Graph:
     builder = Builder(model, folder, where)
     graph = builder.build()
     module = fx.GraphModule(builder.root, graph)
     inputs = input_ports(model, where)
-    example, remarks = find_example(model, folder, inputs, where)
+    example, remarks = (tuple(given), ()) if given else find_example(model, folder, inputs, where)
     results, opaque = run_once(module, builder, example)
     signature = output_ports(model, inputs, example, results)
     return Graph(

@@ -57,7 +57,12 @@ class OrtOp(torch.nn.Module):
     def extra_repr(self) -> str:
         return f"{self.op_type} {self.node_name!r}"
 
-    def forward(self, *values: Value) -> Value:
+    def forward(self, *values: Value) -> tuple[Value, ...]:
+        """One value per input of the node, then the captured ones; always a tuple, None for a missing output.
+
+        Raises:
+            ModelError: ONNX Runtime cannot run the node.
+        """
         fed = {
             name: value
             for name, value in zip(self._names, values, strict=False)
@@ -72,8 +77,7 @@ class OrtOp(torch.nn.Module):
             arrays = iter(self._session.run(named, {name: _to_numpy(value) for name, value in fed.items()}))
         except ORT_ERRORS as error:
             raise ModelError(self._message(error)) from error
-        results = tuple(_from_numpy(next(arrays)) if name else None for name in self._outputs)
-        return results[0] if len(results) == 1 else results
+        return tuple(_from_numpy(next(arrays)) if name else None for name in self._outputs)
 
     def _open(self, types: Mapping[str, onnx.TypeProto]) -> ort.InferenceSession:
         model = onnx.ModelProto.FromString(self._template)
