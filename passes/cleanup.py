@@ -30,13 +30,13 @@ class Cleanup(Pass):
     What it does
         Removes identities (identity, alias, detach, inference dropout, a cast to the same type, a
         concatenation of one tensor, a padding by nothing, a transposition that moves nothing, a reshape to
-        the shape there is), joins chains of transpositions and of reshapes, and drops dead nodes, the assertions
-        that `torch.export` leaves, and weights that nothing reads.
+        the shape there is), joins chains of transpositions and of reshapes, and drops dead nodes, the
+        assertions that `torch.export` leaves, and weights that nothing reads.
 
     When it applies
-        Where it is provable for every input, not only for the example. An identity that makes an output of an
-        ONNX model stays, since it carries the output's name. Equal constants are not merged: a shared weight
-        would stop other passes.
+        Where it is provable for every input, not only for the example. An identity that gives an input, or a
+        value that others read too, the name of an ONNX output stays. Equal constants are not merged: a shared
+        weight would stop other passes.
 
     Exactness
         Exact, bit for bit.
@@ -106,11 +106,12 @@ def _bypass(rewriter: Rewriter, facts: _Facts, node: fx.Node) -> None:
     """Let the users of a no-op use its input."""
     if not node.users or not _is_noop(rewriter.graph, facts, node):
         return
-    names_an_output = rewriter.graph.dialect == "onnx" and any(user.op == "output" for user in node.users)
-    if names_an_output:
+    source = _data(node)
+    is_output = rewriter.graph.dialect == "onnx" and any(user.op == "output" for user in node.users)
+    if is_output and (source.op != "call_function" or len(source.users) > 1):
         rewriter.remark("missed", label(node), f"{op_name(node)} carries the name of an output")
         return
-    rewriter.replace(node, _data(node))
+    rewriter.replace(node, source)
     rewriter.erase(node)
     rewriter.remark("applied", label(node), f"{op_name(node)} does nothing here: removed")
 

@@ -10,7 +10,7 @@ from torch import fx
 
 from otgraph.graph.affine import Affine, BatchNorm, is_shared, read_affine, read_batch_norm, read_weight
 from otgraph.graph.graph import Graph, label, op_name
-from otgraph.rewrite.affine_edit import takes_bias, write_bias, write_weight
+from otgraph.rewrite.affine_edit import write_bias, write_weight
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.rewrite.shapes import value_infos
@@ -26,10 +26,10 @@ class FoldBatchNorm(Pass):
         (bias - mean) * s + beta; the batch norm goes. The composition is made in float64 and rounded once.
 
     When it applies
-        The layer feeds nothing but the batch norm, its weight is used nowhere else, and the batch norm has stored
-        statistics. Everything else stays, with the reason: a batch norm after an activation, an addition or a
-        concatenation, a fan-out, a shared weight, a layer with no place for a bias. Run it after the passes that
-        need batch norms (moment repair), so last but for `cleanup`.
+        The layer feeds nothing but the batch norm, its weight is used nowhere else, and the batch norm has
+        stored statistics. Everything else stays, with the reason: a batch norm after an activation, an addition
+        or a concatenation, a fan-out, a shared weight. Run it after the passes that need batch norms (moment
+        repair), so last but for `cleanup`.
 
     Exactness
         Exact up to rounding.
@@ -83,8 +83,6 @@ def _feeding_layer(graph: Graph, norm: BatchNorm) -> Affine | str:
         return f"{feeder} also feeds {others}"
     if is_shared(graph, affine.weight):
         return f"the weight {affine.weight} of {feeder} is used by other layers too"
-    if not takes_bias(affine):
-        return f"{feeder} is {op_name(affine.node)}, which has no place for a bias"
     if affine.kind == "linear" and len(value_infos(graph)[norm.data].shape) != 2:
         return f"normalises axis 1, which is not the channel axis of {feeder}"
     weight, bias = _composed(graph, norm, affine)
@@ -118,8 +116,8 @@ def _composed(graph: Graph, norm: BatchNorm, affine: Affine) -> tuple[torch.Tens
 def _fold(rewriter: Rewriter, norm: BatchNorm, affine: Affine) -> None:
     weight, bias = _composed(rewriter.graph, norm, affine)
     write_weight(rewriter, affine, weight)
-    write_bias(rewriter, affine, bias)
+    output = write_bias(rewriter, affine, bias)
     where = label(norm.node)
-    rewriter.replace(norm.node, affine.output)
+    rewriter.replace(norm.node, output)
     rewriter.erase(norm.node)
     rewriter.remark("applied", where, f"folded into {label(affine.node)}", channels=int(bias.numel()))

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import torch
+from torch import fx
 
 from otgraph.graph.affine import Affine, is_shared
 from otgraph.graph.graph import op_name
+from otgraph.graph.onnx.ops.arithmetic import Add
 from otgraph.rewrite.rewriter import Rewriter
 
-BIAS_POSITION = {
+_BIAS_POSITION = {
     "aten.conv1d": 2,
     "aten.conv2d": 2,
     "aten.conv3d": 2,
     "aten.convolution": 2,
     "aten.linear": 2,
-    "aten.addmm": 0,
     "onnx.Conv": 2,
     "onnx.Gemm": 2,
 }
-"""Where an operator takes its bias; those that are missing take none."""
+"""Operators that take a bias, and where; plain products get an addition of their own."""
 
 
 def write_weight(rewriter: Rewriter, affine: Affine, weight: torch.Tensor) -> None:
@@ -27,34 +28,47 @@ def write_weight(rewriter: Rewriter, affine: Affine, weight: torch.Tensor) -> No
     rewriter.set_tensor(affine.weight, weight if as_stored else weight.transpose(0, 1))
 
 
-def takes_bias(affine: Affine) -> bool:
-    """Whether ``write_bias`` can work: there is a bias, or the operator has a place for one."""
-    return affine.bias is not None or op_name(affine.node) in BIAS_POSITION
-
-
-def write_bias(rewriter: Rewriter, affine: Affine, bias: torch.Tensor) -> None:
+def write_bias(rewriter: Rewriter, affine: Affine, bias: torch.Tensor) -> fx.Node:
     """Make ``bias``, shape (out,), the bias; a tensor is added where there is none or others read it too.
 
-    Raises:
-        ValueError: the operator takes no bias (see ``takes_bias``).
+    Returns:
+        The node whose value is now the whole ``W x + b`` (a new one, already in use, where an addition had to
+        be inserted).
     """
     if affine.bias is not None and not is_shared(rewriter.graph, affine.bias):
         rewriter.set_tensor(affine.bias, bias)
-        return
+        return affine.output
     weight = rewriter.graph.tensor(affine.weight)
+    stored = rewriter.add_tensor(_name(affine), bias.to(dtype=weight.dtype, device=weight.device))
+    if affine.bias is not None:
+        _redirect(rewriter, affine, stored)
+    elif op_name(affine.node) in _BIAS_POSITION:
+        _set_bias(rewriter, affine, stored)
+    else:
+        add = Add if rewriter.graph.dialect == "onnx" else torch.ops.aten.add.Tensor
+        added = rewriter.insert_after(affine.node, add, (affine.node, stored))
+        rewriter.replace(affine.node, added)
+        return added
+    return affine.output
+
+
+def _name(affine: Affine) -> str:
     owner, _, _ = affine.weight.rpartition(".")
-    name = affine.bias or (f"{owner}.bias" if owner else f"{affine.weight}_bias")
-    if affine.output is not affine.node:
-        node = affine.output
-        position = next(i for i, value in enumerate(node.args) if value is not affine.node)
-    elif op_name(affine.node) in BIAS_POSITION:
-        node, position = affine.node, BIAS_POSITION[op_name(affine.node)]
-    else:
-        raise ValueError(
-            f"{affine.node.name}: {op_name(affine.node)} takes no bias; add it in a node of its own"
-        )
-    stored = rewriter.add_tensor(name, bias.to(dtype=weight.dtype, device=weight.device))
-    if "b" in node.kwargs or "bias" in node.kwargs:
-        rewriter.set_argument(node, "b" if "b" in node.kwargs else "bias", stored)
-    else:
-        rewriter.set_argument(node, position, stored)
+    return affine.bias or (f"{owner}.bias" if owner else f"{affine.weight}_bias")
+
+
+def _redirect(rewriter: Rewriter, affine: Affine, stored: fx.Node) -> None:
+    """Let the one reader of a shared bias read ``stored`` instead."""
+    node = affine.output
+    for position, value in enumerate(node.args):
+        if isinstance(value, fx.Node) and value.op == "get_attr" and value.target == affine.bias:
+            rewriter.set_argument(node, position, stored)
+    for key, value in node.kwargs.items():
+        if isinstance(value, fx.Node) and value.op == "get_attr" and value.target == affine.bias:
+            rewriter.set_argument(node, key, stored)
+
+
+def _set_bias(rewriter: Rewriter, affine: Affine, stored: fx.Node) -> None:
+    position = _BIAS_POSITION[op_name(affine.node)]
+    named = [key for key in ("bias", "b", "c") if key in affine.node.kwargs]
+    rewriter.set_argument(affine.node, named[0] if named else position, stored)

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.graph import Graph
+from otgraph.graph.onnx.make_node import make_node
 from otgraph.remark import Remark, RemarkKind
 
 
@@ -108,11 +109,18 @@ class Rewriter:
         kwargs: Mapping[str, Any] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> fx.Node:
-        """Insert a call of ``function`` after ``node`` and return it; ``meta`` becomes its metadata."""
+        """Insert a call of ``function`` after ``node`` and return it; ``meta`` becomes its metadata.
+
+        In the ``onnx`` dialect ``function`` is that of an operator (``otgraph.graph.onnx.ops``), and the new
+        node gets the identity that the emitter needs.
+        """
         program = self.graph.module.graph
         with program.inserting_after(node):
-            new = program.call_function(function, args, dict(kwargs or {}))
-        new.meta = dict(meta or {})
+            if self.graph.dialect == "onnx":
+                new = make_node(self.graph, function, args, kwargs)
+            else:
+                new = program.call_function(function, args, dict(kwargs or {}))
+        new.meta.update(meta or {})
         self.edits += 1
         return new
 
@@ -137,7 +145,7 @@ class Rewriter:
     def finish(self) -> Graph:
         """The edited graph: recompiled, checked for well-formedness, without weights that nothing reads."""
         if self.edits:
-            self.drop_unused_tensors()
+            _drop_unused_tensors(self.graph.module)
             self.graph.module.graph.lint()
             self.graph.module.recompile()
         return self.graph
