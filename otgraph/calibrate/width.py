@@ -1,0 +1,120 @@
+"""The width analysis: for every prunable dim the whole curve of what keeping k channels costs its readers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otgraph.calibrate.collect import Statistics, collect
+from otgraph.calibrate.readers import Reader, find_readers, read_channels, slots
+from otgraph.data import Data
+from otgraph.graph.axes.axis_map import AxisMap
+from otgraph.graph.axes.occurrences import occurrences
+from otgraph.graph.graph import Graph
+from otgraph.remark import Remark
+from otgraph.transport.bound import certify
+from otgraph.transport.cost import IntArray, Reading
+from otgraph.transport.coupling import Coupling
+from otgraph.transport.criteria.catalog import criterion as find_criterion
+from otgraph.transport.criteria.criterion import ChannelStatistics
+from otgraph.transport.curve import RateDistortion
+from otgraph.transport.problem import SelectionProblem, rerouting_problem
+from otgraph.transport.selection import couple, refine
+
+DEFAULT_CRITERION = "rerouting"
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """What is known about the channels of one dim: its readers, their readings, and the curve of a criterion."""
+
+    dim: str
+    readers: tuple[Reader, ...]
+    readings: tuple[Reading, ...]
+    curve: RateDistortion
+    criterion: str
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Width:
+        return self  # a value; copies of a graph share it
+
+    @property
+    def size(self) -> int:
+        """The number of channels."""
+        return self.curve.size
+
+    def problem(self) -> SelectionProblem:
+        """The re-routing problem of the dim."""
+        return rerouting_problem(self.readings)
+
+    def choose(self, k: int) -> IntArray:
+        """The k channels to keep: those of the curve; under the re-routing criterion refined by swaps."""
+        kept = self.curve.kept(k)
+        if self.criterion != DEFAULT_CRITERION or k in (0, self.size):
+            return kept
+        return refine(self.problem(), kept)
+
+    def coupling(self, kept: IntArray, *, certified: bool = True) -> Coupling:
+        """Where the mass of every channel goes when ``kept`` stay, with a certified lower bound if wanted."""
+        problem = self.problem()
+        bound = certify(problem, kept).bound if certified else 0.0
+        routable = [r for r, reader in zip(self.readings, self.readers, strict=True) if reader.affine is not None]
+        return couple(problem, kept, routable, bound)
+
+
+@dataclass(frozen=True, eq=False)
+class WidthAnalysis:
+    """The widths of a graph's prunable dims, by name, the statistics they came from, and what was left out."""
+
+    widths: Mapping[str, Width]
+    statistics: Statistics
+    remarks: tuple[Remark, ...]
+    cpu_seconds: float
+
+
+def analyse_width(
+    graph: Graph,
+    axes: AxisMap,
+    data: Data,
+    criterion: str = DEFAULT_CRITERION,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> WidthAnalysis:
+    """Calibrate on ``data`` and compute the curve of every prunable dim of ``axes``.
+
+    Raises:
+        DataError: the data do not fit the model. UsageError: no such criterion.
+    """
+    started = time.process_time()
+    strategy = find_criterion(criterion)
+    readers = find_readers(graph, axes)
+    statistics = collect(graph, data, slots(readers), batch_size)
+    remarks = list(statistics.remarks)
+    widths: dict[str, Width] = {}
+    for name, group in readers.items():
+        group = tuple(reader for reader in group if reader.slot in statistics)
+        if not group:
+            remarks.append(Remark("missed", "width", name, "nothing that reads it could be observed; kept whole"))
+            continue
+        readings = tuple(read_channels(graph, reader, statistics) for reader in group)
+        curve = strategy.curve(ChannelStatistics(readings, writers=_writers(graph, axes, name), seed=seed))
+        widths[name] = Width(name, group, readings, curve, criterion)
+    return WidthAnalysis(widths, statistics, tuple(remarks), time.process_time() - started)
+
+
+def _writers(graph: Graph, axes: AxisMap, name: str) -> npt.NDArray[np.float64] | None:
+    """Rows of the weights that make the channels, flattened side by side, (n, fan_in); None where not plain."""
+    dim = axes.dims[name]
+    rows: list[npt.NDArray[np.float64]] = []
+    for port in dim.ports:
+        tensor = graph.tensor(port.tensor).detach()
+        if port.role != "writes" or tensor.dim() < 2:
+            continue
+        positions = occurrences(axes.tensors[port.tensor][port.axis], name, dim.size)
+        flat = tensor.movedim(port.axis, 0).reshape(tensor.shape[port.axis], -1).double().numpy()
+        rows += [flat[where] for where in positions]
+    return np.concatenate(rows, axis=1) if rows else None

@@ -1,0 +1,124 @@
+"""``prune-channels``: cut dims to the channels that were chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from otgraph.calibrate.width import Width
+from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.axis_map import AxisMap, Dim
+from otgraph.graph.axes.legal import legalise
+from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.cut import cut_channels
+from otgraph.rewrite.rewriter import Rewriter
+
+
+@dataclass(frozen=True)
+class PruneChannels(Pass):
+    """Remove channels from every tensor they run through, and bring every literal that repeats a size up to date.
+
+    What it does
+        Cuts the dims that the plan names to the channels it keeps. Without a plan every prunable dim is cut to
+        the fraction ``keep``, to the channels that ``annotate-width`` found most worth keeping, or those with the
+        largest weights where nothing is annotated.
+
+    When it applies
+        To dims that the axis analysis finds prunable. Model inputs and outputs, integer tensors, and whatever an
+        unknown operator touches stay whole.
+
+    Exactness
+        Masked: the result equals the original with every stored value at a removed index zeroed.
+
+    Before and after
+        >>> from otgraph.rewrite.pipeline import parse_pipeline
+        >>> str(parse_pipeline("prune-channels{keep=0.5 dims=inner}")[0])
+        'prune-channels{keep=0.5 dims=inner}'
+
+    Remarks
+        *applied* per dim: channels before and after. *missed* per dim that is blocked, with the operator that
+        blocks it.
+
+    Options
+        ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner`` to
+        leave out dims that run through an addition of two computed values. ``multiple``: widths are rounded to it
+        where a dim is larger. ``include``, ``exclude``: patterns of dim names (``*`` and ``?``).
+    """
+
+    name: ClassVar[str] = "prune-channels"
+    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
+    exactness: ClassVar[Exactness] = Exactness.MASKED
+
+    keep: float = 1.0
+    dims: str = "all"
+    multiple: int = 1
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def run(self, rewriter: Rewriter, context: Context) -> None:
+        axes = analyse(rewriter.graph)
+        if context.couplings:
+            wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}
+        else:
+            wanted = self._by_fraction(rewriter, axes)
+        for name in wanted.keys() - axes.dims.keys():
+            rewriter.remark("missed", name, "no such dim in this graph")
+        keep = legalise(axes, {name: mask for name, mask in wanted.items() if name in axes.dims})
+        keep = {name: mask for name, mask in keep.items() if not mask.all()}
+        if keep:
+            cut_channels(rewriter, axes, keep)
+        for name, mask in keep.items():
+            rewriter.remark("applied", name, f"{len(mask)} → {int(mask.sum())} channels")
+        for dim in axes.dims.values():
+            if dim.blocked is not None and dim.size > 1:
+                rewriter.remark("missed", dim.name, f"blocked by {dim.blocked}", channels=dim.size)
+
+    def _by_fraction(self, rewriter: Rewriter, axes: AxisMap) -> dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        widths = annotated_widths(rewriter)
+        masks: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
+        for dim in axes.prunable():
+            if not selected(dim, self.dims, self.include, self.exclude):
+                continue
+            k = kept_count(dim.size, self.keep, self.multiple)
+            mask = np.zeros(dim.size, bool)
+            width = widths.get(dim.name)
+            mask[width.choose(k) if width is not None else _largest(rewriter, dim, k)] = True
+            masks[dim.name] = mask
+        return masks
+
+
+def annotated_widths(rewriter: Rewriter) -> dict[str, Width]:
+    """What ``annotate-width`` left on the nodes."""
+    found: dict[str, Width] = {}
+    for node in rewriter.graph.module.graph.nodes:
+        found |= node.meta.get("otgraph", {}).get("width", {})
+    return found
+
+
+def selected(dim: Dim, dims: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
+    """Whether the rules of the user let this dim be cut. Normalised dims change statistics and stay whole."""
+    if dim.normalised or (dims == "inner" and dim.residual):
+        return False
+    named = not include or any(fnmatchcase(dim.name, pattern) for pattern in include)
+    return named and not any(fnmatchcase(dim.name, pattern) for pattern in exclude)
+
+
+def kept_count(size: int, fraction: float, multiple: int) -> int:
+    """``fraction`` of ``size``, at least one, rounded to ``multiple`` where the dim is larger than that."""
+    k = max(1, round(size * fraction))
+    if multiple > 1 and size > multiple:
+        k = min(size, max(multiple, multiple * round(k / multiple)))
+    return k
+
+
+def _largest(rewriter: Rewriter, dim: Dim, k: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The k channels whose stored weights have the largest norm."""
+    energy = np.zeros(dim.size)
+    for port in dim.ports:
+        tensor = rewriter.graph.tensor(port.tensor).detach().double()
+        if tensor.shape[port.axis] == dim.size and tensor.dim() > 1:
+            energy += tensor.movedim(port.axis, 0).reshape(dim.size, -1).square().sum(1).numpy()
+    return np.sort(np.argsort(-energy, kind="stable")[:k])
