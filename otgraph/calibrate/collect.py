@@ -1,4 +1,5 @@
-"""Streaming calibration statistics: one pass over the data, memory bounded by the Grams that were asked for."""
+"""Streaming calibration statistics: one pass over the data, memory bounded by the Grams that were asked
+for."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ class Statistics:
         return slot.key in self.moments
 
     def of(self, slot: Slot) -> Moments:
-        """The moments of ``slot``; ``KeyError`` when they were not asked for or were refused (see remarks)."""
+        """The moments of ``slot``; ``KeyError`` when not asked for or refused (see remarks)."""
         return self.moments[slot.key]
 
     def merge(self, other: Statistics) -> Statistics:
@@ -50,8 +51,8 @@ def collect(graph: Graph, data: Data, requests: Sequence[Slot], batch_size: int 
     """First and second moments of every slot in ``requests`` over all of ``data``.
 
     Returns:
-        Statistics with one ``Moments`` per distinct slot. A slot of more than ``MAX_CHANNELS`` channels is left
-        out, with a remark.
+        Statistics with one ``Moments`` per distinct slot. A slot of more than ``MAX_CHANNELS`` channels is
+        left out, with a remark.
 
     Raises:
         DataError: the data are empty or do not fit the model.

@@ -14,9 +14,9 @@ Outputs = Sequence[torch.Tensor]
 class Divergence:
     """Distance of outputs from a reference.
 
-    ``relative_l2``: ‖new − ref‖ / ‖ref‖ over all outputs. ``kl``: mean over rows of KL(ref ‖ new) in nats, and
-    ``agreement``: the share of rows with the same top-1 class; both None unless the model is a classifier.
-    ``rows``: how many rows those means are over.
+    ``relative_l2``: ‖new − ref‖ / ‖ref‖ over all outputs. ``kl``: mean over rows of KL(ref ‖ new) in nats,
+    and ``agreement``: the share of rows with the same top-1 class; both None unless the model is a
+    classifier. ``rows``: how many rows those means are over.
     """
 
     relative_l2: float

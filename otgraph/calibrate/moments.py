@@ -36,7 +36,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class MeanVariance:
-    """Per-channel mean and (population) variance, each of shape (n,), float64, over ``count`` observations."""
+    """Per-channel mean and (population) variance, shape (n,), float64, over ``count`` observations."""
 
     count: int
     mean: Vector

@@ -17,8 +17,8 @@ Look = Callable[[str, torch.Tensor], None]
 def observe(graph: Graph, inputs: Feed, names: Collection[str], look: Look) -> tuple[torch.Tensor, ...]:
     """Call ``graph`` and show ``look`` each value named in ``names`` when it is made; returns the outputs.
 
-    ``look`` must not keep the tensor: later nodes may free it. Values are freed at their last use, so the memory
-    is that of the widest cut through the graph for one batch.
+    ``look`` must not keep the tensor: later nodes may free it. Values are freed at their last use, so the
+    memory is that of the widest cut through the graph for one batch.
     """
     with torch.no_grad():
         return _Watcher(graph.module, frozenset(names), look).run(*inputs)

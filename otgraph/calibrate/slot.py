@@ -33,7 +33,8 @@ class Slot:
         return (self.node, self.axis, np.ascontiguousarray(self.positions, np.int64).tobytes(), self.size)
 
     def view(self, value: torch.Tensor) -> torch.Tensor:
-        """The observations of ``value``: shape (n, m), m = samples x positions x replicas; may share memory."""
+        """The observations of ``value``: shape (n, m), m = samples x positions x replicas; may share
+        memory."""
         rolled = value.movedim(self.axis, 0)
         return _select(rolled.reshape(rolled.shape[0], -1), self.positions)
 

@@ -26,7 +26,8 @@ class Batch:
 def split_batches(
     graph: Graph, data: Data, folds: int, *, batch_size: int = 16, limit: int | None = None, seed: int = 0
 ) -> list[Batch]:
-    """Cut ``data`` into batches, dealing the samples (or the calls, where the batch is fixed) out to ``folds``.
+    """Cut ``data`` into batches, dealing the samples (or the calls, where the batch is fixed) out to
+    ``folds``.
 
     ``limit`` bounds the number of samples; which ones is drawn with ``seed``.
 

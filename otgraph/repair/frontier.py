@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from otgraph.calibrate.feeds import Feed
 from otgraph.graph.graph import Graph
@@ -32,7 +33,8 @@ class Memory:
         return sum(held.values())
 
     def place(self, values: list[Any]) -> tuple[list[Any], bool]:
-        """``values`` as they are, or mapped from files when they would exceed the limit; and whether they were."""
+        """``values`` as they are, or mapped from files when they would exceed the limit; and whether they
+        were."""
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         size = sum(value.numel() * value.element_size() for value in tensors)
         used = self.used()
@@ -47,8 +49,8 @@ class Program:
     """One graph and its values so far.
 
     ``values[name]`` is a list with one entry per batch, present from when the node is executed until its last
-    user is. ``overrides`` replaces stored tensors, so that the graph itself is never edited. The total cost of
-    running to the end is one forward pass over the batches.
+    user is. ``overrides`` replaces stored tensors, so that the graph itself is never edited. The total cost
+    of running to the end is one forward pass over the batches.
     """
 
     def __init__(self, graph: Graph, batches: Sequence[Feed], memory: Memory) -> None:
@@ -136,7 +138,7 @@ class Program:
     def _evaluate(self, node: fx.Node, index: int) -> Any:
         if node.op == "placeholder":
             return self._batches[index][self._position(node)]
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: self._load(source, index))
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: self._load(source, index))
         if node.op == "output":
             return args[0]
         return getattr(self._caller, node.op)(node.target, args, kwargs)

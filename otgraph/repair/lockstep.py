@@ -17,7 +17,8 @@ Visit = Callable[[fx.Node], None]
 
 
 def same_nodes(new: Graph, original: Graph) -> frozenset[str]:
-    """The nodes that compute the same values in both graphs: same operation on the same arguments and tensors."""
+    """The nodes that compute the same values in both graphs: same operation on the same arguments and
+    tensors."""
     there = {node.name: node for node in original.module.graph.nodes}
     same: set[str] = set()
     for node in new.module.graph.nodes:
@@ -82,13 +83,11 @@ class Lockstep:
                 after(node)
                 for name in held.get(node.name, ()):
                     self.original.unpin(name)
-            last = self._last(self.original)
-            self.original.advance_to(last)
-            return Walked(self._outputs(self.new), self._outputs(self.original))
+            return Walked(outputs_of(self.new), outputs_of(self.original))
 
     def reference(self, name: str) -> list[Any] | None:
-        """The original's values of the node called ``name``, run that far if needed; None where it has no such node
-        or its values were not pinned and are gone."""
+        """The original's values of the node called ``name``, run that far if needed; None where it has no
+        such node or its values were not pinned and are gone."""
         if name not in self.original.nodes:
             return None
         self.original.advance_to(name)
@@ -99,9 +98,26 @@ class Lockstep:
         if node.name in self.same and node.name not in self.original.done and node.name in self.new.values:
             self.original.share(self.original.nodes[node.name], self.new)
 
-    def _outputs(self, program: Program) -> list[tuple[torch.Tensor, ...]]:
-        return [tuple(values) for values in program.values[self._last(program)]]
 
-    @staticmethod
-    def _last(program: Program) -> str:
-        return next(name for name, node in program.nodes.items() if node.op == "output")
+def run_with(
+    graph: Graph, overrides: Mapping[str, torch.Tensor], batches: Sequence[Feed]
+) -> list[tuple[torch.Tensor, ...]]:
+    """The outputs of ``graph`` for each batch, with the tensors in ``overrides`` in place of the stored
+    ones."""
+    found: list[tuple[torch.Tensor, ...]] = []
+    with torch.no_grad():
+        for batch in batches:
+            program = Program(graph, [batch], Memory(_UNLIMITED))
+            program.overrides.update(overrides)
+            found += outputs_of(program)
+    return found
+
+
+def outputs_of(program: Program) -> list[tuple[torch.Tensor, ...]]:
+    """Run ``program`` to its end: one tuple of outputs per batch."""
+    last = next(name for name, node in program.nodes.items() if node.op == "output")
+    program.advance_to(last)
+    return [tuple(values) for values in program.values[last]]
+
+
+_UNLIMITED = 1 << 62

@@ -1,21 +1,23 @@
 """Normal equations of a weight *correction*, and its ridge solutions.
 
 For rows x (width K), old weights W and residuals r = y − xW − b, the correction (Δ, δ) minimises
-‖r − xΔ − δ‖² + λ ‖D^½ Δ‖², where D is the diagonal of the Gram: a ridge toward the *old* weights that does not
-depend on the scale of any input channel. Everything is float64 and batched over groups g.
+‖r − xΔ − δ‖² + λ ‖D^½ Δ‖²: a ridge toward the *old* weights. D is the diagonal of the Gram plus the squared
+mean of its roots: without the first λ would depend on the scale of the input, without the second a channel
+that is almost silent on the repair inputs could take any weight. Everything is float64 and batched over
+groups g.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 
 
 @dataclass(frozen=True, eq=False)
 class Normal:
-    """Sums over ``count`` rows. Shapes: ``x`` (g, K), ``r`` (g, O), ``xx`` (g, K, K), ``xr`` (g, K, O), ``rr`` (g, O)."""
+    """Sums over ``count`` rows. Shapes: ``x`` (g, K), ``r`` (g, O), ``xx`` (g, K, K), ``xr`` (g, K, O),
+    ``rr`` (g, O)."""
 
     count: int
     x: torch.Tensor
@@ -49,16 +51,6 @@ class Normal:
         self.rr.add_(residuals.square().sum(1))
         return Normal(self.count + rows.shape[1], self.x, self.r, self.xx, self.xr, self.rr)
 
-    def __add__(self, other: Normal) -> Normal:
-        return Normal(
-            self.count + other.count,
-            self.x + other.x,
-            self.r + other.r,
-            self.xx + other.xx,
-            self.xr + other.xr,
-            self.rr + other.rr,
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Correction:
@@ -68,16 +60,11 @@ class Correction:
     bias: torch.Tensor
 
 
-def total(parts: list[Normal]) -> Normal:
-    """The equations of all rows together."""
-    return reduce(lambda a, b: a + b, parts)
-
-
 def solve(equations: Normal, ridges: tuple[float, ...], *, intercept: bool) -> list[Correction]:
-    """The correction for each ridge λ (in units of the scaled Gram, whose diagonal is 1).
+    """The correction for each ridge λ (relative to the scaled Gram, whose diagonal is near 1/2).
 
-    λ = inf keeps the old weights (and corrects the bias alone, given an intercept). Channels that never vary get
-    no correction. Source: ridge regression in standardised variables; one Cholesky factorisation per λ.
+    λ = inf keeps the old weights (and corrects the bias alone, given an intercept). Channels that never vary
+    get no correction. Source: ridge regression in scaled variables; one Cholesky factorisation per λ.
     """
     n = max(equations.count, 1)
     gram, cross = equations.xx, equations.xr
@@ -88,7 +75,8 @@ def solve(equations: Normal, ridges: tuple[float, ...], *, intercept: bool) -> l
     power = equations.xx.diagonal(dim1=1, dim2=2)
     diagonal = gram.diagonal(dim1=1, dim2=2)
     alive = (diagonal > _DEAD * power) & (diagonal > 0)
-    scale = torch.where(alive, diagonal.clamp_min(_TINY).rsqrt(), torch.zeros_like(diagonal))
+    floor = diagonal.clamp_min(0).sqrt().mean(1, keepdim=True).square()
+    scale = torch.where(alive, (diagonal + floor).clamp_min(_TINY).rsqrt(), torch.zeros_like(diagonal))
     scaled = gram * scale.unsqueeze(2) * scale.unsqueeze(1)
     right = cross * scale.unsqueeze(2)
     found: list[Correction] = []
@@ -118,10 +106,11 @@ def squared_error(equations: Normal, correction: Correction) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The chosen correction, refitted on all rows.
+    """A chosen correction.
 
-    ``ridge`` is None where the old weights are kept as they are. ``before`` and ``after``: relative squared
-    error on held-out inputs (1.0 would be that of predicting zero), with the old weights and the chosen ones.
+    ``correction`` and ``ridge`` are None where the old weights are kept as they are. ``before`` and
+    ``after``: squared error over the power of the target on held-out inputs, with the old weights and with
+    the chosen ones.
     """
 
     correction: Correction | None
@@ -131,39 +120,27 @@ class Choice:
 
 
 def choose(
-    folds: list[Normal],
+    fit: Normal,
+    held: Normal,
     ridges: tuple[float, ...],
-    *,
-    intercept: bool,
     importance: torch.Tensor,
     power: float,
-    held_out: int,
+    *,
+    intercept: bool,
 ) -> Choice:
-    """Choose λ by the error on held-out folds (the first ``held_out`` of them in turn), then refit on all.
+    """Solve ``fit`` for each ridge and take the one with the smallest error on ``held``.
 
-    ``importance`` (g, O) weighs the squared errors of the outputs; ``power`` is the weighted Σ target², for the
-    relative figures. Keeping the old weights is always among the candidates, so that the held-out error never
-    rises.
+    ``importance`` (g, O) weighs the squared errors of the outputs; ``power`` is the weighted Σ target² of the
+    held-out rows. Keeping the old weights is a candidate too, so the held-out error never rises.
     """
-    parts = [fold for fold in folds if fold.count]
-    if len(parts) < 2:
-        return Choice(None, None, 0.0, 0.0)
-    everything = total(parts)
-    errors = torch.zeros(len(ridges), dtype=torch.float64)
-    old = 0.0
-    tested = parts[: max(1, held_out)]
-    for index, held in enumerate(tested):
-        rest = total([part for other, part in enumerate(parts) if other != index])
-        for which, correction in enumerate(solve(rest, ridges, intercept=intercept)):
-            errors[which] += (squared_error(held, correction) * importance).sum()
-        old += float((held.rr * importance).sum())
-    share = sum(part.count for part in tested) / everything.count
-    unit = max(power * share, _TINY)
-    best = int(errors.argmin())
-    if not float(errors[best]) < old:
-        return Choice(None, None, old / unit, old / unit)
-    chosen = solve(everything, (ridges[best],), intercept=intercept)[0]
-    return Choice(chosen, ridges[best], old / unit, float(errors[best]) / unit)
+    unit = max(power, _TINY)
+    before = float((held.rr * importance).sum()) / unit
+    best = Choice(None, None, before, before)
+    for ridge, correction in zip(ridges, solve(fit, ridges, intercept=intercept), strict=True):
+        error = float((squared_error(held, correction) * importance).sum()) / unit
+        if error < best.after:
+            best = Choice(correction, ridge, before, error)
+    return best
 
 
 _DEAD = 1e-10

@@ -16,7 +16,8 @@ BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of the regression of one affine node: ``groups`` problems of ``width`` columns, ``out`` outputs each."""
+    """The sizes of the regression of one affine node: ``groups`` problems of ``width`` columns, ``out``
+    outputs each."""
 
     affine: Affine
     kernel: tuple[int, ...]
@@ -29,6 +30,13 @@ class Geometry:
         """From a weight as ``read_weight`` gives it: (out, in/groups, *kernel)."""
         groups = affine.groups
         return Geometry(affine, tuple(weight.shape[2:]), groups, weight[0].numel(), weight.shape[0] // groups)
+
+    def fits(self, data: torch.Tensor, target: torch.Tensor) -> bool:
+        """Whether ``target`` has the shape of this node's output for the input ``data``."""
+        if self.affine.kind == "linear":
+            return target.shape == (*data.shape[:-1], self.out)
+        spatial = self._windows(data[:1]).shape[2 : 2 + len(self.kernel)]
+        return target.shape == (data.shape[0], self.groups * self.out, *spatial)
 
     def columns(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight (out, in/groups, *kernel) as matrices of shape (groups, width, out), float64."""

@@ -10,7 +10,8 @@ import torch
 
 
 def spill(value: torch.Tensor, folder: Path | None) -> torch.Tensor:
-    """A copy of ``value`` in a memory-mapped file; the file has no name any more, so nothing is ever left behind."""
+    """A copy of ``value`` in a memory-mapped file; the file has no name any more, so nothing is ever left
+    behind."""
     if value.numel() == 0:
         return value
     handle, name = tempfile.mkstemp(prefix="otgraph-", suffix=".frontier", dir=folder)

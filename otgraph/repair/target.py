@@ -1,4 +1,4 @@
-"""What a repaired node should produce: the original's output, or what mends the residual stream it adds to."""
+"""What a repaired node should produce: the original's output, or what mends the stream it adds to."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ class TargetMode(enum.Enum):
     OUTPUT = "output"
     """The original's output of the same node."""
     STREAM = "stream"
-    """Where the node's output is added to a value that is already computed (at most through a batch norm): the
-    original's sum minus that value, so that the drift of the residual stream is corrected too. Else as OUTPUT."""
+    """Where the node's output is added to a value that is already computed (at most through a batch norm):
+    the original's sum minus that value, so that the drift of the residual stream is corrected too. Else as
+    OUTPUT."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """Wanted outputs: ``at(batch)`` has the shape of the node's output. ``importance`` (out,) weighs squared errors."""
+    """Wanted outputs: ``at(batch)`` has the shape of the node's output. ``importance`` (out,) weighs
+    squared errors."""
 
     at: Callable[[int], torch.Tensor]
     importance: torch.Tensor
@@ -49,7 +51,7 @@ class Addition:
 
 
 def kept_of(node: fx.Node) -> Kept:
-    """What ``prune-channels`` noted on a call node: for each axis that lost positions, those that are left."""
+    """What ``prune-channels`` noted on a call node: per axis that lost positions those that are left."""
     return (node.meta.get("otgraph") or {}).get("kept") or {}
 
 
@@ -85,7 +87,7 @@ def following_addition(program: Program, node: fx.Node) -> Addition | None:
 
 
 def find_target(pair: Lockstep, affine: Affine, mode: TargetMode) -> Target | None:
-    """The target of ``affine``, a node of the new network; None where the original has no node of its name."""
+    """The target of ``affine``, a node of the new network; None where the original has no such node."""
     wanted = pair.reference(affine.output.name)
     if wanted is None:
         return None

@@ -1,0 +1,160 @@
+"""One walk of the least-squares repair through both networks: fit each affine node before it is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import fx
+
+from otgraph.graph.affine import Affine, is_shared, lay_weight, read_weight
+from otgraph.graph.graph import label
+from otgraph.remark import Remark
+from otgraph.repair.lockstep import Lockstep
+from otgraph.repair.normal import Choice, Correction, Normal, choose, solve
+from otgraph.repair.rows import Geometry
+from otgraph.repair.target import Target, TargetMode, find_target, following_addition, following_norm
+
+SOURCE = "repair-least-squares"
+
+
+@dataclass
+class Fitter:
+    """The state of one walk.
+
+    ``held_out`` says which batches are kept from the fit. With ``fixed`` None, the ridge of each node is
+    chosen on them; otherwise ``fixed`` gives it (None: keep the old weights) and all batches are fitted.
+    ``choices`` and ``remarks`` are what was found, by node name.
+    """
+
+    pair: Lockstep
+    views: Mapping[str, Affine]
+    held_out: Sequence[bool]
+    ridges: tuple[float, ...]
+    mode: TargetMode
+    max_width: int
+    fixed: Mapping[str, float | None] | None = None
+    choices: dict[str, Choice] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def before(self, node: fx.Node) -> None:
+        """Repair ``node`` if it is an affine node whose input differs from the original's."""
+        affine = self.views.get(node.name)
+        if affine is None or affine.data.name in self.pair.same:
+            return
+        refusal = self._refusal(affine)
+        if refusal is None and (self.fixed is None or self.fixed.get(node.name) is not None):
+            refusal = self._repair(affine)
+        if refusal is not None:
+            self.remarks.append(Remark("missed", SOURCE, label(node), refusal))
+
+    def needs(self) -> dict[str, list[str]]:
+        """For each affine node, the original's values that its target may be made of."""
+        found: dict[str, list[str]] = {}
+        for name, affine in self.views.items():
+            added = following_addition(self.pair.new, affine.output)
+            found[name] = [affine.output.name, *([] if added is None else [added.node.name])]
+        return found
+
+    def _refusal(self, affine: Affine) -> str | None:
+        graph = self.pair.new.graph
+        if affine.transposed:
+            return "transposed convolutions are not refitted"
+        if is_shared(graph, affine.weight):
+            return f"the weight {affine.weight} has another user; refitting for one would break the other"
+        weight = read_weight(graph, affine)
+        if not weight.is_floating_point():
+            return f"the weight is {weight.dtype}; only floating point is refitted"
+        width = Geometry.of(affine, weight).width
+        if width > self.max_width:
+            return f"{width} columns would need too large a system (limit {self.max_width})"
+        return None
+
+    def _repair(self, affine: Affine) -> str | None:
+        target = find_target(self.pair, affine, self.mode)
+        if target is None:
+            return "the original has no node of this name, so there is no target"
+        weight = read_weight(self.pair.new.graph, affine)
+        geometry = Geometry.of(affine, weight)
+        if not geometry.fits(self.pair.new.values[affine.data.name][0], target.at(0)):
+            return (
+                f"the original's output has shape {tuple(target.at(0).shape)}, which does not fit this node"
+            )
+        intercept = self._intercept(affine)
+        choice = self._choose(affine, geometry, target, constant="fitted" if intercept else "old")
+        if self.fixed is None:
+            self.choices[affine.node.name] = choice
+            self._report(affine, target, choice)
+        if choice.correction is not None:
+            self._write(affine, choice.correction, intercept)
+        return None
+
+    def _intercept(self, affine: Affine) -> str | None:
+        """The tensor that takes a constant per output: the bias, or the running mean of the norm that
+        follows."""
+        graph = self.pair.new.graph
+        if affine.bias is not None:
+            return None if is_shared(graph, affine.bias) else affine.bias
+        norm = following_norm(self.pair.new, affine.output)
+        return None if norm is None or is_shared(graph, norm.mean) else norm.mean
+
+    def _choose(
+        self, affine: Affine, geometry: Geometry, target: Target, constant: Literal["fitted", "old"]
+    ) -> Choice:
+        importance = target.importance.reshape(geometry.groups, geometry.out)
+        fit, held, power = self._equations(affine, geometry, target, importance)
+        intercept = constant == "fitted"
+        if self.fixed is None:
+            return choose(fit, held, self.ridges, importance, power, intercept=intercept)
+        ridge = self.fixed[affine.node.name]
+        assert ridge is not None
+        return Choice(solve(fit, (ridge,), intercept=intercept)[0], ridge, 0.0, 0.0)
+
+    def _equations(
+        self, affine: Affine, geometry: Geometry, target: Target, importance: torch.Tensor
+    ) -> tuple[Normal, Normal, float]:
+        """The normal equations of the fitted and of the held-out batches, and the power of the latter's
+        target."""
+        program = self.pair.new
+        old = geometry.columns(read_weight(program.graph, affine))
+        bias = torch.zeros(geometry.groups, 1, geometry.out, dtype=torch.float64)
+        if affine.bias is not None:
+            bias = program.tensor(affine.bias).double().reshape(bias.shape)
+        sizes = (geometry.groups, geometry.width, geometry.out)
+        parts = {False: Normal.zero(*sizes), True: Normal.zero(*sizes if self.fixed is None else (0, 0, 0))}
+        power = 0.0
+        for index, data in enumerate(program.values[affine.data.name]):
+            held = self.held_out[index] and self.fixed is None
+            for rows, wanted in geometry.blocks(data, target.at(index)):
+                parts[held] = parts[held].add(rows, wanted - rows @ old - bias)
+                power += float((wanted.square().sum(1) * importance).sum()) if held else 0.0
+        return parts[False], parts[True], power
+
+    def _write(self, affine: Affine, correction: Correction, intercept: str | None) -> None:
+        program = self.pair.new
+        weight = read_weight(program.graph, affine)
+        geometry = Geometry.of(affine, weight)
+        new = geometry.weight(geometry.columns(weight) + correction.weight, weight)
+        program.overrides[affine.weight] = lay_weight(affine, new).contiguous()
+        if intercept is None:
+            return
+        stored = program.tensor(intercept)
+        sign = 1 if intercept == affine.bias else -1  # BN(y + δ) is BN with mean − δ
+        program.overrides[intercept] = (stored.double() + sign * correction.bias.reshape(-1)).to(stored.dtype)
+
+    def _report(self, affine: Affine, target: Target, choice: Choice) -> None:
+        metrics: dict[str, float | int | str] = {
+            "ridge": "kept" if choice.ridge is None else choice.ridge,
+            "target": target.mode.value,
+            "held_out_error_before": round(choice.before, 8),
+            "held_out_error_after": round(choice.after, 8),
+        }
+        text = (
+            "refitted"
+            if choice.ridge is not None
+            else "old weights kept: no ridge beats them on held-out inputs"
+        )
+        kind = "missed" if choice.ridge is None else "applied"
+        self.remarks.append(Remark(kind, SOURCE, label(affine.node), text, metrics))
