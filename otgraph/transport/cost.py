@@ -105,7 +105,7 @@ def rerouting_cost(readings: Sequence[Reading]) -> tuple[FloatArray, FloatArray]
     """``(C, drop)``: what it costs to re-route channel j (row) through i (column), and to drop it.
 
     ``C[j, i] = Σ_r H_r[j,j] (S_r[j,j] − S_r[j,i]² / S_r[i,i])``, shape (n, n), is the damage under the best
-    scalar per reader (the least-squares slope of x_j on x_i); ``drop[j] = Σ_r H_r[j,j] S_r[j,j]``, shape (n,).
+    scalar per reader (the least-squares slope of x_j on x_i); ``drop[j] = Σ_r H_r[j,j] S_r[j,j]``, (n,).
     Both in units of the readers' squared outputs. The diagonal is 0; through a dead channel nothing can be
     routed (``C = drop``).
     """

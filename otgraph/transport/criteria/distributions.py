@@ -15,12 +15,13 @@ from otgraph.transport.criteria.criterion import ChannelStatistics
 def activation_quantiles(inputs: ChannelStatistics, points: int) -> FloatArray:
     """Quantile functions of the channels' activations at ``points`` mid-levels, shape (n, points).
 
-    From samples where they are given. Otherwise Gaussians with the first reading's means and variances, with
-    the quantiles rescaled so that their variance is exactly that of the channel.
+    From samples where they are given: these, sorted, where there are as many points as samples. Otherwise
+    Gaussians with the first reading's means and variances, the quantiles rescaled so that their variance is
+    exactly that of the channel.
     """
     levels = (np.arange(points) + 0.5) / points
     if inputs.samples is not None:
-        return np.quantile(np.asarray(inputs.samples, np.float64), levels, axis=1).T
+        return np.quantile(np.asarray(inputs.samples, np.float64), levels, axis=1, method="hazen").T
     reading = inputs.readings[0]
     mean = np.zeros(reading.size) if reading.mean is None else np.asarray(reading.mean, np.float64)
     deviation = np.sqrt(np.maximum(np.diagonal(reading.moment) - mean * mean, 0.0))
