@@ -40,7 +40,9 @@ def decode(table: Mapping[str, Any], key: str, dtype: str, size: int, where: str
         raw = base64.b64decode(entry["base64"], validate=True)
     except binascii.Error as error:
         raise PlanError(f"{where}: arrays[{key!r}] is not base64 ({error})") from error
-    array = np.frombuffer(raw, np.uint8)
     if len(raw) != size * np.dtype(DTYPES[dtype]).itemsize:
         raise PlanError(f"{where}: arrays[{key!r}] holds {len(raw)} bytes, which is not {size} of {dtype}")
-    return array.view(DTYPES[dtype])
+    values = np.frombuffer(raw, DTYPES[dtype])
+    if not np.isfinite(values).all():
+        raise PlanError(f"{where}: arrays[{key!r}] holds a value that is not finite")
+    return values

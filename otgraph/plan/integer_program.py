@@ -48,10 +48,10 @@ class Solution:
 def solve_damage(problem: Problem, budget: float, start: Levels, limits: Limits) -> Solution:
     """Least damage with time at most ``budget``, never worse than ``start``."""
     floor = sum(min(choice.damages) for choice in problem.choices)
-    room = problem.damage(start) - floor
+    room = _excess(problem, start)
     if room <= 0:
         return Solution(start, floor, "optimal")
-    program = _Program(problem, _damage_window(problem, room), start, time_unit=_time_unit(problem))
+    program = _Program(problem, _window(problem, room, start), start, time_unit=_time_unit(problem))
     program.model.add(program.time() <= _down(budget - problem.fixed, program.time_unit) + 1)
     unit = room / _UNITS
     program.model.minimize(program.damage(unit))
@@ -64,7 +64,7 @@ def solve_time(problem: Problem, limit: float, start: Levels, limits: Limits) ->
     """Least time with damage at most ``limit``, never worse than ``start``."""
     floor = sum(min(choice.damages) for choice in problem.choices)
     room = max(limit * (1 + TOLERANCE) - floor, 0.0)
-    program = _Program(problem, _damage_window(problem, room), start, time_unit=_time_unit(problem))
+    program = _Program(problem, _window(problem, room, start), start, time_unit=_time_unit(problem))
     unit = room / _UNITS or 1.0
     program.model.add(program.damage(unit) <= _down(room, unit))
     program.model.minimize(program.time())
@@ -73,12 +73,21 @@ def solve_time(problem: Problem, limit: float, start: Levels, limits: Limits) ->
     return Solution(best, problem.fixed + program.time_unit * bound, status)
 
 
-def _damage_window(problem: Problem, room: float) -> list[list[int]]:
-    """Per dim the levels whose damage exceeds the dim's least by at most ``room``."""
-    floors = [min(choice.damages) for choice in problem.choices]
+def _excess(problem: Problem, levels: Levels) -> float:
+    """The damage at ``levels`` above every dim's least; summed so, it does not drown in the leasts."""
+    pairs = zip(problem.choices, levels, strict=True)
+    return sum(choice.damages[level] - min(choice.damages) for choice, level in pairs)
+
+
+def _window(problem: Problem, room: float, start: Levels) -> list[list[int]]:
+    """Per dim the levels whose damage exceeds the dim's least by at most ``room``, and the starting level."""
     return [
-        [level for level, damage in enumerate(choice.damages) if damage - floor <= room]
-        for choice, floor in zip(problem.choices, floors, strict=True)
+        [
+            level
+            for level, damage in enumerate(choice.damages)
+            if damage - min(choice.damages) <= room or level == begin
+        ]
+        for choice, begin in zip(problem.choices, start, strict=True)
     ]
 
 

@@ -37,7 +37,7 @@ def macs_terms(graph: Graph, axes: AxisMap, shapes: Shapes) -> list[NodeCost]:
     return [NodeCost(name, terms) for name, terms in costs if terms]
 
 
-def bias_of(costs: list[NodeCost]) -> float:
+def constant_of(costs: list[NodeCost]) -> float:
     """The part of ``costs`` that no width can change."""
     return sum(term.coefficient for cost in costs for term in cost.terms if not term.dims)
 
