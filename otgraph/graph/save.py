@@ -24,8 +24,8 @@ from otgraph.graph.onnx.write_file import check_model, to_bytes, write_beside, w
 
 
 def save_graph(graph: Graph, path: Path) -> None:
-    """Write ``graph`` as ONNX. Weights lie inside the file, unless that would exceed 2 GB or the model was read
-    from a file that kept them outside: then in ``path`` + ``.data``.
+    """Write ``graph`` as ONNX. Weights lie inside the file, unless that would exceed 2 GB or the model was
+    read from a file that kept them outside: then in ``path`` + ``.data``.
 
     Raises:
         OutputError: ``path`` cannot be written. Nothing is left half-written.
@@ -76,7 +76,7 @@ def _fault(model: onnx.ModelProto, folder: Path | None) -> str | None:
 
 
 def _was_faulty(graph: Graph) -> bool:
-    """A file that the checker refused before is written back as it is: runtimes take more than the checker does."""
+    """What the checker refused as it was read is written back: runtimes take more than it does."""
     return (
         isinstance(graph.header, OnnxHeader) and _fault(graph.header.model, graph.header.folder) is not None
     )
@@ -100,7 +100,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
                 optimize=True,
                 verbose=False,
             )
-        except Exception as error:  # noqa: BLE001  (torch.onnx raises whatever its stages raise)
+        except Exception as error:  # torch.onnx raises whatever its stages raise
             reason = next(
                 (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
             )

@@ -19,7 +19,7 @@ _MADE_UP = {"Split": {"num_outputs"}, "ConstantOfShape": {"value", "dtype"}}
 
 
 def to_keywords(node: NodeProto) -> dict[str, Any] | None:
-    """The attributes of ``node`` as keywords; None where one has no such form (a graph, a tensor, a reference).
+    """The attributes of ``node`` as keywords; None where one has no such form (graph, tensor, reference).
 
     ``Split`` gets ``num_outputs`` from its outputs where no sizes are given; the one-element tensor of
     ``ConstantOfShape`` becomes ``value`` and ``dtype``.
@@ -92,7 +92,8 @@ def _type_of(node: NodeProto, name: str, opset: int) -> int | None:
     schema = _schema(node, opset)
     if schema is None or name not in schema.attributes:
         return None
-    return int(schema.attributes[name].type.value)
+    kind: Any = schema.attributes[name].type
+    return int(kind.value)
 
 
 def _schema(node: NodeProto, opset: int) -> onnx.defs.OpSchema | None:

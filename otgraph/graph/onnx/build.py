@@ -26,7 +26,7 @@ from otgraph.remark import Remark
 
 
 class Builder:
-    """Walks the nodes of a file once. ``root`` holds the tensors and opaque modules, ``remarks`` what to know."""
+    """Walks the nodes of a file once. ``root`` holds tensors and opaque modules, ``remarks`` what to know."""
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None, where: str) -> None:
         self.root = torch.nn.Module()

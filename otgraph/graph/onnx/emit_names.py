@@ -19,10 +19,10 @@ from otgraph.graph.onnx.subgraphs import subgraphs
 
 @dataclass
 class Names:
-    """``values``: node → name of its value; ``outputs``: call → all its output names; ``originals``: call → the
-    node of the file that it still is; ``items``: the ``getitem`` nodes; ``tensors``: program tensor → name;
-    ``copies``: outputs of the graph that need an Identity, as (source, name); ``taken``: all names of values in
-    use; ``titles``: all names of nodes."""
+    """``values``: node → name of its value; ``outputs``: call → all its output names; ``originals``: call →
+    the node of the file that it still is; ``items``: ``getitem`` nodes; ``tensors``: program tensor → name;
+    ``copies``: outputs of the graph that need an Identity, as (source, name); ``taken``: all names of values
+    in use; ``titles``: all names of nodes."""
 
     values: dict[fx.Node, str] = field(default_factory=dict[fx.Node, str])
     outputs: dict[fx.Node, list[str]] = field(default_factory=dict[fx.Node, list[str]])
@@ -47,8 +47,8 @@ class Names:
 
 
 def assign_names(graph: Graph, header: OnnxHeader) -> Names:
-    """Names for every value, in this order of precedence: inputs, stored tensors, outputs of the graph, nodes of
-    the file in program order, and last what a rewrite added."""
+    """Names for every value, in this order of precedence: inputs, stored tensors, outputs of the graph, nodes
+    of the file in program order, and last what a rewrite added."""
     names, nodes = Names(), list(graph.module.graph.nodes)
     file = header.model.graph
     names.taken.update(value.name for value in file.input)

@@ -74,7 +74,7 @@ def same_node(proto: NodeProto, original: NodeProto) -> bool:
 
 
 def _sort_arguments(node: fx.Node, attributes: set[str]) -> tuple[list[Any], dict[str, Any]]:
-    """Some arguments are attributes in one opset and inputs in another: the schema says which they are now."""
+    """Some arguments are attributes in one opset and inputs in another: the schema says which."""
     keywords = {name: value for name, value in node.kwargs.items() if value is not None}
     parameters = list(inspect.signature(cast("Any", node.target)).parameters.values())
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):

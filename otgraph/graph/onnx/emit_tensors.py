@@ -57,7 +57,7 @@ class Tensors:
         return [self._header.model.graph.node[self._header.constants[target]]]
 
     def keeps_type(self, target: str) -> bool:
-        """Whether ``target`` cannot have changed the shape of anything: a shape tensor by value, a weight by size."""
+        """Whether ``target`` has not changed any shape: no shape tensor its value, no weight its size."""
         return target in self._typed
 
     def literal(self, value: Any) -> str:
@@ -77,7 +77,7 @@ class Tensors:
         return [self._makers[name] for name in self._makers if name in missing] + nodes
 
     def initialisers(self, nodes: list[NodeProto]) -> list[TensorProto]:
-        """The file's, in its order, then the new ones. One that the program never read stays unless all the nodes
+        """The file's, in its order, then the new ones. One that the program never read stays unless all nodes
         that read it in the file are gone."""
         read, once = _read_by(nodes), _read_by(self._header.model.graph.node)
         programmed = set(self._header.tensors.values())

@@ -28,7 +28,7 @@ def emit_model(graph: Graph) -> onnx.ModelProto:
 
 
 class _Emission:
-    """One pass over the program. ``clean`` are values whose shape and type are certainly those of the file."""
+    """One pass over the program. ``_clean``: values whose shape and type are surely the file's."""
 
     def __init__(self, graph: Graph, header: OnnxHeader) -> None:
         self._graph, self._header = graph, header

@@ -31,14 +31,14 @@ _SIDES: tuple[tuple[int, ...], ...] = (
         (8,),
     ),
 )
-"""Sizes tried for the dynamic axes of an input; the last number repeats where there are more axes than numbers."""
+"""Sizes tried for the dynamic axes of an input; the last repeats where there are more axes."""
 
 
 def find_example(
     model: onnx.ModelProto, folder: Path | None, inputs: tuple[Port, ...], where: str
 ) -> tuple[tuple[torch.Tensor, ...], tuple[Remark, ...]]:
-    """One input per port: normal noise, or zeros for integers. A free first axis is 2; other free axes get the
-    first sizes with which the model runs in ONNX Runtime, and a remark says which."""
+    """One input per port: normal noise, or zeros for integers. A free first axis is 2; other free axes get
+    the first sizes with which the model runs in ONNX Runtime, and a remark says which."""
     free = {size for port in inputs for size in port.shape if isinstance(size, str)}
     candidates = list(_candidates(inputs)) if free else [{}]
     if not free:
@@ -70,7 +70,7 @@ def _candidates(inputs: tuple[Port, ...]) -> Iterator[dict[str, int]]:
     )
     for first in (2, 1):
         for sides in _SIDES if other else ((),):
-            sizes = {name: first for name in batch}
+            sizes = dict.fromkeys(batch, first)
             sizes.update({name: sides[min(i, len(sides) - 1)] for i, name in enumerate(other)})
             yield sizes
 

@@ -14,9 +14,9 @@ class OnnxHeader:
     """The file as it was read, and how the program's tensors map to it. Never changed after loading.
 
     ``model`` is the whole file, external data not loaded. ``folder`` is where external data lies.
-    ``tensors``: program tensor → ONNX value name. ``constants``: program tensor → index of the node that makes it
-    (``Constant``, or ``ConstantOfShape`` of a stored shape); other tensors are initialisers. ``external`` says
-    whether the file kept weights outside.
+    ``tensors``: program tensor → ONNX value name. ``constants``: program tensor → index of the node making
+    it (``Constant``, or ``ConstantOfShape`` of a stored shape); other tensors are initialisers. ``external``
+    says whether the file kept weights outside.
     """
 
     model: onnx.ModelProto

@@ -19,7 +19,6 @@ from otgraph.graph.onnx.ports import input_ports, output_ports
 from otgraph.graph.onnx.read_file import check_external, read_file
 from otgraph.graph.onnx.trial import run_once
 
-
 Example = Sequence[torch.Tensor]
 
 
@@ -31,8 +30,8 @@ def load_onnx(path: Path, example: Example | None = None) -> Graph:
         example: one valid set of inputs, in the file's order; without it, one is made up.
 
     Raises:
-        ModelError: the file is missing, no ONNX model or cut short; its external data is missing or outside its
-            folder; or neither torch nor ONNX Runtime can run it.
+        ModelError: the file is missing, no ONNX model or cut short; its external data is missing or outside
+            its folder; or neither torch nor ONNX Runtime can run it.
     """
     path = Path(path)
     return replace(_build(read_file(path), path.parent, str(path), example), name=path.stem)

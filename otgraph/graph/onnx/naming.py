@@ -13,7 +13,7 @@ _TAKEN = frozenset(dir(fx.GraphModule(torch.nn.Module(), fx.Graph())))
 
 
 class TensorNames:
-    """Program tensor names for ONNX names: the same text wherever torch allows it (a dot makes a submodule)."""
+    """Program tensor names for ONNX names: the same text where torch allows it (a dot makes a submodule)."""
 
     def __init__(self) -> None:
         self._tensors: set[str] = set()

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import onnxruntime.capi.onnxruntime_pybind11_state as ort_state
 import torch
 from onnx import TensorProto
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from otgraph.errors import ModelError
 from otgraph.graph.onnx.tensors import ONNX_TYPES
@@ -91,7 +91,8 @@ class OrtOp(torch.nn.Module):
     def _message(self, error: Exception) -> str:
         name = f"node {self.node_name!r}" if self.node_name else f"the node that makes {self._outputs[0]!r}"
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"{name}: {self.op_type} has no torch form and ONNX Runtime cannot run it ({lines[0]}); replace it"
+        what = f"{self.op_type} has no torch form and ONNX Runtime cannot run it"
+        return f"{name}: {what} ({lines[0]}); replace it"
 
 
 def _template(

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 class OnnxOrigin:
     """Identity of an ONNX node: everything that its fx node's arguments do not say.
 
-    ``index`` is the node's place in the file (None for a node that a rewrite made); ``captured`` names the values
-    that its subgraphs take from around it, which follow the inputs among the fx arguments.
+    ``index`` is the node's place in the file (None for a node that a rewrite made); ``captured`` names the
+    values that its subgraphs take from around it, which follow the inputs among the fx arguments.
     """
 
     op_type: str

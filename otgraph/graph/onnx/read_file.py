@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -16,7 +16,7 @@ def read_file(path: Path) -> onnx.ModelProto:
     """The model in ``path``, with external data checked and left where it is.
 
     Raises:
-        ModelError: the file is missing, is no ONNX model, or its external data is missing or outside its folder.
+        ModelError: the file is missing, is no ONNX model, or has no external data in its folder.
     """
     if path.is_dir():
         raise ModelError(f"{path}: is a folder; give an .onnx file")
@@ -37,7 +37,7 @@ def read_file(path: Path) -> onnx.ModelProto:
 
 
 def check_external(model: onnx.ModelProto, folder: Path, where: str) -> bool:
-    """Whether ``model`` has external data; each of its files must exist, be long enough and lie in ``folder``."""
+    """Whether ``model`` has external data; its files must exist, be long enough and lie in ``folder``."""
     found = False
     for tensor in stored_tensors(model):
         if tensor.data_location != TensorProto.EXTERNAL:
@@ -75,7 +75,7 @@ def _of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from _of_nodes(graph.node)
 
 
-def _of_nodes(nodes: Iterator[onnx.NodeProto]) -> Iterator[TensorProto]:  # type: ignore[misc]
+def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):

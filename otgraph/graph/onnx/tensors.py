@@ -32,7 +32,7 @@ ONNX_TYPES = {dtype: number for number, dtype in TORCH_TYPES.items()}
 
 
 def to_torch(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
-    """A copy of an ONNX tensor; ``folder`` is where its external data lies. Its type must be in TORCH_TYPES."""
+    """A copy of an ONNX tensor; ``folder`` is where its external data lies. Its type is in TORCH_TYPES."""
     if proto.data_location == TensorProto.EXTERNAL:
         tensor = ir.serde.deserialize_tensor(proto, str(folder or "."))
         array = np.array(tensor.numpy())

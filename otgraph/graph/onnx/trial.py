@@ -1,4 +1,4 @@
-"""The first run of an imported program: it finds the nodes that torch cannot do and hands them to ONNX Runtime."""
+"""The first run of an imported program: what torch cannot do goes to ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -57,7 +57,6 @@ def _run(
             raise ModelError(f"{label(node)}: cannot be run ({_first_line(error)})") from error
         builder.make_opaque(node)
         module.add_submodule(str(node.target), builder.opaque_module(str(node.target)))
-        interpreter.submodules = dict(module.named_modules())
         interpreter.env[node] = interpreter.run_node(node)
         what = f"{node.meta['onnx'].op_type} runs in ONNX Runtime: {_first_line(error)}"
         return Remark("analysis", "import", label(node), what)

@@ -69,7 +69,7 @@ def write_beside(model: onnx.ModelProto, folder: Path | None, path: Path) -> Non
                 _point_to(tensor, data.name, file.tell(), len(raw))
                 file.write(raw)
         for tensor in stored_tensors(skeleton):
-            if not _location(tensor) == data.name:
+            if _location(tensor) != data.name:
                 _take_in(tensor, folder)
         aside.write_bytes(skeleton.SerializeToString())
 

@@ -22,7 +22,7 @@ def window_pads(
     pads: Sequence[int] | None,
     auto_pad: str,
 ) -> list[tuple[int, int]]:
-    """The (before, after) padding of each spatial axis, with ``auto_pad`` worked out for these input sizes."""
+    """The (before, after) padding of each spatial axis, with ``auto_pad`` worked out for these sizes."""
     n = len(kernel)
     if auto_pad in ("NOTSET", ""):
         flat = list(pads) if pads else [0] * (2 * n)

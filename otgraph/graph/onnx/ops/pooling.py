@@ -99,7 +99,7 @@ def _fit(
     amounts: list[tuple[int, int]],
     ceil_mode: int,
 ) -> list[tuple[int, int]]:
-    """Padding after which whole windows cover everything; a window that starts behind the input is dropped."""
+    """Padding for which whole windows cover everything; one that starts behind the input is dropped."""
     fitted = []
     for size, k, s, d, (before, after) in zip(sizes, kernel, stride, dilation, amounts, strict=True):
         span = (k - 1) * d + 1

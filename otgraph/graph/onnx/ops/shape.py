@@ -72,7 +72,7 @@ def Concat(*tensors: Tensor, axis: int) -> Tensor:
 def Split(
     x: Tensor, split: Integers | None = None, *, axis: int = 0, num_outputs: int | None = None
 ) -> tuple[Tensor, ...]:
-    """``num_outputs`` is an attribute since opset 18; before, the importer takes it from the node's outputs."""
+    """``num_outputs`` is an attribute since opset 18; before, the importer counts the node's outputs."""
     if split is not None:
         return tuple(torch.split(x, integers(split), axis))
     if num_outputs is None:

@@ -45,18 +45,18 @@ def _same_name(module: ModuleType, names: str) -> Iterable[Op]:
 _OPS: tuple[Op, ...] = (
     *_same_name(
         arithmetic,
-        "Abs Acos Acosh Add Asin Asinh Atan Atanh BitShift Ceil Cos Cosh Div Erf Exp Floor Log Max Mean Min Mod Mul "
-        "Neg Pow Reciprocal Round Sign Sin Sinh Sqrt Sub Sum Tan",
+        "Abs Acos Acosh Add Asin Asinh Atan Atanh BitShift Ceil Cos Cosh Div Erf Exp Floor Log Max Mean Min "
+        "Mod Mul Neg Pow Reciprocal Round Sign Sin Sinh Sqrt Sub Sum Tan",
     ),
     *_same_name(
         activation,
-        "Celu Clip Dropout Elu Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid Softplus "
-        "Softsign Swish Tanh ThresholdedRelu",
+        "Celu Clip Dropout Elu Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid "
+        "Softplus Softsign Swish Tanh ThresholdedRelu",
     ),
     *_same_name(
         logic,
-        "And BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual "
-        "Not Or Where Xor",
+        "And BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Equal Greater GreaterOrEqual IsInf IsNaN Less "
+        "LessOrEqual Not Or Where Xor",
     ),
     *_same_name(
         reduce,
@@ -65,8 +65,8 @@ _OPS: tuple[Op, ...] = (
     ),
     *_same_name(
         shape,
-        "Concat DepthToSpace Expand Flatten Identity Pad Reshape Shape Size Slice SpaceToDepth Split Squeeze Tile "
-        "Transpose Unsqueeze",
+        "Concat DepthToSpace Expand Flatten Identity Pad Reshape Shape Size Slice SpaceToDepth Split Squeeze "
+        "Tile Transpose Unsqueeze",
     ),
     *_same_name(
         indexing, "Gather GatherElements GatherND NonZero OneHot ScatterElements ScatterND TopK Trilu"
@@ -94,7 +94,7 @@ for _op in _OPS:
     TABLE[_op.domain, _op.op_type] = (*TABLE.get((_op.domain, _op.op_type), ()), _op)
 
 TUPLES = frozenset({"Split", "TopK"})
-"""Operators whose function returns a tuple whatever the number of outputs; the others return their first output."""
+"""Operators whose function returns a tuple; the others return their first output."""
 
 _MEANING = {op.function: op for op in _OPS}
 

@@ -1,4 +1,4 @@
-"""What a torch function raises for a case it does not cover; the importer then runs the node in ONNX Runtime."""
+"""What a torch function raises for a case it does not cover; ONNX Runtime then runs the node."""
 
 from __future__ import annotations
 
