@@ -17,7 +17,7 @@ from torch import fx
 from otgraph.graph.affine import argument
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.axes.expression import Expression, Mask
-from otgraph.graph.graph import op_name
+from otgraph.graph.graph import Graph, op_name
 
 
 class Editor(Protocol):
@@ -46,10 +46,16 @@ class Editor(Protocol):
 class Cutting:
     """The cut as the literal rules see it: axes of every value, before and after."""
 
-    def __init__(self, axes: AxisMap, keep: Keep, editor: Editor) -> None:
+    def __init__(self, graph: Graph, axes: AxisMap, keep: Keep, editor: Editor) -> None:
+        self.graph = graph
+        self.values: dict[tuple[fx.Node, bool], torch.Tensor | None] = {}
         self.axes = axes
         self.keep = keep
         self.editor = editor
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A stored tensor, before the cut."""
+        return self.graph.tensor(name)
 
     def axis(self, node: fx.Node, axis: int, result: int = 0) -> Expression:
         """The expression of one axis of what ``node`` returns."""
@@ -68,21 +74,21 @@ class Cutting:
         shape = self.axes.values[node.name][result]
         return [(axis.size, int(axis.mask(self.keep).sum())) for axis in shape]
 
-    def touches(self, node: fx.Node) -> bool:
-        """Whether the cut changes any axis of ``node`` or of what it reads."""
-        return any(before != after for n in (node, *node.all_input_nodes) for before, after in self._all(n))
 
-    def _all(self, node: fx.Node) -> list[tuple[int, int]]:
-        results = range(len(self.axes.values.get(node.name, ())))
-        return [pair for k in results for pair in self.sizes(node, k)]
+LiteralRule = Callable[[fx.Node, Cutting], None]
 
 
-def rewrite_literals(program: fx.Graph, axes: AxisMap, keep: Keep, editor: Editor) -> None:
-    """Bring every size that an argument of ``program`` repeats up to date with the cut ``keep``."""
-    cutting = Cutting(axes, keep, editor)
-    for node in list(program.nodes):
-        rule = RULES.get(op_name(node))
-        if rule is not None and node.name in axes.values and cutting.touches(node):
+def rewrite_literals(
+    graph: Graph, axes: AxisMap, keep: Keep, editor: Editor, rules: Mapping[str, LiteralRule] | None = None
+) -> None:
+    """Bring every size that an argument in ``graph`` repeats up to date with the cut ``keep``.
+
+    ``rules``: operator name → rule; by default those of the ``aten`` dialect.
+    """
+    cutting = Cutting(graph, axes, keep, editor)
+    for node in list(graph.module.graph.nodes):
+        rule = (RULES if rules is None else rules).get(op_name(node))
+        if rule is not None and node.name in axes.values:
             rule(node, cutting)
 
 

@@ -9,7 +9,9 @@ from torch import fx
 
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.axes.expression import Expression
+from otgraph.graph.literals import RULES as ATEN_RULES
 from otgraph.graph.literals import rewrite_literals
+from otgraph.graph.onnx.literals import RULES as ONNX_RULES
 from otgraph.rewrite.rewriter import Rewriter
 
 
@@ -24,7 +26,8 @@ def cut_channels(rewriter: Rewriter, axes: AxisMap, keep: Keep) -> None:
     that stayed, in terms of the axis before the first cut.
     """
     program = rewriter.graph.module.graph
-    rewrite_literals(program, axes, keep, rewriter)
+    rules = ONNX_RULES if rewriter.graph.dialect == "onnx" else ATEN_RULES
+    rewrite_literals(rewriter.graph, axes, keep, rewriter, rules)
     for name, tensor in rewriter.graph.tensors().items():
         shorter = _cut_tensor(tensor.detach(), axes.tensors.get(name, ()), keep)
         if shorter is not None:

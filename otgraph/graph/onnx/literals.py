@@ -1,0 +1,235 @@
+"""Literal rules of the ``onnx`` dialect: shapes, split sizes and slice bounds come as tensors, often computed.
+
+A shape operand may be a stored constant, or a chain such as ``Shape → Gather → Concat`` in which some entries are
+constants that repeat a channel count. The chain is evaluated on the example inputs as it will be after the cut;
+entries that would be wrong are corrected where they are stored, or else scaled by an exact integer ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from otgraph.graph.affine import argument
+from otgraph.graph.graph import label, op_name
+from otgraph.graph.literals import Cutting, place_after_cut
+from otgraph.graph.onnx.ops.arithmetic import Div, Mul
+from otgraph.graph.onnx.origin import OnnxOrigin
+
+Required = Sequence[int | None]
+"""What each entry of a shape operand must be after the cut; None where it may be anything."""
+
+
+def _reshape(node: fx.Node, cutting: Cutting) -> None:
+    before = _value(argument(node, 1, "shape"), cutting, cut=False)
+    if before is not None:
+        after = [size for _, size in cutting.sizes(node)]
+        _require(node, 1, [None if v in (-1, 0) else s for v, s in zip(before, after, strict=True)], cutting)
+
+
+def _expand(node: fx.Node, cutting: Cutting) -> None:
+    before = _value(argument(node, 1, "shape"), cutting, cut=False)
+    if before is not None:
+        after = [size for _, size in cutting.sizes(node)][-len(before) or None :]
+        _require(node, 1, [None if v == 1 else s for v, s in zip(before, after, strict=True)], cutting)
+
+
+def _constant_of_shape(node: fx.Node, cutting: Cutting) -> None:
+    _require(node, 0, [size for _, size in cutting.sizes(node)], cutting)
+
+
+def _resize(node: fx.Node, cutting: Cutting) -> None:
+    if argument(node, 3, "sizes") is None:
+        return
+    after = [size for _, size in cutting.sizes(node)]
+    along = node.kwargs.get("axes")
+    _require(node, 3, after if along is None else [after[int(a)] for a in along], cutting)  # type: ignore[union-attr]
+
+
+def _split(node: fx.Node, cutting: Cutting) -> None:
+    source = node.args[0]
+    if not isinstance(source, fx.Node):
+        return
+    dim = int(node.kwargs.get("axis", 0)) % cutting.rank(source)  # type: ignore[arg-type]
+    parts = [cutting.sizes(node, k)[dim] for k in range(len(cutting.axes.values[node.name]))]
+    if all(before == after for before, after in parts):
+        return
+    sizes = [after for _, after in parts]
+    if argument(node, 1, "split") is not None:
+        _require(node, 1, sizes, cutting)
+    elif len(set(sizes)) > 1:
+        cutting.editor.set_argument(node, 1, _constant(node, sizes, cutting))
+
+
+def _slice(node: fx.Node, cutting: Cutting) -> None:
+    source = node.args[0]
+    starts = _value(argument(node, 1, "starts"), cutting, cut=False)
+    ends = _value(argument(node, 2, "ends"), cutting, cut=False)
+    if starts is None or ends is None or not isinstance(source, fx.Node):
+        return
+    given = argument(node, 3, "axes")
+    along = list(range(len(starts))) if given is None else _value(given, cutting, cut=False)
+    if along is None:
+        return
+    masks = [cutting.mask(source, int(axis)) for axis in along]
+    for position, name, places in ((1, "starts", starts), (2, "ends", ends)):
+        wanted = [place_after_cut(p, m) if not m.all() else None for p, m in zip(places, masks, strict=True)]
+        _require(node, position if len(node.args) > position else name, wanted, cutting)
+
+
+def _group(key: str) -> Callable[[fx.Node, Cutting], None]:
+    def rule(node: fx.Node, cutting: Cutting) -> None:
+        old = node.kwargs.get(key, 1)
+        if not isinstance(old, int) or old == 1 or not isinstance(node.args[0], fx.Node):
+            return
+        new = int(cutting.mask(node.args[0], 1).reshape(old, -1).any(axis=1).sum())
+        if new != old:
+            cutting.editor.set_argument(node, key, new)
+
+    return rule
+
+
+def _cast(node: fx.Node, cutting: Cutting) -> None:
+    """A size that becomes a number of the computation (an attention scale) must stay what it was."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or node.kwargs.get("to") not in _FLOATS:
+        return
+    before, after = (_evaluate(source, cutting, cut) for cut in (False, True))
+    if before is not None and after is not None and not torch.equal(before, after):
+        cutting.editor.set_argument(node, 0, cutting.editor.add_tensor(f"{_stem(node)}_size", before))
+
+
+def _require(node: fx.Node, key: int | str, required: Required, cutting: Cutting) -> None:
+    """Make the shape operand ``key`` of ``node`` give ``required`` after the cut."""
+    operand = argument(node, key, "") if isinstance(key, int) else node.kwargs.get(key)
+    now = _value(operand, cutting, cut=True)
+    if now is None or len(now) != len(required) or _fits(now, required):
+        return
+    new = _corrected(operand, now, required, node, cutting)
+    cutting.editor.set_argument(node, key, new)
+
+
+def _fits(now: Sequence[int], required: Required) -> bool:
+    return all(want is None or want == have for have, want in zip(now, required, strict=True))
+
+
+def _corrected(operand: Any, now: list[int], required: Required, node: fx.Node, cutting: Cutting) -> Any:
+    wanted = [have if want is None else want for have, want in zip(now, required, strict=True)]
+    if not isinstance(operand, fx.Node):
+        return wanted if isinstance(operand, (list, tuple)) else wanted[0]
+    if operand.op == "get_attr":
+        return _constant(node, wanted, cutting, like=operand)
+    if op_name(operand) == "onnx.Concat" and len(operand.users) == 1 and _correct_parts(operand, required, cutting):
+        return operand
+    scaled = _insert(operand, Mul, _ratio(wanted, now), "Mul", node, cutting)
+    return _insert(scaled, Div, _ratio(now, wanted), "Div", node, cutting)
+
+
+def _correct_parts(concat: fx.Node, required: Required, cutting: Cutting) -> bool:
+    """Correct the stored parts of a concatenated shape; False, and nothing done, if another part is wrong."""
+    plan: list[tuple[int, list[int]]] = []
+    start = 0
+    for at, part in enumerate(concat.args):
+        now = _value(part, cutting, cut=True)
+        if now is None or not isinstance(part, fx.Node):
+            return False
+        want = required[start : start + len(now)]
+        start += len(now)
+        if not _fits(now, want):
+            if part.op != "get_attr":
+                return False
+            plan.append((at, [have if w is None else w for have, w in zip(now, want, strict=True)]))
+    for at, values in plan:
+        part = concat.args[at]
+        like = part if isinstance(part, fx.Node) else None
+        cutting.editor.set_argument(concat, at, _constant(concat, values, cutting, like=like))
+    return True
+
+
+def _ratio(wanted: Sequence[int], now: Sequence[int]) -> list[int]:
+    return [1 if w == n else w // math.gcd(w, n) for w, n in zip(wanted, now, strict=True)]
+
+
+def _insert(
+    value: fx.Node, function: Callable[..., Any], by: list[int], op_type: str, node: fx.Node, cutting: Cutting
+) -> fx.Node:
+    constant = _constant(node, by, cutting)
+    origin = OnnxOrigin(op_type, "", f"{label(node)}_{op_type}")
+    return cutting.editor.insert_after(value, function, (value, constant), meta={"onnx": origin})
+
+
+def _constant(node: fx.Node, values: Sequence[int], cutting: Cutting, like: fx.Node | None = None) -> fx.Node:
+    tensor = torch.tensor(list(values), dtype=torch.int64)
+    if like is not None:
+        stored = cutting.tensor(str(like.target))
+        tensor = tensor.to(stored.dtype).reshape(stored.shape)
+    return cutting.editor.add_tensor(f"{_stem(node)}_shape", tensor)
+
+
+def _stem(node: fx.Node) -> str:
+    return "".join(c if c.isalnum() else "_" for c in label(node)) or node.name
+
+
+def _value(operand: Any, cutting: Cutting, *, cut: bool) -> list[int] | None:
+    """The integers of a shape operand on the example inputs, before or after the cut; None if not computable."""
+    if isinstance(operand, fx.Node):
+        found = _evaluate(operand, cutting, cut)
+        return None if found is None else [int(v) for v in found.reshape(-1).tolist()]
+    if isinstance(operand, (list, tuple)):
+        return [int(v) for v in operand]
+    return [int(operand)] if isinstance(operand, int) else None
+
+
+def _evaluate(node: fx.Node, cutting: Cutting, cut: bool) -> torch.Tensor | None:  # noqa: FBT001
+    key = (node, cut)
+    if key not in cutting.values:
+        cutting.values[key] = None  # inputs and cycles are not computable
+        cutting.values[key] = _compute(node, cutting, cut)
+    return cutting.values[key]
+
+
+def _compute(node: fx.Node, cutting: Cutting, cut: bool) -> torch.Tensor | None:  # noqa: FBT001
+    if node.op == "get_attr":
+        return cutting.tensor(str(node.target))
+    if op_name(node) == "onnx.Shape" and isinstance(node.args[0], fx.Node):
+        sizes = [after if cut else before for before, after in cutting.sizes(node.args[0])]
+        start, end = node.kwargs.get("start", 0), node.kwargs.get("end")
+        return torch.tensor(sizes[start:end], dtype=torch.int64)  # type: ignore[misc]
+    if node.op != "call_function" or not callable(node.target) or op_name(node) not in _SHAPE_ARITHMETIC:
+        return None
+    operands = {n: _evaluate(n, cutting, cut) for n in node.all_input_nodes}
+    if any(value is None for value in operands.values()):
+        return None
+    args = fx.node.map_arg(node.args, lambda n: operands[n])
+    kwargs = fx.node.map_arg(node.kwargs, lambda n: operands[n])
+    result = node.target(*args, **kwargs)
+    return result if isinstance(result, torch.Tensor) else None
+
+
+_FLOATS = {1, 10, 11, 16}
+"""ONNX types of floating-point numbers: float, float16, double, bfloat16."""
+
+_SHAPE_ARITHMETIC = frozenset(
+    f"onnx.{name}"
+    for name in (
+        "Concat Gather Slice Unsqueeze Squeeze Cast Identity Add Sub Mul Div Mod Floor Ceil Reshape Max Min "
+        "ReduceProd Where Equal Constant ConstantOfShape Neg Sqrt Range Less Greater Expand Reciprocal"
+    ).split()
+)
+
+RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {
+    "onnx.Reshape": _reshape,
+    "onnx.Expand": _expand,
+    "onnx.ConstantOfShape": _constant_of_shape,
+    "onnx.Resize": _resize,
+    "onnx.Split": _split,
+    "onnx.Slice": _slice,
+    "onnx.Conv": _group("group"),
+    "onnx.ConvTranspose": _group("group"),
+    "onnx.GroupNormalization": _group("num_groups"),
+    "onnx.Cast": _cast,
+}
