@@ -49,7 +49,7 @@ def test_dynamic_axes_take_any_size_and_the_first_axis_counts_samples() -> None:
         ),
         (data(x=images(count=0)), "calib.npz: x: holds no samples; give at least one"),
         (
-            data(x=np.float32(1.0)),
+            data(x=np.array(1.0, np.float32)),
             "calib.npz: x: is a single value; give an array whose first axis counts samples",
         ),
         (Data((), "calib.npz"), "calib.npz: holds no samples; give at least one"),

@@ -7,11 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 
 from otgraph.data import Array
 from otgraph.engines.engine import Session
 
-TARGET_MS = 1.5
+TARGET_MS = 0.4
+"""A reading lasts at least this long. Not longer: short readings mostly fall between two preemptions, so the
+median over many of them is far steadier than over few long ones (a 0.5 ms network, A against itself, ten
+times: 0.25 % sd with 160 single calls, 1.2 % with 40 readings of 4 calls, in the same time).
+"""
+
 MAX_CALLS = 1000
 
 
@@ -43,7 +49,7 @@ def calls_for(ms: float) -> int:
     """How many calls make one reading of at least ``TARGET_MS``, so that the clocks' own cost disappears."""
     if ms <= 0:
         return MAX_CALLS
-    return max(1, min(MAX_CALLS, round(TARGET_MS / ms + 0.5)))
+    return max(1, min(MAX_CALLS, ceil(TARGET_MS / ms)))
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Is B faster than A here? The paired protocol, as measured to be the least noisy one on a busy machine.
 
 Fresh sessions of A and B for every repeat, created in alternating order; 4 warm-ups each; then 40 pairs of
-readings (24 when one takes over 30 ms), in random order inside the pair; the median of the pair ratios B/A,
-with a bootstrap interval. Pairing cancels what changes slowly (frequency, neighbours), the random order what
-the first of two pays; the fresh sessions show how far memory placement alone moves the figure.
+readings (24 when one takes over 30 ms, up to 160 when they are short), in random order inside the pair; the
+median of the pair ratios B/A, with a bootstrap interval. Pairing cancels what changes slowly (frequency,
+neighbours), the random order what the first of two pays; the fresh sessions show how far memory placement
+alone moves the figure.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from otgraph.latency.statistics import estimate
 
 WARM_UPS = 4
 PAIRS = 40
+PAIRS_SHORT = 160
 PAIRS_SLOW = 24
+SPENT_MS = 320.0
 SLOW_MS = 30.0
 WALL_TRUSTED = 0.97
 
@@ -181,10 +184,17 @@ def _measure(
         if repeat == 0:  # decided once, so that every repeat is measured alike
             times = [reading.wall if threads > 1 else reading.cpu or reading.wall for reading in warm]
             calls = calls_for(min(times))
-            rounds = rounds or (PAIRS_SLOW if max(times) > SLOW_MS else PAIRS)
+            rounds = rounds or pairs_for(max(times) * calls)
         with no_collection():
             readings.append([_round(sessions, feeds, calls, clock, draw) for _ in range(rounds or PAIRS)])
     return readings, calls, conditions(before, Snapshot.take(), cpu_over_wall(readings))
+
+
+def pairs_for(ms: float) -> int:
+    """How many pairs when one reading takes ``ms``: as many as ``SPENT_MS`` allows, within what is useful."""
+    if ms > SLOW_MS:
+        return PAIRS_SLOW
+    return max(PAIRS, min(PAIRS_SHORT, round(SPENT_MS / ms)))
 
 
 def _fresh(engine: Engine, models: tuple[Model, ...], threads: int, repeat: int) -> list[Session]:
