@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from otgraph.graph.onnx.ops.integers import Integers, axes_of, integers, scalar
 from otgraph.graph.onnx.ops.unsupported import Unsupported
 
+_OPEN_END = (2**31 - 1, 2**63 - 1)
+"""As the end of a slice these mean "all the rest", also where the step is negative."""
+
 
 def Identity(x: Tensor) -> Tensor:
     return x
@@ -89,12 +92,17 @@ def Slice(
     begins, stops = integers(starts), integers(ends)
     along = list(range(len(begins))) if axes is None else axes_of(axes, x.dim())
     strides = [1] * len(begins) if steps is None else integers(steps)
-    for axis, begin, stop, stride in zip(along, begins, stops, strides, strict=True):
-        first, last, step = slice(begin, stop, stride).indices(x.shape[axis])
+    for axis, begin, stop, step in zip(along, begins, stops, strides, strict=True):
+        size = x.shape[axis]
+        first, last = (v + size if v < 0 else v for v in (begin, stop))
         if step < 0:
-            size = x.shape[axis]
+            first, last = (
+                min(max(first, 0), size - 1),
+                -1 if stop in _OPEN_END else min(max(last, -1), size - 1),
+            )
             x, first, last, step = x.flip(axis), size - 1 - first, size - 1 - last, -step
-        if (first, last, step) != (0, x.shape[axis], 1):
+        first, last = min(max(first, 0), size), min(max(last, 0), size)
+        if (first, last, step) != (0, size, 1):
             x = torch.ops.aten.slice.Tensor(x, axis, first, max(first, last), step)
     return x
 
