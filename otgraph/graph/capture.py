@@ -1,9 +1,10 @@
-"""``nn.Module`` / ``ExportedProgram`` → ``Graph`` in the ``aten`` dialect (``torch.export``, not decomposed)."""
+"""``nn.Module`` / ``ExportedProgram`` → ``Graph`` in the ``aten`` dialect (``torch.export``)."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import Dim, ExportedProgram, export
+from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from otgraph.errors import ModelError
@@ -18,13 +20,16 @@ from otgraph.graph.graph import Graph, Port, Signature
 from otgraph.remark import Remark
 
 
-def capture(module: torch.nn.Module | ExportedProgram, example_inputs: Sequence[Any] | torch.Tensor = ()) -> Graph:
+def capture(
+    module: torch.nn.Module | ExportedProgram, example_inputs: Sequence[Any] | torch.Tensor = ()
+) -> Graph:
     """Capture a trained network as a graph.
 
     Args:
-        module: an ``nn.Module`` (a ``torch.fx`` ``GraphModule`` is one) or an ``ExportedProgram``.
-        example_inputs: the positional arguments of one call; tensors share their first axis, the batch. Not used
-            for an ``ExportedProgram``, which carries its own.
+        module: an ``nn.Module`` (a ``torch.fx`` ``GraphModule`` is one) or an ``ExportedProgram``. A module is
+            captured as it infers; afterwards the training flags of all its parts are what they were.
+        example_inputs: the positional arguments of one call; tensors share their first axis, the batch. Not
+            used for an ``ExportedProgram``, which carries its own.
 
     Returns:
         A graph whose batch axis is dynamic where ``torch.export`` can make it so; a remark says where not.
@@ -37,13 +42,23 @@ def capture(module: torch.nn.Module | ExportedProgram, example_inputs: Sequence[
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     if not inputs:
         raise ModelError(f"{type(module).__name__}: no example inputs; pass the arguments of one call")
-    was_training = module.training
-    module.eval()
-    try:
+    with _inferring(module):
         program, remarks = _export(module, inputs)
-    finally:
-        module.train(was_training)
     return _from_program(program, remarks)
+
+
+@contextmanager
+def _inferring(module: torch.nn.Module) -> Iterator[None]:
+    """Clear every training flag, and restore each: ``eval`` is forbidden on exported modules, and ``train``
+    forgets which submodules were frozen."""
+    flags = [(part, part.training) for part in module.modules()]
+    for part, _ in flags:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, training in flags:
+            part.training = training
 
 
 def load_program(path: Path) -> Graph:
@@ -54,7 +69,7 @@ def load_program(path: Path) -> Graph:
     """
     try:
         program = torch.export.load(path)
-    except Exception as error:  # noqa: BLE001  (torch raises whatever its zip, json and schema readers raise)
+    except Exception as error:  # torch raises whatever its zip, json and schema readers do
         raise ModelError(f"{path}: cannot be read as an exported program ({_first_line(error)})") from error
     return _from_program(program, ())
 
@@ -66,7 +81,7 @@ class _Attempt:
 
 
 def _export(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, tuple[Remark, ...]]:
-    """Dynamic batch if possible: an axis of size 1 carries no dim and would be specialised, so it is doubled."""
+    """Dynamic batch if possible; a batch of 1 carries no dim and would be specialised, so it is doubled."""
     remarks: list[Remark] = []
     attempts = [_Attempt(_with_batch_of_two(inputs), True), _Attempt(_with_batch_of_two(inputs), False)]
     attempts.append(_Attempt(inputs, False))
@@ -106,7 +121,8 @@ def _dynamic_batch(inputs: tuple[Any, ...]) -> Any:
 
 def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Graph:
     program = program.run_decompositions({})  # functional, composite operators kept
-    example = tuple(leaf for leaf in pytree.tree_leaves(program.example_inputs) if isinstance(leaf, torch.Tensor))
+    leaves = pytree.tree_leaves(program.example_inputs)
+    example = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     batched = _symbolic_axes(program)
     module = program.module(check_guards=False)
@@ -138,7 +154,8 @@ def _symbolic_axes(program: ExportedProgram) -> dict[str, tuple[int | str, ...]]
         value = node.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor):
             found[node.name] = tuple(
-                s if isinstance(s, int) else ("batch" if axis == 0 else f"dim_{axis}") for axis, s in enumerate(value.shape)
+                s if isinstance(s, int) else ("batch" if axis == 0 else f"dim_{axis}")
+                for axis, s in enumerate(value.shape)
             )
     return found
 
@@ -150,7 +167,7 @@ def _output_shape(value: torch.Tensor, inputs: tuple[Port, ...]) -> tuple[int | 
 
 def _flatten_calling_convention(module: fx.GraphModule) -> None:
     """Plain tensors in, a flat tuple of tensors out, whatever containers the module was written with."""
-    module.graph.set_codegen(fx.graph.CodeGen())
+    module.graph.set_codegen(CodeGen())
     output = next(node for node in module.graph.nodes if node.op == "output")
     leaves = [leaf for leaf in pytree.tree_leaves(output.args[0]) if isinstance(leaf, fx.Node)]
     output.args = (tuple(leaves),)
@@ -158,7 +175,7 @@ def _flatten_calling_convention(module: fx.GraphModule) -> None:
 
 
 def _restore_batch_norms(module: fx.GraphModule) -> None:
-    """Functionalisation writes an inference batch norm as a triple; the single-valued operator says the same."""
+    """Functionalisation makes an inference batch norm a triple; the single-valued operator says the same."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.target is not torch.ops.aten._native_batch_norm_legit_no_training.default:

@@ -1,7 +1,8 @@
 """Which arguments of a node repeat a size, and what they must say after a cut.
 
-Both dialects bake sizes into arguments (``view`` sizes, ``groups``, ``Reshape`` shapes, split sizes, the default
-attention scale). ``rewrite_literals`` brings them up to date through an ``Editor``, before any tensor is cut.
+Both dialects bake sizes into arguments (``view`` sizes, ``groups``, ``Reshape`` shapes, split sizes, the
+default attention scale). ``rewrite_literals`` brings them up to date through an ``Editor``, before any tensor
+is cut.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def _cut_tensor(tensor: torch.Tensor, shape: tuple[Expression, ...], keep: Keep)
     for number, axis in enumerate(shape):
         mask = axis.mask(keep)
         if not mask.all():
-            tensor = tensor.index_select(number, torch.from_numpy(np.flatnonzero(mask)))
+            stays = torch.tensor(np.flatnonzero(mask).tolist(), device=tensor.device)
+            tensor = tensor.index_select(number, stays)
             changed = True
     return tensor if changed else None
 

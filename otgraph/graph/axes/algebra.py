@@ -1,8 +1,8 @@
 """The algebra of axes under unification: atoms, products, concatenations, and index classes.
 
 An ``Axis`` says what one axis of one tensor consists of. Operations never fail on what they cannot express:
-they *refine* (an atom becomes a product or a concatenation), fall back to index classes where a product is cut
-at a place that is no multiple of its inner size, and block what is left. Blocking is always safe.
+they *refine* (an atom becomes a product or a concatenation), fall back to index classes where a product is
+cut between multiples of its inner size, and block what is left. Blocking is always safe.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def is_blocked(axis: Axis) -> bool:
 
 
 def cut(axis: Axis, at: Sequence[int]) -> list[Axis]:
-    """Split ``axis`` at the positions ``at`` (ascending, inside) into consecutive axes, refining it in place."""
+    """Split ``axis`` at the positions ``at`` (ascending, inside) into consecutive axes, refining it."""
     axis = resolve(axis)
     if not at:
         return [axis]
@@ -141,7 +141,7 @@ def cut(axis: Axis, at: Sequence[int]) -> list[Axis]:
             return [product([head, *factors(axis)[1:]]) for head in heads]
         axis = as_indexed(axis)
     if axis.kind == "indexed":
-        index = _index(axis)
+        index = index_of(axis)
         return [indexed(axis.parts[0], index[start:stop]) for start, stop in spans]
     return [Axis(stop - start, blocked="cut in the middle of fixed factors") for start, stop in spans]
 
@@ -152,15 +152,12 @@ def as_product(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
     if math.prod(sizes) != axis.size:
         raise ValueError(f"an axis of size {axis.size} is no product of {list(sizes)}")
     true = [size for size in sizes if size != 1]
-    if len(true) <= 1:
-        parts = iter([axis])
-    else:
-        parts = iter(_split(axis, true))
+    parts = iter([axis] if len(true) <= 1 else _split(axis, true))
     return [Axis(1) if size == 1 else next(parts) for size in sizes]
 
 
 def unify(a: Axis, b: Axis) -> None:
-    """Make two axes the same index set. What cannot be expressed falls back to index classes, then is blocked."""
+    """Make two axes the same index set; what cannot be expressed becomes index classes, or is blocked."""
     a, b = resolve(a), resolve(b)
     if a is b:
         return
@@ -182,7 +179,7 @@ def unify(a: Axis, b: Axis) -> None:
 
 
 def as_indexed(axis: Axis) -> Axis:
-    """``axis`` as index classes of one atom. All factors of a product but the largest free one are blocked."""
+    """``axis`` as index classes of one atom; of a product all but the largest free factor are blocked."""
     axis = resolve(axis)
     if axis.kind in ("atom", "indexed"):
         return axis
@@ -201,7 +198,7 @@ def as_indexed(axis: Axis) -> Axis:
     coordinate = (np.arange(axis.size) // inner) % chosen.size
     base = as_indexed(chosen) if chosen.kind != "concatenation" else _one_atom(chosen)
     if base.kind == "indexed":
-        return indexed(base.parts[0], _index(base)[coordinate])
+        return indexed(base.parts[0], index_of(base)[coordinate])
     return indexed(base, coordinate)
 
 
@@ -211,7 +208,8 @@ def _one_atom(axis: Axis) -> Axis:
     return Axis(axis.size, blocked="concatenation inside a product that is cut in the middle")
 
 
-def _index(axis: Axis) -> Index:
+def index_of(axis: Axis) -> Index:
+    """The positions an indexed axis takes of its base."""
     if axis.index is None:
         raise ValueError("not an indexed axis")
     return axis.index
@@ -287,7 +285,7 @@ def _split_rows(rows: list[Axis], sizes: list[int]) -> list[Axis]:
 
 
 def _split_indexed(axis: Axis, sizes: list[int]) -> list[Axis]:
-    atom, index = resolve(axis.parts[0]), _index(axis).reshape(sizes[0], -1)
+    atom, index = resolve(axis.parts[0]), index_of(axis).reshape(sizes[0], -1)
     if bool((index == index[:, :1]).all()):
         outer = indexed(atom, index[:, 0].copy())
         return [outer, *(Axis(size, blocked="index classes repeat") for size in sizes[1:])]
@@ -295,7 +293,7 @@ def _split_indexed(axis: Axis, sizes: list[int]) -> list[Axis]:
 
 
 def _regroup(parts: list[Axis], sizes: list[int]) -> list[Axis] | None:
-    """Walk factors and wanted sizes together, splitting a factor where both divide; None where they do not."""
+    """Walk factors and sizes together, splitting a factor where both divide; None where they do not."""
     pending = list(parts)
     result: list[Axis] = []
     for size in sizes:
@@ -341,8 +339,8 @@ def _ends(axis: Axis) -> list[int]:
 
 
 def _unify_concatenations(a: Axis, b: Axis) -> None:
-    """Cut both at each other's ends. A product is first cut where the concatenation is; if that can not be done
-    with whole inner blocks, ``cut`` has already turned it into index classes."""
+    """Cut both at each other's ends, and unify the pieces. A product that cannot be cut there in whole inner
+    blocks comes back from ``cut`` as index classes."""
     ends = sorted({*_borders(a), *_borders(b)})
     for p, q in zip(cut(a, ends), cut(b, ends), strict=True):
         if "concatenation" in (resolve(p).kind, resolve(q).kind):
@@ -356,7 +354,7 @@ def _borders(axis: Axis) -> list[int]:
 
 
 def _unify_indices(a: Axis, b: Axis) -> None:
-    """Position by position: indices that meet become one class; every atom touched is replaced by its classes."""
+    """Position by position: indices that meet become one class; the atoms become index classes."""
     left, right = _positions(a), _positions(b)
     involved: list[Axis] = []
     for atom, _ in (*left, *right):
@@ -386,8 +384,8 @@ def _positions(axis: Axis) -> list[tuple[Axis | None, int]]:
     if axis.kind == "indexed":
         atom = resolve(axis.parts[0])
         if atom.kind != "atom":
-            return [_positions(atom)[i] for i in _index(axis)]
-        return [(atom, int(i)) for i in _index(axis)]
+            return [_positions(atom)[i] for i in index_of(axis)]
+        return [(atom, int(i)) for i in index_of(axis)]
     return [(axis, i) for i in range(axis.size)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from otgraph.graph.axes.algebra import Axis, atoms, block, resolve
+from otgraph.graph.axes.algebra import Axis, atoms, block, index_of, resolve
 from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
 from otgraph.graph.axes.rules import RULES
@@ -24,8 +24,8 @@ def analyse(graph: Graph) -> AxisMap:
     """Find the dims of ``graph``.
 
     Runs the program once on its example inputs: on fake tensors for the ``aten`` dialect, on real ones for
-    ``onnx``, whose shape arithmetic must stay concrete. Model inputs and outputs, integer tensors, and whatever
-    an operator without a rule touches are blocked.
+    ``onnx``, whose shape arithmetic must stay concrete. Model inputs and outputs, integer tensors, and
+    whatever an operator without a rule touches are blocked.
     """
     tracker = Tracker(RULES)
     run = _run_on_fake if graph.dialect == "aten" else _run_on_real
@@ -52,7 +52,7 @@ def _run_on_real(graph: Graph, tracker: Tracker) -> tuple[Values, Tensors]:
 
 
 def _run(
-    graph: Graph, tracker: Tracker, weights: dict[str, torch.Tensor], inputs: list[torch.Tensor]
+    graph: Graph, tracker: Tracker, weights: Mapping[str, torch.Tensor], inputs: Sequence[torch.Tensor]
 ) -> tuple[Values, Tensors]:
     for name, tensor in weights.items():
         axes = [Axis(size) for size in tensor.shape]
@@ -72,7 +72,7 @@ def _run(
 class _Interpreter(fx.Interpreter):
     """Runs the program with the given weights and notes the axes of what every node returns."""
 
-    def __init__(self, graph: Graph, tracker: Tracker, weights: dict[str, torch.Tensor]) -> None:
+    def __init__(self, graph: Graph, tracker: Tracker, weights: Mapping[str, torch.Tensor]) -> None:
         super().__init__(graph.module)
         self.tracker = tracker
         self.weights = weights
@@ -110,8 +110,8 @@ def _freeze(graph: Graph, tracker: Tracker, values: Values, tensors: Tensors) ->
     for name, axes in tensors.items():
         for number, axis in enumerate(axes):
             for atom in _distinct_atoms(axis):
-                if atom.blocked is not None and id(atom) not in involved:
-                    continue  # a kernel or a table of constants: no index set of the network
+                if id(atom) not in involved:
+                    continue  # a kernel, a table of constants, scales: no index set of the network
                 role = roles.get((name, id(atom)), "carries")
                 cells[id(atom)] = atom
                 ports.setdefault(id(atom), []).append(Port(name, number, role))
@@ -180,7 +180,7 @@ class _Freezer:
             return Product(parts)
         if axis.kind == "concatenation":
             return Concatenation(parts)
-        return Indexed(parts[0], tuple(int(i) for i in axis.index if axis.index is not None))  # type: ignore[union-attr]
+        return Indexed(parts[0], tuple(int(i) for i in index_of(axis)))
 
 
 def _remarks(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
 from otgraph.graph.axes.rule import AxisRule, Combine, Shape, make_rule
 
@@ -15,7 +16,7 @@ from otgraph.graph.axes.rule import AxisRule, Combine, Shape, make_rule
 class Call:
     """An operator with its arguments, the tensors among them in order, and the tensors it returned."""
 
-    func: torch._ops.OpOverload
+    func: OpOverload
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     operands: tuple[torch.Tensor, ...]
@@ -43,6 +44,8 @@ class Call:
         normalised: tuple[str, ...] = (),
         fresh: tuple[str, ...] = (),
         combine: Combine = "any",
+        times: tuple[int, ...] | None = None,
+        added: tuple[int, ...] = (),
     ) -> AxisRule:
         """``make_rule`` over this call's shapes."""
         results = [tuple(t.shape) for t in self.results]
@@ -56,6 +59,8 @@ class Call:
             normalised=normalised,
             fresh=fresh,
             combine=combine,
+            times=times,
+            added=added,
         )
 
 

@@ -1,4 +1,4 @@
-"""``AxisRule``: what one operator does to axes, as data that prints on one line and can be applied and checked."""
+"""``AxisRule``: what one operator does to axes, as data that prints on one line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Combine = Literal["product", "any", "numeric", "always"]
 class Pattern:
     """One axis of one operand or result over named factors.
 
-    ``a`` · a product ``a*b`` (outermost first) · a concatenation ``a+b`` · ``1`` for an axis that carries no dim.
-    ``!`` after a factor fixes it: it is never cut.
+    ``a`` · a product ``a*b`` (outermost first) · a concatenation ``a+b`` · ``1`` for an axis that carries no
+    dim. ``!`` after a factor fixes it: it is never cut.
     """
 
     factors: tuple[str, ...]
@@ -44,11 +44,14 @@ class AxisRule:
     """One operator's axes.
 
     ``operands`` and ``results`` hold one pattern per axis of each tensor, ``sizes`` the size of every factor.
-    ``reduce`` names the factors that are contracted (cut in all operands at once: the removed part contributes
-    nothing if it is zero), ``normalised`` those whose cut changes statistics, ``fresh`` those that only the
-    result has and that may nevertheless be cut (a broadcast). ``combine`` says when a result can be non-zero at a
-    removed index: ``product`` if every operand with that factor is, ``any`` if any is, ``numeric`` is found by
-    evaluating the operator on zeros, ``always`` where the operator makes values out of nothing.
+    ``reduce`` names the factors that are contracted (cut in all operands at once: the removed part
+    contributes nothing if it is zero), ``normalised`` those whose cut changes statistics, ``fresh`` those
+    that only the result has and that may nevertheless be cut (a broadcast).
+
+    ``combine`` says when a result can be non-zero at a removed index: ``product`` if no operand it is
+    multiplied by (``times``, by default all but ``added``) vanishes there, or one of the ``added`` operands
+    does not; ``any`` if any operand is non-zero; ``numeric`` is found by evaluating the operator on zeros;
+    ``always`` where the operator makes values out of nothing.
     """
 
     name: str
@@ -59,6 +62,8 @@ class AxisRule:
     normalised: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     combine: Combine = "any"
+    times: tuple[int, ...] | None = None
+    added: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         kinds = [f"{name}:reduce" for name in self.reduce] + [
@@ -81,6 +86,8 @@ def make_rule(
     normalised: Sequence[str] = (),
     fresh: Sequence[str] = (),
     combine: Combine = "any",
+    times: tuple[int, ...] | None = None,
+    added: tuple[int, ...] = (),
 ) -> AxisRule:
     """Build a rule from ``"n i h!, o i -> n o h'!"`` and the concrete shapes it speaks of.
 
@@ -104,9 +111,8 @@ def make_rule(
         tuple(_without_units(name, axes, shape, known) for axes, shape in zip(side, tensors, strict=True))
         for side, tensors in zip(patterns, shapes, strict=True)
     ]
-    return AxisRule(
-        name, checked[0], checked[1], known, tuple(reduce), tuple(normalised), tuple(fresh), combine
-    )
+    kinds = (tuple(reduce), tuple(normalised), tuple(fresh))
+    return AxisRule(name, checked[0], checked[1], known, *kinds, combine, times, added)
 
 
 def _parse_side(text: str) -> tuple[tuple[Pattern, ...], ...]:

@@ -1,15 +1,16 @@
-"""``Tracker``: applies axis rules to the ATen calls of one execution, and remembers the axes of every tensor."""
+"""``Tracker``: applies axis rules to the ATen calls of one execution; remembers every tensor's axes."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from otgraph.graph.axes.algebra import (
@@ -31,8 +32,11 @@ from otgraph.graph.axes.rules.elementwise import is_pointwise, pointwise
 
 @dataclass
 class Tracked:
-    """What is known of one tensor: its axes; per axis whether a removed index may hold something other than zero
-    when its weights are zeroed; whether it depends on the model's inputs; the weights it was made of if not."""
+    """What is known of one tensor.
+
+    Its axes; per axis whether a removed index may hold something other than zero when its weights are zeroed;
+    whether it depends on the model's inputs; if not, the weights it was made of.
+    """
 
     axes: list[Axis]
     dirty: list[bool]
@@ -62,7 +66,7 @@ class Tracker(TorchDispatchMode):
     """Run a program under this mode; every call below it refines the axes of the tensors involved."""
 
     def __init__(self, rules: dict[str, Builder]) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]  (its one parameter has no annotation)
         self.rules = rules
         self.where = "input"
         self.uses: list[Use] = []
@@ -138,7 +142,7 @@ class Tracker(TorchDispatchMode):
         weights = frozenset[str]().union(*(r.weights for r in records)) if not computed else frozenset[str]()
         for tensor, patterns in zip(call.results, rule.results, strict=True):
             if _is_integer(tensor):  # places and counts: they do not tie the axes they were computed from
-                self._known[tensor] = _integer_record(tensor, computed, weights)
+                self._known[tensor] = replace(_integer_record(tensor), computed=computed, weights=weights)
                 continue
             axes = [self._make(pattern, rule, bound) for pattern in patterns]
             spots = [any(dirty.get(f, False) for f in p.factors) for p in patterns]
@@ -202,7 +206,7 @@ class Tracker(TorchDispatchMode):
                     self.uses.append(Use(record.weights, bound[name], role))
 
     def _dirty_factors(self, call: Call, rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
-        """Per factor whether removed indices of it may be non-zero in the result (for ``reduce``: in the sum)."""
+        """Per factor whether the result (of ``reduce``: the sum) may hold more than zeros where it is cut."""
         seen: dict[str, list[bool]] = {}
         for record, patterns in zip(records, rule.operands, strict=True):
             for spot, pattern in zip(record.dirty, patterns, strict=True):
@@ -213,18 +217,15 @@ class Tracker(TorchDispatchMode):
             return dict.fromkeys(made | seen.keys(), True)
         if rule.combine == "numeric":
             return self._dirty_by_evaluation(call, rule, records)
-        gather: Callable[[list[bool]], bool] = all if rule.combine == "product" else any
-        result = {name: gather(spots) for name, spots in seen.items()}
-        return result | dict.fromkeys(rule.fresh, True)
+        if rule.combine == "product":
+            return _dirty_product(rule, records)
+        return {name: any(spots) for name, spots in seen.items()} | dict.fromkeys(rule.fresh, True)
 
     def _dirty_by_evaluation(self, call: Call, rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
         result: dict[str, bool] = {}
         for name in {f for patterns in rule.results for p in patterns for f in p.factors}:
-            clean: list[bool] = []
-            for record, patterns in zip(records, rule.operands, strict=True):
-                spots = [s for s, p in zip(record.dirty, patterns, strict=True) if name in p.factors]
-                clean.append(bool(spots) and not any(spots))
-            result[name] = not self._vanishes(call, tuple(clean))
+            clean = tuple(bool(spots) and not any(spots) for spots in _spots(name, rule, records))
+            result[name] = not self._vanishes(call, clean)
         return result
 
     def _vanishes(self, call: Call, clean: tuple[bool, ...]) -> bool:
@@ -244,17 +245,48 @@ class Tracker(TorchDispatchMode):
                 block(axis, "an integer tensor")
 
 
+def _dirty_product(rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
+    """``combine="product"``: multiplied operands vanish alone, added ones must vanish too."""
+    times = rule.times if rule.times is not None else tuple(range(len(records)))
+    added = [k for k in rule.added if k < len(records)]
+    made = {f for patterns in rule.results for p in patterns for f in p.factors}
+    result: dict[str, bool] = {}
+    for name in made | set(rule.reduce):
+        clean = [
+            bool(spots) and not any(spots) and not (k == 0 and name in rule.normalised)
+            for k, spots in enumerate(_spots(name, rule, records))
+        ]
+        if name in rule.reduce:
+            result[name] = not any(clean)
+        else:
+            vanishes = any(clean[k] for k in times if k not in added) and all(clean[k] for k in added)
+            result[name] = not vanishes
+    return result
+
+
+def _spots(name: str, rule: AxisRule, records: list[Tracked]) -> list[list[bool]]:
+    """Per operand the dirt of the axes that hold the factor ``name``."""
+    return [
+        [spot for spot, pattern in zip(record.dirty, patterns, strict=True) if name in pattern.factors]
+        for record, patterns in zip(records, rule.operands, strict=True)
+    ]
+
+
+_PROBES = (0.7, -1.3)
+
+
 def _evaluate_on_zeros(call: Call, leaves: list[Any], spec: Any, clean: tuple[bool, ...]) -> bool:
-    marks = iter(clean)
-    with _disable_current_modes():
-        tensors: list[Any] = []
-        for leaf in leaves:
-            if not isinstance(leaf, torch.Tensor):
-                tensors.append(leaf)
-            elif next(marks):
-                tensors.append(torch.zeros([1] * leaf.dim(), dtype=leaf.dtype))
-            else:
-                tensors.append(torch.full([1] * leaf.dim(), 0.7).to(leaf.dtype))
+    """Whether the operator gives zero on one element, for every sign of the operands that are not zero."""
+    return all(
+        _is_zero(call, leaves, spec, values)
+        for values in itertools.product(*((0.0,) if c else _PROBES for c in clean))
+    )
+
+
+def _is_zero(call: Call, leaves: list[Any], spec: Any, values: tuple[float, ...]) -> bool:
+    given = iter(values)
+    with unset_fake_temporarily():
+        tensors = [_element(leaf, next(given)) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         args, kwargs = pytree.tree_unflatten(tensors, spec)
         try:
             out = call.func(*args, **kwargs)
@@ -264,13 +296,21 @@ def _evaluate_on_zeros(call: Call, leaves: list[Any], spec: Any, clean: tuple[bo
         return all(not bool(t.any()) for t in results)
 
 
+def _element(like: torch.Tensor, value: float) -> torch.Tensor:
+    """One element of the dtype and rank of ``like``; truth values alternate with the sign."""
+    shape = [1] * like.dim()
+    if like.dtype == torch.bool:
+        return torch.full(shape, value > 0)
+    return torch.full(shape, value, dtype=torch.float64).to(like.dtype)
+
+
 def _is_integer(tensor: torch.Tensor) -> bool:
     return not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and not tensor.dtype.is_complex
 
 
-def _integer_record(tensor: torch.Tensor, computed: bool, weights: frozenset[str]) -> Tracked:
+def _integer_record(tensor: torch.Tensor) -> Tracked:
     axes = [Axis(size, blocked="an integer tensor") for size in tensor.shape]
-    return Tracked(axes, [True] * tensor.dim(), computed, weights)
+    return Tracked(axes, [True] * tensor.dim())
 
 
 def _family(name: str) -> str:

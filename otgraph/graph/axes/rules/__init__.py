@@ -1,4 +1,4 @@
-"""One table of axis rules: operator name → builder. An operator that is not here is opaque, unless it is element-wise."""
+"""One table of axis rules: operator → builder. What is not here is opaque, unless it is element-wise."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from otgraph.graph.axes.rules import (
     shape,
 )
 
-RULES: dict[str, Builder] = {
-    **attention.RULES,
-    **convolution.RULES,
-    **creation.RULES,
-    **elementwise.RULES,
-    **joining.RULES,
-    **matmul.RULES,
-    **normalization.RULES,
-    **pooling.RULES,
-    **reduction.RULES,
-    **shape.RULES,
+FAMILIES: dict[str, dict[str, Builder]] = {
+    "attention": attention.RULES,
+    "convolution": convolution.RULES,
+    "creation": creation.RULES,
+    "elementwise": elementwise.RULES,
+    "joining": joining.RULES,
+    "matmul": matmul.RULES,
+    "normalization": normalization.RULES,
+    "pooling": pooling.RULES,
+    "reduction": reduction.RULES,
+    "shape": shape.RULES,
 }
+
+RULES: dict[str, Builder] = {name: rule for family in FAMILIES.values() for name, rule in family.items()}

@@ -17,7 +17,9 @@ def scaled_dot_product(call: Call) -> AxisRule | None:
     rest = "".join(
         ", " + (" ".join(f"z{i}_{a}!" for a in range(r.dim()))) for i, r in enumerate(call.results[1:])
     )
-    return call.rule(f"n h l d, n h s d, n h s! e{mask} -> n h l e{rest}", reduce=("d",), combine="product")
+    return call.rule(
+        f"n h l d, n h s d, n h s! e{mask} -> n h l e{rest}", reduce=("d",), combine="product", times=(2,)
+    )
 
 
 RULES: dict[str, Builder] = {

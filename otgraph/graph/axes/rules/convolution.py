@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otgraph.graph.axes.call import Call, axes
+from otgraph.graph.axes.call import Builder, Call, axes
 from otgraph.graph.axes.rule import AxisRule
 
 
@@ -16,7 +16,7 @@ def convolution(call: Call) -> AxisRule:
     text = f"n g*i {space}, {weight}{bias} -> n g*o {out}"
     channels = int(call.args[0].shape[1])
     sizes = {"g": groups, "i": channels // groups, "o": int(call.results[0].shape[1]) // groups}
-    return call.rule(text, sizes=sizes, reduce=("i",), combine="product")
+    return call.rule(text, sizes=sizes, reduce=("i",), combine="product", added=(2,))
 
 
-RULES = {"convolution": convolution}
+RULES: dict[str, Builder] = {"convolution": convolution}

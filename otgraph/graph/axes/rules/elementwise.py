@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch._ops import OpOverload
 
 from otgraph.graph.axes.call import Builder, Call, axes, text_of
 from otgraph.graph.axes.rule import AxisRule
@@ -16,7 +17,7 @@ def pointwise(call: Call) -> AxisRule:
     return call.rule(text_of(operands, [names[rank - r.dim() :] for r in call.results]), combine="numeric")
 
 
-def is_pointwise(func: torch._ops.OpOverload) -> bool:
+def is_pointwise(func: OpOverload) -> bool:
     """Whether an operator that has no rule of its own is element-wise: PyTorch says so itself by a tag."""
     return torch.Tag.pointwise in func.tags
 

@@ -12,7 +12,12 @@ def batch_norm(call: Call) -> AxisRule:
     vectors = ", c" * (len(call.operands) - 1)
     space = " ".join(axes("h", x.dim() - 2))
     saved = "".join(", c" if r.shape == (x.shape[1],) else ", z" for r in call.results[1:])
-    return call.rule(f"n c {space}{vectors} -> n c {space}{saved}", combine="product" if vectors else "any")
+    return call.rule(f"n c {space}{vectors} -> n c {space}{saved}", combine="numeric")
+
+
+def _bias(call: Call, weight: int) -> tuple[int, ...]:
+    """The operand that is added: the last one, unless that is the weight at argument ``weight``."""
+    return (len(call.operands) - 1,) if call.argument(weight + 1, "bias") is not None else ()
 
 
 def layer_norm(call: Call) -> AxisRule:
@@ -23,7 +28,7 @@ def layer_norm(call: Call) -> AxisRule:
     whole = " ".join(outer + inner)
     saved = ", " + " ".join(outer + ["1"] * len(inner))
     text = f"{whole}{affine} -> {whole}" + saved * (len(call.results) - 1)
-    return call.rule(text, normalised=tuple(inner), combine="product" if affine else "any")
+    return call.rule(text, normalised=tuple(inner), combine="product", added=_bias(call, 1))
 
 
 def group_norm(call: Call) -> AxisRule:
@@ -33,7 +38,7 @@ def group_norm(call: Call) -> AxisRule:
     affine = ", g*c" * (len(call.operands) - 1)
     text = f"n g*c {space}{affine} -> n g*c {space}, n g, n g"
     sizes = {"g": groups, "c": int(x.shape[1]) // groups}
-    return call.rule(text, sizes=sizes, normalised=("c",), combine="product" if affine else "any")
+    return call.rule(text, sizes=sizes, normalised=("c",), combine="product", added=_bias(call, 1))
 
 
 RULES: dict[str, Builder] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from otgraph.graph.axes.call import Builder, Call, axes
 from otgraph.graph.axes.rule import AxisRule
 
@@ -9,14 +11,14 @@ from otgraph.graph.axes.rule import AxisRule
 def _reduced(call: Call) -> list[int]:
     """The reduced axes: the first list (or the integer ``dim``) among the arguments; none given means all."""
     rank = call.operands[0].dim()
-    found = call.kwargs.get("dim")
-    if found is None:
-        found = next((a for a in call.args[1:] if isinstance(a, (list, tuple))), None)
-    if found is None and len(call.args) > 1 and isinstance(call.args[1], int) and call.name in _DIM_SECOND:
-        found = [call.args[1]]
-    if isinstance(found, int):
-        found = [found]
-    return sorted({int(d) % max(rank, 1) for d in found}) if found else list(range(rank))
+    found: Any = call.kwargs.get("dim")
+    lists = [k for k, given in enumerate(call.args) if isinstance(given, (list, tuple))]
+    if found is None and lists:
+        found = call.args[lists[0]]
+    if found is None and call.name in _DIM_SECOND:
+        found = call.argument(1, "dim")
+    dims: list[int] = [found] if isinstance(found, int) else list(found or range(rank))
+    return sorted({d % max(rank, 1) for d in dims})
 
 
 def _reduce(call: Call, mark: str) -> AxisRule:
@@ -24,16 +26,14 @@ def _reduce(call: Call, mark: str) -> AxisRule:
     source = [f"a{i}{mark if i in gone else ''}" for i in range(rank)]
     kept = call.results[0].dim() == rank and rank > 0
     target = ["1" if i in gone else f"a{i}" for i in range(rank) if kept or i not in gone]
-    if kept and all(call.results[0].shape[i] != 1 for i in gone if call.operands[0].shape[i] != 1) and gone:
-        target = [
-            f"a{i}{'!' if i in gone else ''}" for i in range(rank)
-        ]  # a running reduction keeps its axis
     text = f"{' '.join(source)} -> {', '.join([' '.join(target)] * len(call.results))}"
     return call.rule(text, reduce=() if mark else tuple(f"a{i}" for i in gone))
 
 
 def summing(call: Call) -> AxisRule:
     """Sums, and norms (sums of powers): removed entries that are zero contribute nothing."""
+    if call.name == "linalg_vector_norm" and float(call.argument(1, "ord", 2)) < 0:
+        return mixing(call)  # zeros decide a norm of negative order
     return _reduce(call, "")
 
 
@@ -45,11 +45,9 @@ def mixing(call: Call) -> AxisRule:
 def along(call: Call) -> AxisRule:
     """Operators that mix one axis and keep it: softmax, cumulative sums, sorting, flips, rolls."""
     x = call.operands[0]
-    dims = call.kwargs.get("dim", call.kwargs.get("dims"))
-    if dims is None and len(call.args) > 1:
-        dims = call.args[2] if call.name == "roll" and len(call.args) > 2 else call.args[1]
-    dims = [dims] if isinstance(dims, int) else list(dims or range(x.dim()))
-    fixed = {int(d) % max(x.dim(), 1) for d in dims}
+    found: Any = call.argument(2 if call.name == "roll" else 1, "dim" if call.name == "cumsum" else "dims")
+    dims: list[int] = [found] if isinstance(found, int) else list(found or range(x.dim()))
+    fixed = {d % max(x.dim(), 1) for d in dims}
     names = [a + ("!" if i in fixed else "") for i, a in enumerate(axes("a", x.dim()))]
     return call.rule(f"{' '.join(names)} -> {', '.join([' '.join(names)] * len(call.results))}")
 

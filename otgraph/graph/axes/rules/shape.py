@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from otgraph.graph.axes.call import Builder, Call, axes, text_of
 from otgraph.graph.axes.rule import AxisRule
 
 
 def view(call: Call) -> AxisRule:
-    """Reshapes: runs of axes of equal extent are split into their common factors, or fixed where there are none."""
+    """Reshapes: runs of axes of equal extent are split into common factors, or fixed where there are none."""
     old, new = list(call.operands[0].shape), list(call.results[0].shape)
     source, target = ["1"] * len(old), ["1"] * len(new)
     sizes: dict[str, int] = {}
@@ -47,9 +48,7 @@ def _runs(old: list[int], new: list[int]) -> list[tuple[list[int], list[int]]]:
 
 
 def _common_factors(a: list[int], b: list[int]) -> list[int] | None:
-    ends = sorted(
-        {*itertools.accumulate(a, lambda x, y: x * y), *itertools.accumulate(b, lambda x, y: x * y)}
-    )
+    ends = sorted({math.prod(side[: k + 1]) for side in (a, b) for k in range(len(side))})
     pairs = list(itertools.pairwise([1, *ends]))
     return None if any(stop % start for start, stop in pairs) else [stop // start for start, stop in pairs]
 
