@@ -55,7 +55,7 @@ def audit(
     check_data(data, session_a.inputs)
     check_data(data, session_b.inputs)
     drift = fidelity(session_a, session_b, data, metric_function, metric or "")
-    feeds = first_feeds(data, session_a.inputs)
+    feeds = first_feeds(data, (*session_a.inputs, *session_b.inputs))
     del session_a, session_b  # latency is measured with fresh sessions, alone in memory
     latency = compare(runner, a, b, feeds, threads=threads, seed=seed, repeats=repeats)
     thresholds = [] if min_speedup is None else [speedup_threshold(latency, min_speedup)]

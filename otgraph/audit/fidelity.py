@@ -84,7 +84,7 @@ def fidelity(a: Session, b: Session, data: Data, metric: Metric | None, metric_n
     classes: ClassTally | None = None
     scores = _MetricTally(metric, metric_name)
     samples = 0
-    for batch in batches(data, a.inputs):
+    for batch in batches(data, (*a.inputs, *b.inputs)):
         out_a, out_b = _run(a, batch), _run(b, batch)
         out_b = {name: out_b[other] for name, other in names.items()}
         _check_shapes(out_a, out_b)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -31,6 +32,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ),
 )
 """ONNX Runtime's exceptions share no base of their own, so they are listed as its module lists them."""
+
+PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 DTYPES: Mapping[str, type[Any]] = {
     "tensor(float)": np.float32,
@@ -98,14 +101,18 @@ class OnnxRuntimeSession(Session):
         return dict(zip(self._names, values, strict=True))
 
     def profile(self, feeds: Mapping[str, Array], runs: int) -> list[NodeTime]:
-        return profile_session(self._create, session_options(self._threads), feeds, runs)
+        try:
+            return profile_session(self._create, session_options(self._threads), feeds, runs)
+        except ORT_ERRORS as error:
+            raise ModelError(f"{self._where}: onnxruntime cannot run it: {first_line(error)}") from error
 
     def _create(self, options: ort.SessionOptions) -> ort.InferenceSession:
         source = str(self._model) if isinstance(self._model, Path) else self._model
         try:
             return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except ORT_ERRORS as error:
-            raise ModelError(f"{self._where}: onnxruntime cannot load it: {first_line(error)}") from error
+            reason = f"onnxruntime cannot load it: {first_line(error)}"
+            raise ModelError(f"{self._where}: {reason}; export it again or check its files") from error
 
     def _spec(self, value: Any) -> TensorSpec:
         dtype = DTYPES.get(value.type)
@@ -129,6 +136,6 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of the engine's message, which says what; the rest repeats the model's nodes."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first line of the engine's message, without its status code; the rest repeats the model's nodes."""
+    lines = PREFIX.sub("", str(error).strip()).splitlines()
+    return lines[0].strip() if lines else type(error).__name__

@@ -76,6 +76,18 @@ def test_a_fixed_batch_counts_each_sample_once(batch: int) -> None:
     assert fixed.drift == pytest.approx(whole.drift, rel=1e-12)
 
 
+def test_a_dynamic_batch_follows_the_other_models_fixed_one() -> None:
+    a = DRAW.normal(size=(10, 3, 2, 2)).astype(np.float32)
+
+    class Any4(Lookup):
+        def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            assert len(feeds["x"]) == 4
+            return {"y": a[np.asarray(feeds["x"], np.int64)]}
+
+    found = fidelity(Any4(y=a), Lookup(4, y=a), numbers(10), None, "")
+    assert (found.samples, found.drift) == (10, 0)
+
+
 @pytest.mark.parametrize("rows", ["logits", "probabilities", "log-probabilities"])
 def test_kl_and_agreement_however_the_scores_are_given(rows: str) -> None:
     logits_a, logits_b = DRAW.normal(size=(2, 30, 5)) * 3
