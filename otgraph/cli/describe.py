@@ -1,0 +1,22 @@
+"""Short descriptions of what a command reads, shared by all commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otgraph.data import Data
+
+if TYPE_CHECKING:
+    from otgraph.graph.graph import Graph
+
+
+def describe_model(spec: str, graph: Graph) -> str:
+    """``model  net.onnx: image: float32[batch, 3, 8, 8] → logits: float32[batch, 10]``."""
+    inputs = ", ".join(map(str, graph.signature.inputs))
+    outputs = ", ".join(map(str, graph.signature.outputs))
+    return f"model  {spec}: {inputs} → {outputs}"
+
+
+def describe_data(title: str, data: Data) -> str:
+    """``calib  calib.npz: 256 samples``."""
+    return f"{title}  {data.source}: {len(data):,} samples"

@@ -1,0 +1,142 @@
+"""``otgraph optimize``: model and unlabelled inputs in, a measured-faster model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from otgraph.audit.text import summary
+from otgraph.cli import options as opt
+from otgraph.cli.describe import describe_data, describe_model
+from otgraph.cli.lazy import load_api
+from otgraph.cli.output import Output, progress
+from otgraph.data import Data
+from otgraph.data_sources import load_data
+from otgraph.plan.budget import make_budget
+
+Evaluation = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DATA", help="Inputs of the final audit; by default those of --calib."),
+]
+PlanOut = Annotated[Path | None, typer.Option("--plan-out", metavar="FILE", help="Also write the plan.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Also write the audit as HTML.")
+]
+
+
+def optimize(
+    *,
+    model: opt.Model,
+    calib: opt.Calibration,
+    output: opt.Out,
+    latency: opt.Latency = None,
+    max_drop: opt.MaxDrop = None,
+    keep: opt.Keep = None,
+    dims: opt.DimsOption = opt.Dims.ALL,
+    engine: opt.Engine = "onnxruntime",
+    threads: opt.Threads = 1,
+    criterion: opt.Criterion = "transport",
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    multiple: opt.Multiple = 8,
+    data: Evaluation = None,
+    shape: opt.Shapes = None,
+    plan_out: PlanOut = None,
+    report: Report = None,
+    seed: opt.Seed = 0,
+    remarks: opt.Remarks = False,
+    json: opt.Json = False,
+) -> None:
+    """Make MODEL faster, measure the result, and write it.
+
+    Give one of --latency, --max-drop and --keep. Where no credible gain is measured the original is written.
+    A stated --latency or --max-drop that is missed ends with exit code 1.
+
+    Example: otgraph optimize net.onnx --calib calib.npz --latency 0.6x -o small.onnx
+    """
+    make_budget(latency, max_drop, keep)
+    shapes = opt.read_shapes(shape)
+    opt.check_model_output(output, model)
+    opt.check_outputs(output, plan_out, report)
+    out = Output(json)
+    calibration = load_data(calib)
+    evaluation = calibration if data is None else load_data(data)
+    api = load_api()
+    graph = api.load_model(model, shapes)
+    say_inputs(out, model, graph, calibration, None if data is None else evaluation)
+    choices = {
+        "latency": latency,
+        "max_drop": max_drop,
+        "keep": keep,
+        "dims": dims.value,
+        "engine": engine,
+        "threads": threads,
+        "criterion": criterion,
+        "include": include or [],
+        "exclude": exclude or [],
+        "multiple": multiple,
+        "seed": seed,
+    }
+    with progress() as show:
+        optimized = api.optimize(graph, calibration, evaluation=evaluation, progress=show, **choices)
+    write(optimized, graph, output, plan_out, report)
+    say_outcome(out, optimized, str(output), every_remark=remarks)
+    out.result(document("optimize", optimized, output))
+    asked = latency is not None or max_drop is not None
+    raise typer.Exit(exit_code(optimized, asked=asked))
+
+
+def say_inputs(out: Output, model: str, graph: Any, calibration: Data, evaluation: Data | None) -> None:
+    """What is read."""
+    out.say(describe_model(model, graph))
+    out.say(describe_data("calib", calibration))
+    if evaluation is not None:
+        out.say(describe_data("data ", evaluation))
+
+
+def write(
+    optimized: Any, original: Any, output: Path | None, plan_out: Path | None, report: Path | None
+) -> None:
+    """Write the model (the original where nothing was gained), and what else was asked for."""
+    if output is not None:
+        (optimized.graph if optimized.credible else original).save(output)
+    if plan_out is not None:
+        optimized.plan.save(plan_out)
+    if report is not None:
+        optimized.audit.save_html(report)
+
+
+def say_outcome(out: Output, optimized: Any, output: str | None, *, every_remark: bool) -> None:
+    """The plan, the audit, and what was written."""
+    out.say("")
+    out.say(str(optimized.plan))
+    out.say("")
+    shown = [remark for remark in optimized.remarks if every_remark or remark.kind == "failure"]
+    out.remarks(shown)
+    out.say(summary(optimized.audit))
+    if not optimized.credible:
+        kept = f"; {output} is the original" if output else ""
+        out.say(f"no credible gain: the original is kept{kept}")
+    elif output:
+        out.say(f"wrote {output}")
+
+
+def document(command: str, optimized: Any, output: Path | None) -> dict[str, Any]:
+    """The result as JSON."""
+    return {
+        "command": command,
+        "output": None if output is None else str(output),
+        "credible": optimized.credible,
+        "plan": optimized.plan.to_json(),
+        "audit": optimized.audit.to_json(),
+        "cost": vars(optimized.cost),
+        "remarks": [remark.to_json() for remark in optimized.remarks],
+    }
+
+
+def exit_code(optimized: Any, *, asked: bool) -> int:
+    """1 where a stated threshold was missed: no gain although one was asked for, or the audit says so."""
+    missed = not optimized.audit.passed or (asked and not optimized.credible)
+    return 1 if missed else 0

@@ -1,0 +1,119 @@
+"""Arguments and options that several commands share, and reading those that are small languages."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otgraph.errors import UsageError
+from otgraph.files import check_writable
+
+MODEL_HELP = (
+    "An .onnx file, a .pt2 exported program, or package.module:callable returning (module, example_inputs)."
+)
+DATA_HELP = (
+    "An .npz file (one array per input, first axis = samples, optional 'labels'), a folder of them, or "
+    "package.module:callable that yields batches."
+)
+
+
+class Dims(StrEnum):
+    """Which dims may shrink."""
+
+    ALL = "all"
+    INNER = "inner"
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Calibration = Annotated[
+    str, typer.Option("--calib", metavar="DATA", help=f"Unlabelled inputs. {DATA_HELP}", show_default=False)
+]
+Out = Annotated[
+    Path, typer.Option("-o", "--output", metavar="OUT", help="The .onnx file to write.", show_default=False)
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape", metavar="NAME=SIZES", help="Sizes of an input's axes, such as image=1,3,224,224."
+    ),
+]
+Engine = Annotated[str, typer.Option("--engine", help="Where the model will run.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        "--latency", metavar="0.6x|8ms", help="The latency to reach, relative to the original or absolute."
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop", help="The output divergence to allow: KL for classifiers, relative L2 otherwise."
+    ),
+]
+Keep = Annotated[
+    float | None,
+    typer.Option("--keep", help="The fraction of every prunable dim to keep, instead of a budget."),
+]
+DimsOption = Annotated[
+    Dims, typer.Option("--dims", help="all, or inner: leave out dims that run through a residual addition.")
+]
+Criterion = Annotated[
+    str, typer.Option("--criterion", help="How the cost of removing a channel is estimated.")
+]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", metavar="PATTERN", help="Only cut nodes with such names.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Never cut nodes with such names.")
+]
+Multiple = Annotated[int, typer.Option("--multiple", min=1, help="Widths are multiples of this.")]
+Remarks = Annotated[bool, typer.Option("--remarks", help="Print every remark of the passes.")]
+
+_SHAPE = re.compile(r"(?P<name>[^=]+)=(?P<sizes>[1-9][0-9]*(,[1-9][0-9]*)*)")
+
+
+def read_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """``["image=1,3,224,224"]`` → ``{"image": (1, 3, 224, 224)}``.
+
+    Raises:
+        UsageError: a text has another form, or an input is given twice.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts or ():
+        match = _SHAPE.fullmatch(text)
+        if match is None:
+            raise UsageError(f"--shape {text}: write the input's name and sizes, such as image=1,3,224,224")
+        if match["name"] in shapes:
+            raise UsageError(f"--shape {text}: {match['name']} is given twice; keep one")
+        shapes[match["name"]] = tuple(int(size) for size in match["sizes"].split(","))
+    return shapes
+
+
+def check_model_output(path: Path, model: str) -> None:
+    """Refuse, before any work, an output that could not or should not be written.
+
+    Raises:
+        UsageError: it is not called ``.onnx``, or is the model itself.
+        OutputError: it cannot be written.
+    """
+    if path.suffix != ".onnx":
+        raise UsageError(f"{path}: models are written as ONNX; give a name that ends in .onnx")
+    if path.resolve() == Path(model).resolve():
+        raise UsageError(f"{path}: is the model itself; give another name")
+    check_writable(path)
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuse, before any work, files that cannot be written, and one file for two things."""
+    given = [path for path in paths if path is not None]
+    for path in given:
+        check_writable(path)
+    if len({path.resolve() for path in given}) < len(given):
+        raise UsageError(f"{', '.join(map(str, given))}: is one file for two outputs; give each its own name")

@@ -1,0 +1,72 @@
+"""``otgraph passes``: the catalogue, from the docstrings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from otgraph.cli import options as opt
+from otgraph.cli.output import Output
+
+Name = Annotated[str | None, typer.Argument(metavar="[PASS]", help="Show the manual page of one pass.")]
+
+
+def passes(*, name: Name = None, json: opt.Json = False) -> None:
+    """List the passes and named pipelines that are installed, or show the manual page of PASS.
+
+    Example: otgraph passes fold-batch-norm
+    """
+    # the passes import torch, which takes seconds
+    from otgraph.errors import PipelineError  # noqa: PLC0415
+    from otgraph.rewrite.catalogue import load_catalogue, load_pipelines  # noqa: PLC0415
+    from otgraph.rewrite.manual import manual_page  # noqa: PLC0415
+    from otgraph.rewrite.options import suggest  # noqa: PLC0415
+
+    out = Output(json)
+    catalogue = load_catalogue()
+    if name is not None:
+        if name not in catalogue:
+            raise PipelineError(f"passes: no pass is called '{name}'; {suggest(name, catalogue)}")
+        page = manual_page(catalogue[name])
+        _say_page(out, page)
+        out.result(_page(page))
+        return
+    pages = [manual_page(catalogue[each]) for each in catalogue]
+    pipelines = load_pipelines()
+    out.say(_table(pages))
+    _say_pipelines(out, pipelines)
+    out.result({"command": "passes", "passes": [_page(page) for page in pages], "pipelines": pipelines})
+
+
+def _table(pages: list[Any]) -> Table:
+    table = Table("pass", "kind", "claim", "", pad_edge=False)
+    for page in pages:
+        table.add_row(page.name, page.kind, page.exactness if page.kind == "transform" else "", page.summary)
+    return table
+
+
+def _say_pipelines(out: Output, pipelines: Mapping[str, str]) -> None:
+    out.say("")
+    out.say("pipelines (a name stands for its passes):")
+    for name, text in pipelines.items():
+        out.say(f"  {name}: {text}")
+
+
+def _say_page(out: Output, page: Any) -> None:
+    out.say(Text(page.name, style="bold"))
+    out.say(page.summary)
+    for title, text in page.sections.items():
+        out.say("")
+        out.say(Text(title, style="bold"))
+        out.say("\n".join(f"  {line}".rstrip() for line in text.splitlines()))
+    for option in page.options:
+        default = "required" if option.default is None else f"default {option.default}"
+        out.say(f"  {option.name}: {option.type} ({default})")
+
+
+def _page(page: Any) -> dict[str, Any]:
+    return {**vars(page), "options": [vars(option) for option in page.options]}

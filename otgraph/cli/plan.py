@@ -1,0 +1,117 @@
+"""``otgraph plan`` and ``otgraph apply``: the halves of ``optimize``, with a file to review in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otgraph.cli import options as opt
+from otgraph.cli.describe import describe_data, describe_model
+from otgraph.cli.lazy import load_api
+from otgraph.cli.output import Output, progress
+from otgraph.data_sources import load_data
+from otgraph.plan.budget import make_budget
+
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `otgraph plan` wrote.")]
+PlanOut = Annotated[
+    Path, typer.Option("-o", "--output", metavar="FILE", help="The plan.json to write.", show_default=False)
+]
+OptionalCalibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calib", metavar="DATA", help="Inputs for the repairs; by default those that the plan names."
+    ),
+]
+
+
+def plan(
+    *,
+    model: opt.Model,
+    calib: opt.Calibration,
+    output: PlanOut,
+    latency: opt.Latency = None,
+    max_drop: opt.MaxDrop = None,
+    keep: opt.Keep = None,
+    dims: opt.DimsOption = opt.Dims.ALL,
+    engine: opt.Engine = "onnxruntime",
+    threads: opt.Threads = 1,
+    criterion: opt.Criterion = "transport",
+    include: opt.Include = None,
+    exclude: opt.Exclude = None,
+    multiple: opt.Multiple = 8,
+    shape: opt.Shapes = None,
+    seed: opt.Seed = 0,
+    json: opt.Json = False,
+) -> None:
+    """Decide what to remove from MODEL, without editing anything, and write the plan.
+
+    Give one of --latency, --max-drop and --keep.
+
+    Example: otgraph plan net.onnx --calib calib.npz --latency 0.6x -o plan.json
+    """
+    make_budget(latency, max_drop, keep)
+    shapes = opt.read_shapes(shape)
+    opt.check_outputs(output)
+    out = Output(json)
+    calibration = load_data(calib)
+    api = load_api()
+    graph = api.load_model(model, shapes)
+    out.say(describe_model(model, graph))
+    out.say(describe_data("calib", calibration))
+    with progress() as show:
+        made = api.make_plan(
+            graph,
+            calibration,
+            latency=latency,
+            max_drop=max_drop,
+            keep=keep,
+            dims=dims.value,
+            engine=engine,
+            threads=threads,
+            criterion=criterion,
+            include=include or [],
+            exclude=exclude or [],
+            multiple=multiple,
+            seed=seed,
+            progress=show,
+        )
+    made.save(output)
+    out.say("")
+    out.say(str(made))
+    out.say(f"wrote {output}")
+    out.result({"command": "plan", "output": str(output), "plan": made.to_json()})
+
+
+def apply(
+    *,
+    model: opt.Model,
+    plan: PlanFile,
+    output: opt.Out,
+    calib: OptionalCalibration = None,
+    shape: opt.Shapes = None,
+    remarks: opt.Remarks = False,
+    json: opt.Json = False,
+) -> None:
+    """Carry out PLAN on the MODEL it was made for, and write the result.
+
+    Example: otgraph apply net.onnx plan.json -o small.onnx
+    """
+    shapes = opt.read_shapes(shape)
+    opt.check_model_output(output, model)
+    out = Output(json)
+    calibration = None if calib is None else load_data(calib)
+    api = load_api()
+    made = api.Plan.load(plan)
+    graph = api.load_model(model, shapes)
+    out.say(describe_model(model, graph))
+    out.say(str(made))
+    with progress() as show:
+        show("applying the plan")
+        applied = made.apply(graph, calibration)
+    applied.save(output)
+    said = [remark for remark in applied.remarks if remark not in graph.remarks]
+    out.remarks(remark for remark in said if remarks or remark.kind == "failure")
+    out.say(f"wrote {output}")
+    out.result({"command": "apply", "output": str(output), "remarks": [remark.to_json() for remark in said]})

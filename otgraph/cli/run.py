@@ -1,0 +1,114 @@
+"""``otgraph run``: any pipeline on a model, as ``mlir-opt`` does."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from otgraph.cli import options as opt
+from otgraph.cli.describe import describe_model
+from otgraph.cli.lazy import load_api
+from otgraph.cli.output import Output, progress
+from otgraph.data_sources import load_data
+
+
+class OnFailure(StrEnum):
+    """What to do about a pass that breaks its claim."""
+
+    RAISE = "raise"
+    UNDO = "undo"
+
+
+Pipeline = Annotated[
+    str,
+    typer.Option(
+        "-p",
+        "--pipeline",
+        metavar="PASSES",
+        help='Such as "fold-batch-norm,prune-channels{keep=0.5}"; see `otgraph passes`.',
+        show_default=False,
+    ),
+]
+OptionalCalibration = Annotated[
+    str | None, typer.Option("--calib", metavar="DATA", help=f"For passes that need inputs. {opt.DATA_HELP}")
+]
+OnFailureOption = Annotated[
+    OnFailure,
+    typer.Option(
+        "--on-failure", help="A pass that breaks its claim: stop, or undo it, go on and exit with 1."
+    ),
+]
+SaveFailing = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-failing", metavar="FOLDER", file_okay=False, help="Keep what reproduces a failing pass there."
+    ),
+]
+
+
+def run(
+    *,
+    model: opt.Model,
+    pipeline: Pipeline,
+    output: opt.Out,
+    calib: OptionalCalibration = None,
+    shape: opt.Shapes = None,
+    on_failure: OnFailureOption = OnFailure.RAISE,
+    save_failing: SaveFailing = None,
+    seed: opt.Seed = 0,
+    json: opt.Json = False,
+) -> None:
+    """Run passes on MODEL, each checked against its claim, and write the result.
+
+    Example: otgraph run net.onnx -p "fold-batch-norm,cleanup" -o folded.onnx
+    """
+    shapes = opt.read_shapes(shape)
+    opt.check_model_output(output, model)
+    out = Output(json)
+    calibration = None if calib is None else load_data(calib)
+    api = load_api()
+    graph = api.load_model(model, shapes)
+    out.say(describe_model(model, graph))
+    with progress() as show:
+        show(pipeline)
+        result = api.run_pipeline(
+            graph, pipeline, calibration, seed=seed, on_failure=on_failure.value, save_failing=save_failing
+        )
+    result.graph.save(output)
+    out.remarks(result.remarks)
+    out.say(_records(result))
+    out.say(f"wrote {output}")
+    out.result(_document(result, output))
+    raise typer.Exit(1 if result.undone else 0)
+
+
+def _records(result: Any) -> Table:
+    table = Table("pass", "edits", "CPU s", "check", pad_edge=False)
+    for record in result.records:
+        table.add_row(record.step, str(record.edits), f"{record.cpu_seconds:.2f}", _check(record))
+    return table
+
+
+def _check(record: Any) -> str:
+    if record.undone is not None:
+        return "undone"
+    error = "" if record.check.error is None else f", relative error {record.check.error:.1e}"
+    return f"{record.check.claim}{error}"
+
+
+def _document(result: Any, output: Path) -> dict[str, Any]:
+    records = [
+        {**vars(record), "check": None if record.check is None else vars(record.check)}
+        for record in result.records
+    ]
+    return {
+        "command": "run",
+        "output": str(output),
+        "undone": list(result.undone),
+        "records": records,
+        "remarks": [remark.to_json() for remark in result.remarks],
+    }

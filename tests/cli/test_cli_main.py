@@ -1,0 +1,177 @@
+"""The frame of the command line: help, versions, errors and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from otgraph.cli.main import app, run_command
+from otgraph.errors import DataError, EngineMissing, ModelError, OtgraphError, ThresholdMissed
+
+COMMANDS = ["optimize", "plan", "apply", "audit", "inspect", "run", "passes", "build", "bench", "demo"]
+BUDGET = ("--calib", "calib.npz", "-o", "out.onnx", "--latency", "0.6x")
+
+
+def test_the_table_of_commands_is_the_contract() -> None:
+    assert [command.name for command in app.registered_commands] == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_and_speaks_json(command, name: str) -> None:
+    ran = command(name, "--help")
+    assert ran.code == 0
+    assert f"Usage: otgraph {name}" in ran.out
+    assert "--json" in ran.out
+
+
+def test_help_and_version(command) -> None:
+    assert all(name in command("--help").out for name in COMMANDS)
+    assert command("--version").out.startswith("otgraph 0.")
+    assert command("--version").code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("optimise-it",),
+        ("optimize",),
+        ("optimize", "net.onnx", "--no-such-option"),
+        ("optimize", "net.onnx", *BUDGET, "--dims", "some"),
+        ("optimize", "net.onnx", *BUDGET, "--threads", "0"),
+        ("audit", "a.onnx", "b.onnx", "--data", "calib.npz", "--min-speedup", "fast"),
+    ],
+)
+def test_wrong_usage_exits_with_2(command, api, arguments: tuple[str, ...]) -> None:
+    ran = command(*arguments)
+    assert ran.code == 2
+    assert ran.out == "" and "Traceback" not in ran.err
+    assert not Path("out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ModelError("net.onnx: is cut short; copy it again"), 2),
+        (DataError("calib.npz: is empty; give at least one sample"), 2),
+        (ThresholdMissed("latency: 0.8x was reached, 0.6x was wanted"), 1),
+        (EngineMissing("engine 'tensorrt': not available here; install it"), 3),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(command, api, error: OtgraphError, code: int) -> None:
+    api.fail = {"optimize": error}
+    ran = command("optimize", "net.onnx", *BUDGET, "--json")
+    assert (ran.code, ran.out, ran.err) == (code, "", f"error: {error}\n")
+    assert not Path("out.onnx").exists()
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_debug_shows_the_traceback_wherever_it_stands(command, api, place: int) -> None:
+    arguments = ["optimize", "missing.onnx", *BUDGET]
+    arguments.insert(place, "--debug")
+    ran = command(*arguments)
+    assert ran.code == 2
+    assert "Traceback" in ran.err and ran.err.endswith(
+        "error: missing.onnx: no such file; give an .onnx file\n"
+    )
+
+
+def test_a_mistake_of_our_own_never_looks_like_a_missed_threshold(command, api) -> None:
+    api.fail = {"optimize": KeyError("oops")}
+    ran = command("optimize", "net.onnx", *BUDGET)
+    assert ran.code == 2
+    assert ran.err == "error: KeyError: 'oops'; a mistake of otgraph: run with --debug and report it\n"
+
+
+def test_an_interrupt_leaves_nothing_and_exits_with_130(command, api, tmp_path: Path) -> None:
+    api.fail = {"optimize": KeyboardInterrupt()}
+    before = sorted(tmp_path.iterdir())
+    ran = command("optimize", "net.onnx", *BUDGET, "--plan-out", "plan.json")
+    assert ran.code == 130
+    assert ran.err == "error: interrupted; no output was written\n"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_progress_is_not_shown_in_a_pipe(command, api) -> None:
+    ran = command("optimize", "net.onnx", *BUDGET)
+    assert "thinking" not in ran.out + ran.err
+
+
+def test_help_needs_no_torch() -> None:
+    script = (
+        "import sys\nfrom otgraph.cli.main import run_command\n"
+        "assert run_command(['optimize', '--help']) == 0\nassert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_installed_command_returns_the_code(tmp_path: Path) -> None:
+    line = [
+        sys.executable,
+        "-c",
+        "from otgraph.cli.main import main; main()",
+        "optimize",
+        "x.onnx",
+        "--calib",
+    ]
+    done = subprocess.run(
+        [*line, "none.npz", "-o", "y.onnx", "--keep", "0.5"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none.npz: no such file or folder") and done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_command_takes_any_sequence() -> None:
+    assert run_command(("passes", "--help")) == 0
+
+
+INTERRUPTED_WRITE = """
+import sys, time, types
+from pathlib import Path
+from otgraph.cli.main import main
+from otgraph.files import write_aside
+
+
+class Graph:
+    signature = types.SimpleNamespace(inputs=(), outputs=())
+
+    def save(self, path):
+        with write_aside(Path(path)) as aside:
+            aside.write_text("half a model")
+            print("writing", flush=True)
+            time.sleep(60)
+
+
+result = types.SimpleNamespace(graph=Graph(), remarks=(), records=(), undone=())
+sys.modules["otgraph.api"] = types.SimpleNamespace(
+    load_model=lambda spec, shapes: Graph(), run_pipeline=lambda *args, **options: result
+)
+main(["run", "net.onnx", "-p", "cleanup", "-o", "out.onnx", "--json"])
+"""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_signal_while_writing_leaves_no_half_written_output(
+    tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    line = [sys.executable, "-c", INTERRUPTED_WRITE]
+    with subprocess.Popen(
+        line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert not (tmp_path / "out.onnx").exists()
+    if sent is signal.SIGINT:
+        assert err == "error: interrupted; no output was written\n"
+        assert not list(tmp_path.iterdir())

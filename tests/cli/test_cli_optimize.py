@@ -1,0 +1,181 @@
+"""``otgraph optimize``, ``plan``, ``apply`` and ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from otgraph.cli.options import read_shapes
+from otgraph.errors import UsageError
+
+BASE = ("optimize", "net.onnx", "--calib", "calib.npz", "-o", "out.onnx")
+
+
+def test_it_reads_optimises_prints_and_writes(command, api) -> None:
+    ran = command(*BASE, "--latency", "0.6x", "--plan-out", "plan.json", "--report", "report.html")
+    assert ran.code == 0
+    assert ran.out == (
+        "model  net.onnx: x: float32[batch, 3] → y: float32[batch, 2]\n"
+        "calib  calib.npz: 4 samples\n"
+        "\n"
+        "conv1 [16] → [8]  damage 0.001\n"
+        "\n"
+        "failure: p: q: undone\n"
+        "AUDIT passed=True\n"
+        "wrote out.onnx\n"
+    )
+    assert Path("out.onnx").read_text() == "optimised"
+    assert Path("plan.json").read_text() == "plan"
+    assert Path("report.html").read_text() == "<html>"
+
+
+def test_every_option_reaches_the_api(command, api) -> None:
+    options = "--keep 0.5 --dims inner --engine ort --threads 2 --criterion magnitude --multiple 4 --seed 7"
+    names = ("--include", "a.*", "--include", "b", "--exclude", "c")
+    ran = command(*BASE, *options.split(), *names, "--data", "test.npz", "--shape", "x=2,3", "--remarks")
+    assert ran.code == 0
+    assert api.calls["load_model"] == (("net.onnx", {"x": (2, 3)}), {})
+    _, given = api.calls["optimize"]
+    evaluation, show = given.pop("evaluation"), given.pop("progress")
+    assert len(evaluation) == 3 and callable(show)
+    assert given == {
+        "latency": None,
+        "max_drop": None,
+        "keep": 0.5,
+        "dims": "inner",
+        "engine": "ort",
+        "threads": 2,
+        "criterion": "magnitude",
+        "include": ["a.*", "b"],
+        "exclude": ["c"],
+        "multiple": 4,
+        "seed": 7,
+    }
+    assert "missed: fold-batch-norm: bn3: is shared" in ran.out
+    assert "data   test.npz: 3 samples" in ran.out
+
+
+def test_json_is_one_object_and_nothing_else(command, api) -> None:
+    ran = command(*BASE, "--latency", "0.6x", "--json")
+    assert ran.document["command"] == "optimize" and ran.document["output"] == "out.onnx"
+    assert ran.document["audit"]["latency"] == {"ratio": 0.6, "high": None}
+    assert ran.document["cost"] == {"cpu_seconds": 2.0, "wall_seconds": 1.0, "source": "here"}
+    assert [remark["kind"] for remark in ran.document["remarks"]] == ["missed", "failure"]
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize(
+    ("budget", "code"), [(("--latency", "0.6x"), 1), (("--max-drop", "0.1"), 1), (("--keep", "0.5"), 0)]
+)
+def test_without_a_credible_gain_the_original_is_kept(
+    command, api, budget: tuple[str, str], code: int
+) -> None:
+    api.credible = False
+    ran = command(*BASE, *budget)
+    assert ran.code == code
+    assert "no credible gain: the original is kept; out.onnx is the original\n" in ran.out
+    assert Path("out.onnx").read_text() == "original"
+
+
+def test_a_missed_threshold_exits_with_1_and_still_writes(command, api) -> None:
+    api.passed = False
+    assert command(*BASE, "--latency", "0.6x").code == 1
+    assert Path("out.onnx").read_text() == "optimised"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "error: budget: none was given; give exactly one of latency (0.6x or 8ms), max-drop"),
+        (
+            ("--latency", "0.6x", "--keep", "0.5"),
+            "error: budget: latency and keep were given; give exactly one",
+        ),
+        (("--latency", "fast"), "error: latency 'fast': write a ratio such as 0.6x or a time such as 8ms"),
+        (("--keep", "1.5"), "error: keep '1.5': write the fraction of channels to keep"),
+        (("--keep", "0.5", "--shape", "x"), "error: --shape x: write the input's name and sizes"),
+        (("--keep", "0.5", "--plan-out", "out.onnx"), "is one file for two outputs; give each its own name"),
+        (
+            ("--keep", "0.5", "--report", "no/where.html"),
+            "error: no/where.html: the folder no does not exist",
+        ),
+        (("--keep", "0.5", "--data", "none.npz"), "error: none.npz: no such file or folder; give an .npz"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_model_is_read(
+    command, api, arguments: tuple[str, ...], message: str
+) -> None:
+    ran = command(*BASE, *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err
+    assert api.calls == {} and not Path("out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("out.bin", "error: out.bin: models are written as ONNX; give a name that ends in .onnx"),
+        ("./net.onnx", "error: net.onnx: is the model itself; give another name"),
+        ("no/out.onnx", "error: no/out.onnx: the folder no does not exist; create it first"),
+    ],
+)
+@pytest.mark.parametrize("name", ["optimize", "apply", "run"])
+def test_outputs_that_cannot_be_written_are_refused(
+    command, api, name: str, output: str, message: str
+) -> None:
+    extra = {
+        "optimize": ("--calib", "calib.npz", "--keep", "0.5"),
+        "apply": ("plan.json",),
+        "run": ("-p", "cleanup"),
+    }[name]
+    ran = command(name, "net.onnx", *extra, "-o", output)
+    assert ran.code == 2 and ran.err.startswith(message)
+    assert api.calls == {}
+
+
+def test_a_missing_model_is_an_error(command, api) -> None:
+    ran = command("optimize", "missing.onnx", *BASE[2:], "--keep", "0.5")
+    assert (ran.code, ran.err) == (2, "error: missing.onnx: no such file; give an .onnx file\n")
+
+
+def test_plan_writes_a_plan_and_apply_carries_it_out(command, api) -> None:
+    ran = command("plan", "net.onnx", "--calib", "calib.npz", "--max-drop", "0.02", "-o", "plan.json")
+    assert ran.code == 0 and ran.out.endswith("conv1 [16] → [8]  damage 0.001\nwrote plan.json\n")
+    _, given = api.calls["make_plan"]
+    assert given["max_drop"] == 0.02 and given["multiple"] == 8 and given["criterion"] == "transport"
+    ran = command("apply", "net.onnx", "plan.json", "-o", "out.onnx", "--calib", "calib.npz", "--remarks")
+    assert ran.code == 0 and "applied: prune-channels: conv1: 16 to 8\nwrote out.onnx\n" in ran.out
+    assert Path("out.onnx").read_text() == "applied with 4"
+    ran = command("apply", "net.onnx", "plan.json", "-o", "out.onnx", "--json")
+    assert ran.document["remarks"][0]["where"] == "conv1"
+    assert Path("out.onnx").read_text() == "applied with none"
+
+
+def test_apply_without_a_plan_file(command, api) -> None:
+    ran = command("apply", "net.onnx", "plan.json", "-o", "out.onnx")
+    assert ran.code == 2 and ran.err.startswith("error: plan.json: cannot be read")
+    assert not Path("out.onnx").exists()
+
+
+def test_the_demo_runs_on_the_embedded_sample(command, api) -> None:
+    ran = command("demo")
+    assert ran.code == 0
+    (graph, data), given = api.calls["optimize"]
+    assert graph.tag == "original" and len(data) == 256
+    assert len(given["evaluation"]) == 1000 and given["latency"] == "0.6x"
+    assert "digits_resnet20.onnx" in ran.out and "wrote" not in ran.out
+    assert command("demo", "-o", "small.onnx", "--json").document["output"] == "small.onnx"
+    assert Path("small.onnx").read_text() == "optimised"
+    api.credible = False
+    assert command("demo").code == 1
+
+
+def test_shapes() -> None:
+    assert read_shapes(["a=1,3,224,224", "b.c:0=7"]) == {"a": (1, 3, 224, 224), "b.c:0": (7,)}
+    assert read_shapes(None) == {}
+    for wrong in ("a", "a=", "a=0", "a=-1", "a=1,", "=1", "a=b"):
+        with pytest.raises(UsageError, match="write the input's name and sizes, such as image=1,3,224,224"):
+            read_shapes([wrong])
+    with pytest.raises(UsageError, match=r"--shape a=2: a is given twice; keep one"):
+        read_shapes(["a=1", "a=2"])
