@@ -31,7 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "plan": DATA | {"transport", "graph", "calibrate", "repair", "rewrite"},
     "engines": DATA,
     "latency": DATA | {"engines"},
-    "audit": DATA | {"engines", "latency"},
+    "audit": DATA | {"engines", "latency", "named_callable"},
 }
 """Unit of otgraph → the units it may import besides itself. ``data*.py`` at the top are the unit ``data``."""
 LAYERS["api"] = set(LAYERS)

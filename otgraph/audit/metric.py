@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from otgraph.data import Array
 from otgraph.errors import UsageError
+from otgraph.named_callable import import_callable, is_named_callable
 
 Metric = Callable[[Mapping[str, Array], Array | None], float]
 
@@ -28,17 +28,9 @@ class MetricResult:
 
 def load_metric(text: str) -> Metric:
     """Import ``package.module:callable``. Raises ``UsageError`` when that is not what ``text`` names."""
-    module_name, colon, attribute = text.partition(":")
-    if not colon or not module_name or not attribute:
+    if not is_named_callable(text):
         raise UsageError(f"metric '{text}': write it as package.module:callable")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"metric '{text}': cannot import {module_name} ({error})") from error
-    found: Any = getattr(module, attribute, None)
-    if not callable(found):
-        raise UsageError(f"metric '{text}': {module_name} has no callable '{attribute}'")
-    return cast(Metric, found)
+    return import_callable(text, UsageError)
 
 
 def evaluate(metric: Metric, name: str, outputs: Mapping[str, Array], labels: Array | None) -> float:

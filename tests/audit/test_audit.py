@@ -105,6 +105,10 @@ def test_json_with_everything_optional_absent_obeys_the_schema(report: Audit) ->
     validate(dataclasses.replace(report, optimisation=None, break_even=None, thresholds=()).to_json())
 
 
+def test_what_the_command_line_prints_obeys_the_schema(report: Audit) -> None:
+    validate({"command": "audit", **report.to_json()})
+
+
 def test_schema_refuses_what_is_not_an_audit(report: Audit) -> None:
     good = report.to_json()
     for spoil in (
@@ -316,8 +320,11 @@ def test_metric_by_name(files: tuple[Path, Path], tmp_path: Path, monkeypatch: p
     ("text", "message"),
     [
         ("no_colon", "write it as package.module:callable"),
-        ("no_such_module_anywhere:f", "cannot import no_such_module_anywhere"),
-        ("json:nothing", "json has no callable 'nothing'"),
+        (
+            "no_such_module_anywhere:f",
+            "no_such_module_anywhere:f: there is no module no_such_module_anywhere",
+        ),
+        ("json:nothing", "json:nothing: json has no nothing"),
     ],
 )
 def test_metric_that_cannot_be_found(text: str, message: str) -> None:
