@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python tools/bench_transport.py [--channels 256 512 1024 2048] [--seed 0] [--no-emd]
 
-Activations are rectified random mixtures (a sixth as many latent causes as channels). Columns, in CPU seconds:
-the cost matrix, the whole rate-distortion curve, swaps at k = n/2, the dual bound at n/2 (and the gap it
-certifies, and what the swaps gained, in per cent), the curve under least-squares reconstruction, and ``ot.emd``
-for one k under the same cost matrix: from uniform masses onto n random masses, and onto the n/2 kept channels
-with equal masses (the balanced problem of Intra-Fusion).
+Activations are rectified random mixtures (a sixth as many latent causes as channels). Columns, in CPU
+seconds: the cost matrix, the whole rate-distortion curve, swaps at k = n/2, the dual bound at n/2 (the gap it
+certifies and what the swaps gained, in per cent), the curve under least-squares reconstruction, and
+``ot.emd`` for one k under the same cost matrix: from uniform masses onto n random masses, and onto the n/2
+kept channels with equal masses (the balanced problem of Intra-Fusion).
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def lower_bound(problem: SelectionProblem, k: int, potentials: FloatArray) -> fl
     attraction = masses @ surplus
     largest = np.partition(attraction, len(attraction) - k)[len(attraction) - k :]
     earned, paid = float(masses @ capped), float(largest.sum())
-    rounding = 4.0 * problem.size * np.finfo(np.float64).eps * (float(masses @ np.abs(capped)) + paid)
+    rounding = 4.0 * problem.size * float(np.finfo(np.float64).eps) * (float(masses @ np.abs(capped)) + paid)
     return max(earned - paid - rounding, 0.0)
 
 

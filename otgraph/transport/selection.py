@@ -55,7 +55,7 @@ class _Servers:
         n = problem.size
         self.gone = np.zeros(n, bool)
         rows = np.arange(n)
-        self.first = np.argmin(self.table, axis=1)
+        self.first: IntArray = rows.copy()  # itself, at no cost, even where another one is free as well
         self.price = self.table[rows, self.first]
         self.second = np.empty(n, np.int64)
         self.second_price = np.empty(n)
@@ -67,7 +67,8 @@ class _Servers:
     def cheapest_removal(self) -> int:
         loss = np.bincount(self.first, self.second_price - self.price, minlength=len(self.gone) + 1)[:-1]
         loss[self.gone] = np.inf
-        return int(np.argmin(loss))
+        # Of equals the last, as servers are looked up from the first: then few have to look again.
+        return len(loss) - 1 - int(np.argmin(loss[::-1]))
 
     def remove(self, channel: int) -> None:
         self.gone[channel] = True

@@ -132,9 +132,9 @@ def test_nothing_is_routed_through_a_dead_channel(make_channels):
 
 def test_a_constant_is_worth_nothing_to_a_reader_with_a_bias(make_channels):
     made = make_channels(3)
-    values = np.concatenate([made.samples, np.full((len(made.samples), 1), 1e3)], axis=1)
+    values = np.concatenate([made.samples, np.full((len(made.samples), 1), 1234.567)], axis=1)
     plain = Reading("w", values.T @ values / len(values), np.eye(4), values.mean(axis=0))
-    assert rerouting_cost([plain])[1][3] == pytest.approx(1e6)
+    assert rerouting_cost([plain])[1][3] == pytest.approx(1234.567**2)
     cost, drop = rerouting_cost([replace(plain, centred=True)])
     assert drop[3] == 0.0
     np.testing.assert_array_equal(cost[:3, 3], drop[:3])

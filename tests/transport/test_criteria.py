@@ -99,6 +99,15 @@ def test_distances_between_channels_are_those_of_pot_and_of_gaussians(inputs):
     assert squared_distances(activation_quantiles(gaussians, 32))[0, 1] == pytest.approx(bures, rel=1e-9)
 
 
+def test_wasserstein_weighs_a_distance_by_what_reads_the_channel():
+    """Three equal pairs of neighbours; the pair that is read least loses its second member first."""
+    samples = np.array([0.0, 0.1, 5.0, 5.1, 9.0, 9.1])[:, None] + np.linspace(1.0, 2.0, 40)
+    gain = np.diag([9.0, 9.0, 1.0, 1.0, 4.0, 4.0])
+    reading = Reading("w", samples @ samples.T / 40, gain, samples.mean(axis=1))
+    order = criterion("wasserstein").curve(ChannelStatistics([reading], samples=samples)).order
+    assert [channel // 2 for channel in order[:2:-1]] == [1, 2, 0]
+
+
 def test_the_barycentre_of_equal_channels_is_their_own_histogram():
     row = np.random.default_rng(0).normal(size=400)
     reading = Reading("w", np.eye(4), np.eye(4))

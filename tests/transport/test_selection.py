@@ -13,7 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from otgraph.errors import DataError
 from otgraph.transport.bound import certify, lower_bound
-from otgraph.transport.cost import damage
+from otgraph.transport.cost import Reading, damage
 from otgraph.transport.problem import SelectionProblem, rerouting_problem
 from otgraph.transport.selection import couple, distortion_along, refine, select
 
@@ -115,6 +115,27 @@ def test_the_bound_is_tight_on_correlated_channels(make_channels):
         certificate = certify(problem, refine(problem, curve.kept(k)))
         assert certificate.gap <= 0.01
         assert certificate.bound == pytest.approx(lower_bound(problem, k, certificate.potentials))
+
+
+def test_the_ascent_closes_most_of_what_the_start_leaves():
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(40, 240)) * (rng.random((40, 240)) < 0.05)
+    values = rng.normal(size=(1000, 40)) @ mixing + 0.1 * rng.normal(size=(1000, 240))
+    problem = rerouting_problem([Reading("w", values.T @ values / 1000, np.eye(240))])
+    kept = refine(problem, select(problem).kept(80))
+    start, end = certify(problem, kept, iterations=0).gap, certify(problem, kept).gap
+    assert start > 1e-3
+    assert end < 0.4 * start
+
+
+def test_potentials_above_the_price_of_dropping_are_capped():
+    """Where nothing can be re-routed, the best two of five are the dearest to drop, and the bound says so."""
+    problem = SelectionProblem(
+        np.full((5, 5), 100.0) * (1.0 - np.eye(5)), np.array([1.0, 5.0, 2.0, 4.0, 3.0])
+    )
+    assert lower_bound(problem, 2, np.full(5, 50.0)) == pytest.approx(6.0)
+    assert certify(problem, np.array([1, 3])).gap == pytest.approx(0.0, abs=1e-12)
+    assert certify(problem, np.array([1, 4])).bound == pytest.approx(6.0)
 
 
 def test_a_bound_that_forgets_one_server_is_caught():
@@ -246,3 +267,11 @@ def test_the_choice_follows_relabelled_channels_and_ignores_the_unit(make_channe
 def test_a_problem_that_makes_no_sense_is_refused(cost, drop, message):
     with pytest.raises(DataError, match=f"selection problem: {message}"):
         SelectionProblem(cost, drop)
+
+
+def test_a_layer_of_equal_channels_keeps_the_first_and_pays_only_for_the_last_one():
+    """All ties: every route is free, so only the empty set costs anything."""
+    problem = SelectionProblem(np.zeros((300, 300)), np.ones(300))
+    curve = select(problem)
+    np.testing.assert_array_equal(curve.order, np.arange(300))
+    np.testing.assert_array_equal(curve.distortion, np.append(300.0, np.zeros(300)))
