@@ -13,8 +13,8 @@ from typing import Literal
 
 from otgraph.errors import UsageError
 from otgraph.plan.incumbent import least_damage_start, least_time_start
-from otgraph.plan.integer_program import TOLERANCE, Limits, Solution, solve_damage, solve_time
-from otgraph.plan.problem import Choice, Problem
+from otgraph.plan.integer_program import Limits, Solution, solve_damage, solve_time
+from otgraph.plan.problem import TOLERANCE, Choice, Problem, raised
 
 DEFAULT_LIMITS = Limits()
 
@@ -49,7 +49,7 @@ def minimise_damage(problem: Problem, budget: float, limits: Limits = DEFAULT_LI
         UsageError: not even the least widths meet ``budget``; the message has the smallest reachable ratio.
     """
     least = problem.time(problem.least())
-    if least > budget * (1 + TOLERANCE):
+    if least > raised(budget, TOLERANCE):
         raise UsageError(_out_of_reach(problem, least, budget))
     start = least_damage_start(problem, budget)
     solution = solve_damage(problem, budget, start, limits)
@@ -63,7 +63,7 @@ def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMIT
         UsageError: even the best widths do more damage than ``limit``.
     """
     least = sum(min(choice.damages) for choice in problem.choices)
-    if least > limit * (1 + TOLERANCE):
+    if least > raised(limit, TOLERANCE):
         raise UsageError(
             f"max-drop {limit:.3g}: out of reach; the least damage that can be predicted is {least:.3g};"
             f" ask for {least:.3g} or more"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from otgraph.plan.problem import Levels, Problem
+from otgraph.plan.problem import Levels, Problem, raised
 
 Floats = npt.NDArray[np.float64]
 _SLACK = 1e-12
@@ -17,9 +17,9 @@ def least_damage_start(problem: Problem, budget: float) -> Levels:
     time per
     damage until it is met, then the steps back that fit."""
     walk = _Walk(problem)
-    while walk.time > budget * (1 + _SLACK) and walk.step_down(np.inf):
+    while walk.time > raised(budget, _SLACK) and walk.step_down(np.inf):
         pass
-    while walk.step_up(budget * (1 + _SLACK)):
+    while walk.step_up(raised(budget, _SLACK)):
         pass
     return walk.levels()
 
@@ -28,7 +28,7 @@ def least_time_start(problem: Problem, limit: float) -> Levels:
     """Levels whose damage is at most ``limit``: the steps that save most time per damage, as long as one
     fits."""
     walk = _Walk(problem)
-    while walk.step_down(limit * (1 + _SLACK)):
+    while walk.step_down(raised(limit, _SLACK)):
         pass
     return walk.levels()
 

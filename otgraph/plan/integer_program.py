@@ -9,6 +9,7 @@ search.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,13 +17,11 @@ from typing import Any, Literal, cast
 
 from ortools.sat.python import cp_model
 
-from otgraph.plan.problem import Levels, Problem
+from otgraph.plan.problem import TOLERANCE, Levels, Problem, raised
 from otgraph.plan.terms import Term
 
-TOLERANCE = 1e-6
-"""The fraction by which a limit may be exceeded, for rounding; far below what can be measured."""
-
 _UNITS = 10**9
+_NOISE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,9 @@ def solve_damage(problem: Problem, budget: float, start: Levels, limits: Limits)
     if room <= 0:
         return Solution(start, floor, "optimal")
     program = _Program(problem, _window(problem, room, start), start, time_unit=_time_unit(problem))
-    program.model.add(program.time() <= _down(budget - problem.fixed, program.time_unit) + 1)
-    unit = room / _UNITS
+    most = raised(min(budget, problem.time(problem.full())), _NOISE)
+    program.model.add(program.time() <= _down(most - problem.fixed, program.time_unit) + 1)
+    unit = max(room / _UNITS, sys.float_info.min)
     program.model.minimize(program.damage(unit))
     levels, bound, status = program.search(limits)
     best = levels if levels and problem.damage(levels) < problem.damage(start) else start
@@ -63,10 +63,10 @@ def solve_damage(problem: Problem, budget: float, start: Levels, limits: Limits)
 def solve_time(problem: Problem, limit: float, start: Levels, limits: Limits) -> Solution:
     """Least time with damage at most ``limit``, never worse than ``start``."""
     floor = sum(min(choice.damages) for choice in problem.choices)
-    room = max(limit * (1 + TOLERANCE) - floor, 0.0)
+    room = max(raised(limit, TOLERANCE) - floor, 0.0)
     program = _Program(problem, _window(problem, room, start), start, time_unit=_time_unit(problem))
-    unit = room / _UNITS or 1.0
-    program.model.add(program.damage(unit) <= _down(room, unit))
+    unit = max(room / _UNITS, sys.float_info.min)
+    program.model.add(program.damage(unit) <= _down(room, unit) + 1)
     program.model.minimize(program.time())
     levels, bound, status = program.search(limits)
     best = levels if levels and problem.time(levels) < problem.time(start) else start
@@ -93,10 +93,12 @@ def _window(problem: Problem, room: float, start: Levels) -> list[list[int]]:
 
 def _time_unit(problem: Problem) -> float:
     """One integer step of time: so fine that rounding all coefficients down stays within ``TOLERANCE``."""
-    varying = problem.time(problem.full()) - problem.fixed
+    full = problem.widths(problem.full())
+    varying = sum(term.at(full) for term in problem.varying)
     steps = sum(math.prod(_largest(problem, name) for name in term.dims) for term in problem.varying)
     wanted = max(float(_UNITS), 2 * steps / TOLERANCE)
-    return varying / min(wanted, 1e13) if varying > 0 else 1.0
+    # not so fine that it would count the rounding of the floats themselves
+    return max(varying / min(wanted, 1e13), 1e-3 * _NOISE * abs(problem.time_at(full)), sys.float_info.min)
 
 
 def _largest(problem: Problem, name: str) -> int:
@@ -105,7 +107,7 @@ def _largest(problem: Problem, name: str) -> int:
 
 
 def _down(value: float, unit: float) -> int:
-    return math.floor(value / unit * (1 + 1e-12))
+    return math.floor(value / unit)
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ class _Program:
         solver = cp_model.CpSolver()
         solver.parameters.random_seed = limits.seed
         solver.parameters.num_workers = 1
+        solver.parameters.linearization_level = 2  # the full relaxation closes the gap several times sooner
         solver.parameters.max_deterministic_time = limits.effort
         solver.parameters.max_time_in_seconds = limits.seconds
         outcome = solver.solve(self.model)

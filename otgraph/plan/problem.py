@@ -15,6 +15,14 @@ from otgraph.plan.terms import Polynomial, Term, collect
 Levels = tuple[int, ...]
 """One candidate per dim, as positions in the dims' ``widths``."""
 
+TOLERANCE = 1e-6
+"""The fraction by which a limit may be exceeded, for rounding; far below what can be measured."""
+
+
+def raised(limit: float, fraction: float) -> float:
+    """``limit`` and ``fraction`` of its size more."""
+    return limit + fraction * abs(limit)
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from otgraph.errors import UsageError
 from otgraph.plan.allocation import Allocation, Limits, minimise_damage, minimise_time
 from otgraph.plan.incumbent import least_damage_start, least_time_start
-from otgraph.plan.integer_program import TOLERANCE
-from otgraph.plan.problem import Choice, Problem
+from otgraph.plan.problem import TOLERANCE, Choice, Problem
 from otgraph.plan.terms import Term
 
 NARROW = 1 + TOLERANCE

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.expression import Atom, Expression, Product
 from otgraph.graph.capture import capture
@@ -53,7 +54,9 @@ def _hooked(module: nn.Module, inputs: torch.Tensor) -> int:
     return count
 
 
-@pytest.mark.parametrize(("name", "giga"), [("resnet18", 1.81), ("mobilenet_v2", 0.30)])
+@pytest.mark.parametrize(
+    ("name", "giga"), [("resnet18", 1.81), pytest.param("mobilenet_v2", 0.30, marks=pytest.mark.slow)]
+)
 def test_known_networks(name: str, giga: float) -> None:
     module = getattr(torchvision.models, name)(weights=None).eval()
     graph = capture(module, (torch.zeros(2, 3, 224, 224),))
@@ -161,3 +164,13 @@ def test_transposed_convolution() -> None:
     graph = capture(nn.ConvTranspose2d(4, 6, 3, stride=2).eval(), (torch.zeros(2, 4, 5, 5),))
     (cost,) = macs_terms(graph, NOTHING, _shapes(graph))
     assert cost.at({}) == 25 * 4 * 6 * 9
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(16, 8), (8, 4), (12, 1)])
+def test_narrower_networks_by_the_analysis(wide: int, narrow: int) -> None:
+    graph = capture(Inverted(16, 8).eval(), (torch.zeros(2, 3, 8, 8),))
+    axes = analyse(graph)
+    widths = {dim.name: {16: wide, 8: narrow}[dim.size] for dim in axes.prunable()}
+    assert len(widths) == 2
+    costs = macs_terms(graph, axes, _shapes(graph))
+    assert total(costs, widths) == _hooked(Inverted(wide, narrow), torch.zeros(1, 3, 8, 8))
