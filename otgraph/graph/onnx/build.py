@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import operator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from otgraph.errors import ModelError
 from otgraph.graph.onnx.attributes import to_keywords
 from otgraph.graph.onnx.constants import constant_value, holdable
 from otgraph.graph.onnx.header import OnnxHeader, plain_domain
-from otgraph.graph.onnx.naming import TensorNames
+from otgraph.graph.onnx.naming import TensorNames, fresh
 from otgraph.graph.onnx.opaque import OrtOp
 from otgraph.graph.onnx.ops.table import TUPLES, Function, function_of
 from otgraph.graph.onnx.origin import OnnxOrigin
@@ -51,7 +52,7 @@ class Builder:
         stored = self._stored.keys() | self._unheld.keys()
         for value in graph.input:
             if value.name not in stored:
-                self._values[value.name] = self._graph.placeholder(_identifier(value.name))
+                self._values[value.name] = self._graph.placeholder(self._parameter(value.name))
         for index, node in enumerate(graph.node):
             self._node(index, node)
         self._graph.output(tuple(self._value(output.name, "the graph outputs") for output in graph.output))
@@ -79,6 +80,12 @@ class Builder:
     def opaque_module(self, target: str) -> torch.nn.Module:
         """The module that ``make_opaque`` made last under this name."""
         return self.root.get_submodule(target)
+
+    def _parameter(self, name: str) -> str:
+        """A name for a parameter of the Python function that fx writes, unlike the others."""
+        clean = _identifier(name)
+        taken = {str(node.target) for node in self._values.values()}
+        return fresh(f"{clean}_" if keyword.iskeyword(clean) else clean, taken.__contains__)
 
     def _initialisers(self) -> None:
         for proto in self._model.graph.initializer:

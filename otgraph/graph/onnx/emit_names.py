@@ -156,14 +156,16 @@ def _is_tuple(node: fx.Node) -> bool:
 
 
 def _count(node: fx.Node, items: list[fx.Node]) -> int:
-    """How many outputs a new node has: as it says, or as many as are read."""
+    """How many outputs a new node has: as its operator or its arguments say, or as many as are read."""
+    op = meaning_of(node.target)
+    if op is not None and op.op_type == "TopK":
+        return 2
     sizes = node.args[1] if len(node.args) > 1 else node.kwargs.get("split")
     if isinstance(sizes, (list, tuple)):
         return len(sizes)
     said = node.kwargs.get("num_outputs")
     read = max((int(cast("int", item.args[1])) + 1 for item in items), default=1)
-    op = meaning_of(node.target)
-    return said if isinstance(said, int) else max(read, 2 if op is not None and op.op_type == "TopK" else 1)
+    return said if isinstance(said, int) else read
 
 
 def _pending_copies(graph: Graph, output: fx.Node, names: Names) -> list[tuple[fx.Node, str]]:

@@ -123,7 +123,11 @@ def _corrected(operand: Any, now: list[int], required: Required, node: fx.Node, 
         return wanted if isinstance(operand, (list, tuple)) else wanted[0]
     if operand.op == "get_attr":
         return _constant(node, wanted, cutting, like=operand)
-    if op_name(operand) == "onnx.Concat" and len(operand.users) == 1 and _correct_parts(operand, required, cutting):
+    if (
+        op_name(operand) == "onnx.Concat"
+        and len(operand.users) == 1
+        and _correct_parts(operand, required, cutting)
+    ):
         return operand
     scaled = _insert(operand, Mul, _ratio(wanted, now), "Mul", node, cutting)
     return _insert(scaled, Div, _ratio(now, wanted), "Div", node, cutting)
@@ -215,10 +219,7 @@ _FLOATS = {1, 10, 11, 16}
 
 _SHAPE_ARITHMETIC = frozenset(
     f"onnx.{name}"
-    for name in (
-        "Concat Gather Slice Unsqueeze Squeeze Cast Identity Add Sub Mul Div Mod Floor Ceil Reshape Max Min "
-        "ReduceProd Where Equal Constant ConstantOfShape Neg Sqrt Range Less Greater Expand Reciprocal"
-    ).split()
+    for name in ["Concat", "Gather", "Slice", "Unsqueeze", "Squeeze", "Cast", "Identity", "Add", "Sub", "Mul", "Div", "Mod", "Floor", "Ceil", "Reshape", "Max", "Min", "ReduceProd", "Where", "Equal", "Constant", "ConstantOfShape", "Neg", "Sqrt", "Range", "Less", "Greater", "Expand", "Reciprocal"]
 )
 
 RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {

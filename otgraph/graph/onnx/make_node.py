@@ -22,8 +22,8 @@ def make_node(
 ) -> fx.Node:
     """A call of an operator's function at the insertion point of ``graph.module.graph``.
 
-    Positional arguments are the ONNX inputs (numbers and lists among them become constants), keywords the
-    attributes; which of the two an argument is in the file's opset, the emitter decides. ``name`` is the ONNX
+    Positional arguments are the ONNX inputs (numbers and lists among them become constants: int64, or float32
+    where there is a float), keywords the attributes; which of the two an argument is in the file's opset, the emitter decides. ``name`` is the ONNX
     name wanted; it is made unique.
 
     Raises:

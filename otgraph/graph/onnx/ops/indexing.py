@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from otgraph.graph.onnx.ops.integers import Integers, integers
 from otgraph.graph.onnx.ops.unsupported import Unsupported
 
 
@@ -56,10 +57,10 @@ def OneHot(indices: Tensor, depth: Tensor, values: Tensor, *, axis: int = -1) ->
 
 
 def TopK(
-    x: Tensor, k: Tensor | int, *, axis: int = -1, largest: int = 1, sorted: int = 1
+    x: Tensor, k: Integers, *, axis: int = -1, largest: int = 1, sorted: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Equal values come in the order of their indices, so a stable sort and not ``torch.topk``."""
-    count = k if isinstance(k, int) else int(k.item())
+    (count,) = integers(k)
     values, index = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     return values.narrow(axis, 0, count), index.narrow(axis, 0, count)
 

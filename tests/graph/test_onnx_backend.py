@@ -1,0 +1,101 @@
+"""ONNX's own backend tests, for every operator that has a torch function."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from onnx.backend.test.loader import load_model_tests
+
+from otgraph.errors import ModelError
+from otgraph.graph.onnx.importer import import_model
+from otgraph.graph.onnx.ops.table import TABLE
+
+SKIPPED = {
+    "test_resize_downsample_scales_linear_align_corners": "ONNX Runtime differs from the reference here as well",
+    "test_resize_downsample_scales_cubic_align_corners": "as above",
+    "test_attention_4d_causal_fp16_expanded": "one unit in the last place of a half",
+    "test_max_uint16": "neither torch nor ONNX Runtime has it",
+    "test_min_uint16": "neither torch nor ONNX Runtime has it",
+    "test_reduce_max_empty_set_bool": "neither torch nor ONNX Runtime has it",
+}
+SAMPLE = 8
+"""One case in so many runs in the quick suite."""
+
+
+@functools.cache
+def cases() -> tuple[Any, ...]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = load_model_tests(kind="node")
+    return tuple(case for case in found if _covered(case))
+
+
+def _covered(case: Any) -> bool:
+    """Operators and types that torch has, no random outcome (dropout in training), and known opsets."""
+    known = {("", "Constant"), *TABLE}
+    covered = all((node.domain, node.op_type) in known for node in case.model.graph.node)
+    arrays = [array for ins, outs in case.data_sets for array in (*ins, *outs)]
+    plain = all(isinstance(a, (np.ndarray, np.generic)) and a.dtype.kind in "biuf" for a in arrays)
+    return covered and plain and "training_dropout" not in case.name and case.name not in SKIPPED
+
+
+def _torch(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.dtype(array.dtype.name)))
+
+
+def check(case: Any) -> int:
+    """Run every data set of a case; returns how many nodes were left to ONNX Runtime."""
+    opaque = 0
+    for inputs, outputs in case.data_sets:
+        graph = import_model(case.model, example=[_torch(array) for array in inputs])
+        opaque += sum(node.op == "call_module" for node in graph.module.graph.nodes)
+        for mine, wanted in zip(graph(*graph.example), outputs, strict=True):
+            assert mine.numpy().dtype == wanted.dtype and tuple(mine.shape) == wanted.shape
+            np.testing.assert_allclose(mine.numpy(), wanted, rtol=case.rtol, atol=max(case.atol, 1e-6))
+    return opaque
+
+
+def run(chosen: tuple[Any, ...]) -> tuple[int, int, list[str]]:
+    passed, opaque, failed = 0, 0, []
+    for case in chosen:
+        try:
+            opaque += check(case) > 0
+            passed += 1
+        except (AssertionError, ModelError, RuntimeError) as error:
+            failed.append(f"{case.name}: {error}")
+    return passed, opaque, failed
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sample_of_the_backend_tests() -> None:
+    passed, opaque, failed = run(cases()[::SAMPLE])
+    assert not failed, "\n".join(failed)
+    assert passed > 100 and opaque < passed / 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_all_backend_tests() -> None:
+    passed, opaque, failed = run(cases())
+    assert not failed, "\n".join(failed)
+    assert passed > 900 and opaque < passed / 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_expectation_is_noticed() -> None:
+    case = next(case for case in cases() if case.name == "test_relu")
+    inputs, outputs = case.data_sets[0]
+    wrong = (
+        type(case)(**vars(case)) if False else _Case(case.name, case.model, [(inputs, [outputs[0] + 1])])
+    )
+    assert run((wrong,))[2] and not run((case,))[2]
+
+
+class _Case:
+    def __init__(self, name: str, model: onnx.ModelProto, data_sets: list[Any]) -> None:
+        self.name, self.model, self.data_sets, self.rtol, self.atol = name, model, data_sets, 1e-3, 1e-7
