@@ -46,7 +46,7 @@ def stacked(source: Data) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([chunk.arrays["x"] for chunk in source.chunks]))
 
 
-def node_of(graph, op: str) -> str:  # noqa: ANN001
+def node_of(graph, op: str) -> str:
     return next(n.name for n in graph.module.graph.nodes if n.op == "call_function" and op in str(n.target))
 
 
