@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, final
 
 from torch import fx
 
@@ -14,6 +14,7 @@ from otgraph.rewrite.contract import Context, Pass
 from otgraph.rewrite.rewriter import Rewriter
 
 
+@final
 @dataclass(frozen=True)
 class AnnotateWidth(Pass):
     """Attach to the writer of every prunable dim the curve of what keeping k of its channels costs.
@@ -30,9 +31,10 @@ class AnnotateWidth(Pass):
         An analysis: the program is not changed.
 
     Before and after
-        >>> from otgraph.rewrite.pipeline import parse_pipeline
-        >>> str(parse_pipeline("annotate-width{criterion=energy}")[0])
-        'annotate-width{criterion=energy}'
+        >>> graph = capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), example(3, 4))
+        >>> after = rewrite("annotate-width{criterion=energy}", graph, data=inputs(input_1=example(16, 4)))
+        >>> [node.name for node in after.module.graph.nodes if "width" in node.meta.get("otgraph", {})]
+        ['linear']
 
     Remarks
         *analysis* per dim: its size, and the cost at three quarters, half and a quarter of it, relative to
@@ -63,8 +65,13 @@ class AnnotateWidth(Pass):
             known = node.meta.get("otgraph", {}).get("width", {})
             rewriter.annotate(node, "width", {**known, name: width})
             whole = float(width.curve.distortion[0]) or 1.0
-            shares = {f"d{q}": round(float(width.curve.distortion[width.size * q // 100]) / whole, 6) for q in (75, 50, 25)}
-            rewriter.remark("analysis", name, "cost of keeping 75, 50, 25 % (1 = dropping all)", n=width.size, **shares)
+            shares = {
+                f"d{q}": round(float(width.curve.distortion[width.size * q // 100]) / whole, 6)
+                for q in (75, 50, 25)
+            }
+            rewriter.remark(
+                "analysis", name, "cost of keeping 75, 50, 25 % (1 = dropping all)", n=width.size, **shares
+            )
 
 
 def writer_of(program: fx.Graph, axes: AxisMap, dim: str) -> fx.Node:

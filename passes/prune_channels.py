@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, final
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.rewriter import Rewriter
 
 
+@final
 @dataclass(frozen=True)
 class PruneChannels(Pass):
     """Remove channels from every tensor they run through, and bring every literal that repeats a size up to date.
@@ -34,9 +35,13 @@ class PruneChannels(Pass):
         Masked: the result equals the original with every stored value at a removed index zeroed.
 
     Before and after
-        >>> from otgraph.rewrite.pipeline import parse_pipeline
-        >>> str(parse_pipeline("prune-channels{keep=0.5 dims=inner}")[0])
-        'prune-channels{keep=0.5 dims=inner}'
+        >>> graph = capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), example(3, 4))
+        >>> print(program_text(rewrite("prune-channels{keep=0.5 dims=inner}", graph)))
+        input input_1
+        linear = aten.linear(input_1, 0.weight[4, 4], 0.bias[4])
+        relu = aten.relu(linear)
+        linear_1 = aten.linear(relu, 2.weight[2, 4], 2.bias[2])
+        return linear_1
 
     Remarks
         *applied* per dim: channels before and after. *missed* per dim that is blocked, with the operator that
@@ -76,7 +81,9 @@ class PruneChannels(Pass):
             if dim.blocked is not None and dim.size > 1:
                 rewriter.remark("missed", dim.name, f"blocked by {dim.blocked}", channels=dim.size)
 
-    def _by_fraction(self, rewriter: Rewriter, axes: AxisMap) -> dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    def _by_fraction(
+        self, rewriter: Rewriter, axes: AxisMap
+    ) -> dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
         widths = annotated_widths(rewriter)
         masks: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
         for dim in axes.prunable():

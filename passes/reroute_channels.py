@@ -34,9 +34,11 @@ class RerouteChannels(Pass):
         Approximate: exact where the removed channel is a multiple of the kept one.
 
     Before and after
-        >>> from otgraph.rewrite.pipeline import parse_pipeline
-        >>> str(parse_pipeline("reroute-channels")[0])
-        'reroute-channels'
+        >>> graph = capture(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3)), example(3, 4))
+        >>> twins = Coupling(np.array([0]), np.array([0, 0]), scales={"2.weight": np.array([1.0, 1.0])})
+        >>> after = rewrite("reroute-channels", graph, couplings={"0": twins})
+        >>> torch.equal(after.tensor("2.weight")[:, 0], graph.tensor("2.weight").sum(1))
+        True
 
     Remarks
         *applied* per dim: how many channels were re-routed, how many dropped. *missed* per reader that cannot take
@@ -79,4 +81,3 @@ def _reroute(rewriter: Rewriter, reader: Reader, coupling: Coupling) -> None:
         weight.index_add_(1, into, weight[:, torch.from_numpy(positions[removed])] * factor)
     stored = weight if affine.layout == "oi" else weight.transpose(0, 1)
     rewriter.set_tensor(affine.weight, stored)
-

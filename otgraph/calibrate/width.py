@@ -62,7 +62,9 @@ class Width:
         """Where the mass of every channel goes when ``kept`` stay, with a certified lower bound if wanted."""
         problem = self.problem()
         bound = certify(problem, kept).bound if certified else 0.0
-        routable = [r for r, reader in zip(self.readings, self.readers, strict=True) if reader.affine is not None]
+        routable = [
+            r for r, reader in zip(self.readings, self.readers, strict=True) if reader.affine is not None
+        ]
         return couple(problem, kept, routable, bound)
 
 
@@ -98,7 +100,9 @@ def analyse_width(
     for name, group in readers.items():
         group = tuple(reader for reader in group if reader.slot in statistics)
         if not group:
-            remarks.append(Remark("missed", "width", name, "nothing that reads it could be observed; kept whole"))
+            remarks.append(
+                Remark("missed", "width", name, "nothing that reads it could be observed; kept whole")
+            )
             continue
         readings = tuple(read_channels(graph, reader, statistics) for reader in group)
         curve = strategy.curve(ChannelStatistics(readings, writers=_writers(graph, axes, name), seed=seed))

@@ -1,0 +1,198 @@
+"""The Python API: what ``import otgraph as otg`` gives, and what the commands are written against."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from otgraph.audit.compare import audit as audit_files
+from otgraph.audit.report import Audit
+from otgraph.calibrate.width import DEFAULT_CRITERION
+from otgraph.data import Array, Data
+from otgraph.data_sources import load_data
+from otgraph.engines.catalogue import get_engine
+from otgraph.errors import UsageError
+from otgraph.files import check_writable
+from otgraph.graph.capture import capture
+from otgraph.graph.graph import Graph
+from otgraph.latency.protocol import Latency, measure
+from otgraph.load import load_model
+from otgraph.optimize.inspection import Inspection, inspect
+from otgraph.optimize.planner import make_plan as _make_plan
+from otgraph.optimize.run import Optimized
+from otgraph.optimize.run import optimize as _optimize
+from otgraph.optimize.settings import Settings, quiet
+from otgraph.plan.budget import make_budget
+from otgraph.plan.plan import Plan
+from otgraph.rewrite.contract import Context
+from otgraph.rewrite.instrument import SaveFailing
+from otgraph.rewrite.manager import PassManager, Result
+from otgraph.rewrite.pipeline import parse_pipeline
+
+__all__ = [
+    "Audit", "Data", "Graph", "Inspection", "Optimized", "Plan", "Settings", "audit", "bench", "build", "capture",
+    "inspect", "load", "load_data", "load_model", "make_plan", "optimize", "run_pipeline",
+]  # fmt: skip
+
+Inputs = Data | str | Mapping[str, npt.ArrayLike] | npt.ArrayLike
+"""Calibration or evaluation inputs: ``Data``, a DATA text, named arrays, or one array for a one-input model."""
+
+
+def load(path: str | Path) -> Graph:
+    """Read a model file (``.onnx`` or ``.pt2``), or what ``package.module:callable`` returns."""
+    return load_model(str(path))
+
+
+def make_plan(
+    graph: Graph,
+    calibration: Inputs,
+    *,
+    latency: str | None = None,
+    max_drop: float | None = None,
+    keep: float | None = None,
+    **choices: Any,
+) -> Plan:
+    """Decide what to remove from ``graph``; exactly one of the three budgets is given.
+
+    ``choices`` are the fields of ``Settings``. Raises ``UsageError``, ``DataError`` or ``EngineMissing``.
+    """
+    return _make_plan(graph, as_data(calibration, graph), _settings(latency, max_drop, keep, choices))
+
+
+def optimize(
+    graph: Graph,
+    calibration: Inputs,
+    *,
+    latency: str | None = None,
+    max_drop: float | None = None,
+    keep: float | None = None,
+    evaluation: Inputs | None = None,
+    metric: str | None = None,
+    **choices: Any,
+) -> Optimized:
+    """Plan, apply and audit; arguments as in ``make_plan``. ``evaluation``: the audit's data, by default the
+    calibration inputs."""
+    settings = _settings(latency, max_drop, keep, choices)
+    held = None if evaluation is None else as_data(evaluation, graph)
+    return _optimize(graph, as_data(calibration, graph), settings, evaluation=held, metric=metric)
+
+
+def audit(a: Graph | str | Path, b: Graph | str | Path, data: Inputs, **choices: Any) -> Audit:
+    """B measured against A. Graphs and models that are no ONNX file are written as ONNX first.
+
+    ``choices``: ``engine``, ``threads``, ``min_speedup``, ``max_drift``, ``metric``, ``seed``, ``repeats``.
+    """
+    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+        paths = [_as_onnx(model, Path(folder) / f"{side}.onnx") for side, model in (("a", a), ("b", b))]
+        inputs = data if isinstance(data, (Data, str)) else _arrays(data)
+        samples = load_data(inputs) if isinstance(inputs, str) else inputs
+        found = audit_files(*paths, samples, **choices)
+    names = [model.name if isinstance(model, Graph) else str(model) for model in (a, b)]
+    return replace(found, a=replace(found.a, path=names[0]), b=replace(found.b, path=names[1]))
+
+
+def run_pipeline(
+    graph: Graph,
+    text: str,
+    data: Inputs | None = None,
+    *,
+    seed: int = 0,
+    on_failure: Literal["raise", "undo"] = "raise",
+    save_failing: Path | None = None,
+) -> Result:
+    """Run a pipeline such as ``fold-batch-norm,prune-channels{keep=0.5}`` on a copy of ``graph``."""
+    passes = parse_pipeline(text)
+    inputs = None if data is None else as_data(data, graph)
+    instruments = () if save_failing is None else (SaveFailing(save_failing),)
+    context = Context(data=inputs, original=graph, seed=seed)
+    return PassManager(passes, instruments, on_failure).run(graph, context)
+
+
+def build(graph: Graph, output: Path, *, engine: str = "onnxruntime", threads: int = 1) -> None:
+    """Write what ``engine`` loads. ONNX Runtime's artifact is the ONNX file itself, which it is tried on."""
+    check_writable(output)
+    runner = get_engine(engine)
+    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+        path = Path(folder) / "model.onnx"
+        graph.save(path)
+        runner.load(path, threads=threads)
+    graph.save(output)
+
+
+def bench(
+    model: str,
+    data: Inputs | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    engine: str = "onnxruntime",
+    threads: int = 1,
+    seed: int = 0,
+) -> Latency:
+    """The latency of one model on one sample."""
+    graph = load_model(model, shapes)
+    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+        path = _as_onnx(model if model.endswith(".onnx") else graph, Path(folder) / "model.onnx")
+        return measure(get_engine(engine), path, _one_sample(graph, data, shapes), threads=threads, seed=seed)
+
+
+def as_data(inputs: Inputs, graph: Graph) -> Data:
+    """``inputs`` as ``Data`` whose arrays are called as the inputs of ``graph``."""
+    found = (
+        load_data(inputs)
+        if isinstance(inputs, str)
+        else inputs
+        if isinstance(inputs, Data)
+        else _arrays(inputs)
+    )
+    return found.named([port.name for port in graph.signature.inputs])
+
+
+def _arrays(inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> Data:
+    return Data.from_arrays(inputs if isinstance(inputs, Mapping) else {"": inputs})
+
+
+def _settings(
+    latency: str | None, max_drop: float | None, keep: float | None, choices: dict[str, Any]
+) -> Settings:
+    budget = make_budget(latency, max_drop, keep)
+    known = {key: value for key, value in choices.items() if value is not None}
+    for key in ("include", "exclude"):
+        known[key] = tuple(known.get(key, ()))
+    known.setdefault("criterion", DEFAULT_CRITERION)
+    known.setdefault("progress", quiet)
+    try:
+        return Settings(budget, **known)
+    except TypeError as error:
+        raise UsageError(f"settings: {error}") from error
+
+
+def _as_onnx(model: Graph | str | Path, path: Path) -> Path:
+    if not isinstance(model, Graph) and str(model).endswith(".onnx"):
+        return Path(model)
+    graph = model if isinstance(model, Graph) else load_model(str(model))
+    graph.save(path)
+    return path
+
+
+def _one_sample(
+    graph: Graph, data: Inputs | None, shapes: Mapping[str, Sequence[int]] | None
+) -> dict[str, Array]:
+    ports = graph.signature.inputs
+    if data is not None:
+        chunk = as_data(data, graph).chunks[0]
+        rows = {p.name: p.shape[0] if p.shape and isinstance(p.shape[0], int) else 1 for p in ports}
+        return {port.name: chunk.arrays[port.name][: rows[port.name]] for port in ports}
+    sample: dict[str, Array] = {}
+    for port, tensor in zip(ports, graph.example, strict=True):
+        free = bool(port.shape) and isinstance(port.shape[0], str) and port.name not in (shapes or {})
+        sample[port.name] = np.asarray((tensor[:1] if free else tensor).numpy())
+    return sample
+
+
+Progress = Callable[[str], None]

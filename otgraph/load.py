@@ -1,0 +1,99 @@
+"""MODEL: an ``.onnx`` file, a ``.pt2`` exported program, or ``package.module:callable`` → a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from otgraph.errors import ModelError, UsageError
+from otgraph.graph.capture import capture, load_program
+from otgraph.graph.graph import Graph
+from otgraph.graph.onnx.importer import load_onnx
+from otgraph.named_callable import describe, import_callable, is_named_callable
+
+
+def load_model(spec: str, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """Read MODEL.
+
+    Args:
+        spec: a path, or ``package.module:callable`` that returns ``(module, example_inputs)``.
+        shapes: input name → shape to analyse and measure with, for inputs whose axes are dynamic.
+
+    Raises:
+        ModelError: there is no such model, it cannot be read, or a weight is not finite.
+    """
+    path = Path(spec)
+    if path.suffix == ".onnx":
+        graph = load_onnx(path)
+    elif path.suffix == ".pt2":
+        graph = load_program(_existing(path))
+    elif is_named_callable(spec):
+        graph = _from_callable(spec)
+    else:
+        raise ModelError(
+            f"{spec}: is no .onnx file, no .pt2 file and no package.module:callable; give one of them"
+        )
+    check_weights(graph, spec)
+    name = path.stem if path.suffix in (".onnx", ".pt2") else spec.rpartition(":")[2]
+    graph = replace(graph, name=name)
+    return _with_shapes(graph, shapes) if shapes else graph
+
+
+def check_weights(graph: Graph, where: str) -> None:
+    """Raise ``ModelError`` naming the first stored tensor that holds NaN or infinite values."""
+    for name, tensor in graph.tensors().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            bad = int((~tensor.isfinite()).sum())
+            if bool(tensor.isnan().any()) or (bad != tensor.numel() and tensor.dim() > 1):
+                raise ModelError(
+                    f"{where}: weight {name} holds {bad} values that are not finite; mend the model"
+                )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file")
+    return path
+
+
+def _from_callable(spec: str) -> Graph:
+    function = import_callable(spec, ModelError)
+    try:
+        made: Any = function()
+    except Exception as error:
+        raise ModelError(f"{spec}: raised {describe(error)}") from error
+    if isinstance(made, torch.export.ExportedProgram):
+        return capture(made)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
+        raise ModelError(f"{spec}: must return (module, example_inputs), returned {type(made).__name__}")
+    module, example = made
+    return capture(module, example)
+
+
+def _with_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> Graph:
+    names = [port.name for port in graph.signature.inputs]
+    unknown = sorted(set(shapes) - set(names))
+    if unknown:
+        raise UsageError(f"shape of {unknown[0]!r}: the model has no such input (it has {', '.join(names)})")
+    example = [
+        tensor if name not in shapes else _resized(tensor, tuple(shapes[name]))
+        for name, tensor in zip(names, graph.example, strict=True)
+    ]
+    for port, tensor in zip(graph.signature.inputs, example, strict=True):
+        fits = len(port.shape) == tensor.dim() and all(
+            isinstance(want, str) or want == have
+            for want, have in zip(port.shape, tensor.shape, strict=False)
+        )
+        if not fits:
+            raise UsageError(f"shape of {port.name!r}: {tuple(tensor.shape)} does not fit {port}")
+    return graph.with_example(tuple(example))
+
+
+def _resized(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    if tensor.is_floating_point():
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(tensor.dtype)
+    return torch.zeros(shape, dtype=tensor.dtype)

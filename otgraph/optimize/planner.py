@@ -1,0 +1,205 @@
+"""Deciding: one width per dim, under a fraction, a measured latency, or a limit on the damage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnxruntime
+import torch
+
+from otgraph.data import Data
+from otgraph.errors import UsageError
+from otgraph.graph.graph import Graph
+from otgraph.latency.model import AffineModel
+from otgraph.optimize.sensitivity import Sensitivity, measure_sensitivities
+from otgraph.optimize.settings import Settings
+from otgraph.optimize.stopwatch import Stopwatch
+from otgraph.optimize.study import Study, study
+from otgraph.plan.allocation import Allocation, Choice, Problem, minimise_damage, minimise_time
+from otgraph.plan.calibration import CalibrationReference
+from otgraph.plan.candidates import candidate_widths
+from otgraph.plan.decision import DimDecision, Predictions
+from otgraph.plan.fingerprint import fingerprint_graph
+from otgraph.plan.plan import Plan
+from otgraph.plan.terms import evaluate
+from otgraph.rewrite.catalogue import load_pipelines
+from otgraph.rewrite.contract import Context
+from otgraph.rewrite.manager import PassManager
+from otgraph.rewrite.pipeline import parse_pipeline
+
+
+def make_plan(graph: Graph, data: Data, settings: Settings) -> Plan:
+    """Decide what to keep of every dim of ``graph``; nothing is edited.
+
+    Raises:
+        UsageError: the budget is out of reach, or no dim may be cut. DataError: the data do not fit.
+        EngineMissing: a latency was asked for and the engine is not there.
+    """
+    found = study(graph, data, settings)
+    if settings.budget.kind == "keep":
+        return _plan(found, settings, _by_fraction(found, settings), Predictions(), {})
+    held = measure_sensitivities(
+        found.graph, found.axes, found.widths, found.held, settings.batch_size, settings.progress
+    )
+    with Stopwatch(found.graph, found.held, settings.engine, settings.threads, settings.seed) as clock:
+        planner = _Planner(found, settings, held, clock)
+        return planner.by_damage() if settings.budget.kind == "damage" else planner.by_latency()
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    allocation: Allocation
+    ratio: float
+    model: AffineModel
+
+
+class _Planner:
+    """Allocates, builds, measures and corrects, until the clock (or the measured damage) agrees."""
+
+    def __init__(
+        self, found: Study, settings: Settings, sensitivities: Mapping[str, Sensitivity], clock: Stopwatch
+    ) -> None:
+        self.found = found
+        self.settings = settings
+        self.sensitivities = sensitivities
+        self.clock = clock
+        self.problem = _problem(found, settings, sensitivities)
+        self.base = self.problem.time(self.problem.full())
+
+    def by_latency(self) -> Plan:
+        """Least damage within the latency: the line from MACs to time is corrected by each measurement."""
+        target = self._target()
+        model = AffineModel(1.0, self.base)
+        tried: list[_Candidate] = []
+        for number in range(1, self.settings.rounds + 1):
+            macs = model.macs_for(target) or 0.0
+            allocation = self._allocate(macs, model, target)
+            if any(dict(c.allocation.widths) == dict(allocation.widths) for c in tried):
+                break  # the corrected line asks for the same widths again
+            self.settings.progress(f"measuring candidate {number}")
+            ratio = self.clock.ratio(self._build(allocation.widths)).ratio
+            model = model.corrected(allocation.time, ratio)
+            tried.append(_Candidate(allocation, ratio, model))
+            if abs(ratio / target - 1) <= self.settings.tolerance:
+                break
+        best = min(tried, key=lambda c: _miss(c.ratio, target, self.settings.tolerance))
+        return self._finish(best, best.ratio)
+
+    def by_damage(self) -> Plan:
+        """Least time within the damage: predicted damage is scaled by what repaired candidates measure."""
+        limit = self.settings.budget.value
+        limit = limit if self.found.classifier else limit * limit
+        trust, fitting, model = 1.0, None, AffineModel(1.0, self.base)
+        for number in range(1, self.settings.rounds + 1):
+            allocation = minimise_time(self.problem, limit * trust)
+            self.settings.progress(f"building and repairing candidate {number}")
+            plan = self._finish(_Candidate(allocation, model.ratio(allocation.time), model), None)
+            measured = self.found.damage(plan.apply(self.found.graph, self.found.fit))
+            if measured <= limit and (fitting is None or allocation.time < fitting[0].time):
+                fitting = (allocation, plan)
+            step = min(max(limit / max(measured, 1e-12), 0.25), 4.0)
+            if 1.0 <= step <= 1.15:
+                break
+            trust *= step * (0.95 if step < 1 else 1.0)
+        if fitting is None:
+            raise UsageError(
+                f"max-drop {self.settings.budget.value:g}: no candidate stayed within it on held-out inputs; allow more"
+            )
+        ratio = self.clock.ratio(self._build(fitting[0].widths)).ratio
+        return self._finish(_Candidate(fitting[0], ratio, model), ratio)
+
+    def _target(self) -> float:
+        if self.settings.budget.kind == "ratio":
+            return self.settings.budget.value
+        self.settings.progress("measuring the original")
+        return self.settings.budget.value / self.clock.original().ms
+
+    def _allocate(self, macs: float, model: AffineModel, target: float) -> Allocation:
+        least = self.problem.time(self.problem.least())
+        if macs < least and model.points:
+            macs = least  # the line was corrected downwards past what can be cut: go as far as possible
+        if macs < least:
+            raise UsageError(
+                f"latency {target:.3g}x: out of reach; the smallest predicted with these dims and widths is"
+                f" {model.ratio(least):.3f}x; ask for that or more, or let more dims be cut"
+            )
+        return minimise_damage(self.problem, macs)
+
+    def _build(self, widths: Mapping[str, int]) -> Graph:
+        """The cut network without repairs: weights do not matter to the clock."""
+        steps = parse_pipeline(load_pipelines()["trial"])
+        context = Context(couplings=self.found.couplings(widths), seed=self.settings.seed)
+        return PassManager(steps).run(self.found.graph, context).graph
+
+    def _finish(self, best: _Candidate, measured: float | None) -> Plan:
+        allocation = best.allocation
+        damage = allocation.damage if self.found.classifier else math.sqrt(allocation.damage)
+        predictions = Predictions(
+            time_ratio=best.model.ratio(allocation.time) if measured is None else measured,
+            damage=damage,
+            macs_ratio=allocation.time / self.base,
+            bound=allocation.bound,
+            gap=allocation.gap,
+        )
+        device = {key: str(value) for key, value in self.clock.engine.describe().items()}
+        plan = _plan(self.found, self.settings, dict(allocation.widths), predictions, device)
+        predicted = {c.name: dict(zip(c.widths, c.damages, strict=True)) for c in self.problem.choices}
+        dims = tuple(
+            replace(d, damage=predicted[d.name].get(len(d.kept), d.damage)) if d.name in predicted else d
+            for d in plan.dims
+        )
+        return replace(plan, dims=dims)
+
+
+def _miss(ratio: float, target: float, tolerance: float) -> tuple[bool, float]:
+    """Candidates within the budget come first, then the nearest."""
+    return ratio > target * (1 + tolerance), abs(ratio / target - 1)
+
+
+def _problem(found: Study, settings: Settings, sensitivities: Mapping[str, Sensitivity]) -> Problem:
+    choices: list[Choice] = []
+    for name, width in found.widths.items():
+        widths = candidate_widths(width.size, settings.multiple, limit=settings.candidates)
+        damage = sensitivities[name].damage
+        choices.append(Choice(name, widths, tuple(float(damage[k]) for k in widths)))
+    return Problem(tuple(choices), found.macs)
+
+
+def _by_fraction(found: Study, settings: Settings) -> dict[str, int]:
+    share = settings.budget.value
+    return {name: max(1, round(width.size * share)) for name, width in found.widths.items()}
+
+
+def _plan(
+    found: Study,
+    settings: Settings,
+    widths: Mapping[str, int],
+    predictions: Predictions,
+    device: Mapping[str, str | int | float | bool | None],
+) -> Plan:
+    settings.progress("certifying the selection")
+    couplings = found.couplings(widths, certified=True)
+    if predictions.macs_ratio is None:
+        kept = {
+            name: len(couplings[name].kept) if name in couplings else w.size
+            for name, w in found.widths.items()
+        }
+        full = {name: width.size for name, width in found.widths.items()}
+        predictions = replace(predictions, macs_ratio=evaluate(found.macs, kept) / evaluate(found.macs, full))
+    return Plan(
+        model=found.graph.name,
+        fingerprint=fingerprint_graph(found.graph),
+        budget=settings.budget,
+        pipeline=load_pipelines().get(settings.pipeline, settings.pipeline),
+        dims=tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items()),
+        predictions=predictions,
+        engine=settings.engine,
+        device=device,
+        criterion=settings.criterion,
+        seed=settings.seed,
+        calibration=CalibrationReference.of(found.fit),
+        created_by={"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
+        data=found.fit,
+    )

@@ -1,0 +1,110 @@
+"""All of it: plan, apply, measure, and say whether anything was gained."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from otgraph.audit.compare import audit
+from otgraph.audit.report import Audit
+from otgraph.data import Data
+from otgraph.graph.graph import Graph
+from otgraph.optimize.planner import make_plan
+from otgraph.optimize.settings import Settings
+from otgraph.plan.plan import Plan
+from otgraph.remark import Remark
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds the optimisation took, the audit not counted."""
+
+    cpu_seconds: float
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """``graph``: the faster network, ``plan``: what was decided, ``audit``: what was measured. ``credible``: the
+    interval of the measured ratio clears 1; where it does not, keep the original."""
+
+    graph: Graph
+    plan: Plan
+    audit: Audit
+    remarks: tuple[Remark, ...]
+    cost: Cost
+    credible: bool
+    missed: str | None = None
+
+
+def optimize(
+    graph: Graph,
+    data: Data,
+    settings: Settings,
+    *,
+    evaluation: Data | None = None,
+    metric: str | None = None,
+) -> Optimized:
+    """Make ``graph`` faster within the budget of ``settings``, and audit the result on ``evaluation``.
+
+    ``graph`` is untouched. Raises as ``make_plan``, ``Plan.apply`` and ``audit`` do.
+    """
+    started = (time.process_time(), time.perf_counter())
+    data = data.named([port.name for port in graph.signature.inputs])
+    plan = make_plan(graph, data, settings)
+    settings.progress("applying the plan")
+    result = plan.apply_with_records(graph)
+    spent = Cost(time.process_time() - started[0], time.perf_counter() - started[1])
+    settings.progress("auditing")
+    found = audit_graphs(graph, result.graph, evaluation or data, settings, spent, metric)
+    small = replace(result.graph, remarks=(*graph.remarks, *result.remarks))
+    return Optimized(
+        graph=small,
+        plan=plan,
+        audit=found,
+        remarks=(*graph.remarks, *result.remarks),
+        cost=spent,
+        credible=found.latency.credible_gain,
+        missed=_missed(plan, found),
+    )
+
+
+def audit_graphs(
+    a: Graph, b: Graph, data: Data, settings: Settings, spent: Cost | None = None, metric: str | None = None
+) -> Audit:
+    """The audit of two graphs, by way of the ONNX files they are written to."""
+    optimisation: Mapping[str, object] | None = None
+    if spent is not None:
+        optimisation = {**vars(spent), "source": "otgraph optimize"}
+    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+        paths = (Path(folder) / "original.onnx", Path(folder) / "optimized.onnx")
+        for graph, path in zip((a, b), paths, strict=True):
+            graph.save(path)
+        found = audit(
+            *paths,
+            data,
+            engine=settings.engine,
+            threads=settings.threads,
+            optimisation=optimisation,
+            metric=metric,
+            seed=settings.seed,
+        )
+    return replace(
+        found,
+        a=replace(found.a, path=f"{a.name}.onnx"),
+        b=replace(found.b, path=f"{a.name}.optimized.onnx"),
+    )
+
+
+def _missed(plan: Plan, found: Audit) -> str | None:
+    """How a stated budget was missed, or None: a latency by more than a twentieth, a damage at all."""
+    latency = found.latency
+    wanted = plan.budget.ratio(latency.a_ms)
+    if wanted is not None and latency.low > wanted * 1.05:
+        return f"{plan.budget} was asked for, {latency.ratio:.3f}x [{latency.low:.3f}, {latency.high:.3f}] measured"
+    if plan.budget.kind == "damage" and found.fidelity.drift > plan.budget.value:
+        return f"{plan.budget} was asked for, {found.fidelity.drift_name} {found.fidelity.drift:.4g} measured"
+    return None

@@ -1,0 +1,68 @@
+"""The choices of one optimisation, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from otgraph.calibrate.width import DEFAULT_CRITERION
+from otgraph.errors import UsageError
+from otgraph.graph.axes.axis_map import AxisMap, Dim
+from otgraph.plan.budget import Budget
+
+
+def quiet(message: str) -> None:
+    """No progress is shown."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``budget``: what is asked for. ``dims``: ``inner`` leaves out dims that run through a residual addition.
+    ``include``, ``exclude``: patterns of dim names. ``multiple``: widths the engine likes (8 on the measured CPUs).
+    ``normalised``: also cut dims whose cut changes the statistics of a normalisation. ``held_out``: the share of the
+    calibration inputs that nothing is fitted on. ``rounds``: how often the measured time may correct the plan.
+    ``tolerance``: how near the measured ratio has to come to a latency budget."""
+
+    budget: Budget
+    dims: Literal["all", "inner"] = "all"
+    engine: str = "onnxruntime"
+    threads: int = 1
+    criterion: str = DEFAULT_CRITERION
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    multiple: int = 8
+    normalised: bool = False
+    held_out: float = 0.25
+    seed: int = 0
+    batch_size: int = 32
+    rounds: int = 5
+    tolerance: float = 0.02
+    candidates: int = 16
+    pipeline: str = "apply"
+    progress: Callable[[str], None] = quiet
+
+    def selects(self, dim: Dim) -> bool:
+        """Whether the rules let this dim be cut."""
+        if not dim.prunable or (dim.normalised and not self.normalised):
+            return False
+        if self.dims == "inner" and dim.residual:
+            return False
+        named = not self.include or any(fnmatchcase(dim.name, pattern) for pattern in self.include)
+        return named and not any(fnmatchcase(dim.name, pattern) for pattern in self.exclude)
+
+    def selected(self, axes: AxisMap) -> tuple[Dim, ...]:
+        """The dims to decide on.
+
+        Raises:
+            UsageError: there are none; says what is blocked or left out.
+        """
+        found = tuple(dim for dim in axes.prunable() if self.selects(dim))
+        if not found:
+            names = ", ".join(dim.name for dim in axes.prunable()[:5]) or "none"
+            raise UsageError(
+                f"no dim may be cut: of those that could ({names}) the rules leave none; loosen --include, --exclude"
+                " or --dims, and see inspect --blockers"
+            )
+        return found

@@ -1,0 +1,61 @@
+"""The clock of the closed loop: a candidate's latency as a ratio to the original's, measured in pairs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from otgraph.data import Array, Data
+from otgraph.engines.catalogue import get_engine
+from otgraph.graph.graph import Graph
+from otgraph.latency.protocol import Comparison, Latency, compare, measure
+
+
+class Stopwatch:
+    """Measures graphs against ``original`` on one engine. Usable as a context manager: it holds a folder.
+
+    Raises ``EngineMissing`` where the engine is not there.
+    """
+
+    def __init__(self, original: Graph, data: Data, engine: str, threads: int, seed: int) -> None:
+        self.engine = get_engine(engine)
+        self.threads = threads
+        self.seed = seed
+        self.feeds = _first_sample(original, data)
+        self._folder = tempfile.TemporaryDirectory(prefix="otgraph-")
+        self._original = self._write(original, "original")
+        self._count = 0
+
+    def __enter__(self) -> Stopwatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def original(self) -> Latency:
+        """The latency of the original by itself."""
+        return measure(self.engine, self._original, self.feeds, threads=self.threads, seed=self.seed)
+
+    def ratio(self, candidate: Graph) -> Comparison:
+        """``candidate`` against the original."""
+        self._count += 1
+        path = self._write(candidate, f"candidate_{self._count}")
+        return compare(
+            self.engine, self._original, path, self.feeds, threads=self.threads, seed=self.seed + self._count
+        )
+
+    def _write(self, graph: Graph, name: str) -> Path:
+        path = Path(self._folder.name) / f"{name}.onnx"
+        graph.save(path)
+        return path
+
+
+def _first_sample(graph: Graph, data: Data) -> Mapping[str, Array]:
+    """The first sample, as a batch of one or of what the model's fixed batch axis wants."""
+    names = [port.name for port in graph.signature.inputs]
+    sizes = [
+        port.shape[0] for port in graph.signature.inputs if port.shape and isinstance(port.shape[0], int)
+    ]
+    chunk = next(data.batches(sizes[0] if sizes else 1))
+    return {name: chunk.arrays[name] for name in names}

@@ -1,0 +1,107 @@
+"""What is found out about a model before anything is decided: dims, curves, sensitivities, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from otgraph.calibrate.divergence import output_divergence
+from otgraph.calibrate.feeds import feeds
+from otgraph.calibrate.width import Width, analyse_width
+from otgraph.data import Data
+from otgraph.data_check import check_data
+from otgraph.errors import DataError, UsageError
+from otgraph.graph.axes.analysis import analyse, with_protected
+from otgraph.graph.axes.axis_map import AxisMap
+from otgraph.graph.axes.legal import legalise
+from otgraph.graph.graph import Graph
+from otgraph.graph.specs import input_specs
+from otgraph.optimize.sensitivity import additive
+from otgraph.optimize.settings import Settings
+from otgraph.plan.macs import macs_terms
+from otgraph.plan.terms import Term
+from otgraph.remark import Remark
+from otgraph.transport.coupling import Coupling
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """``axes``: dims that the settings leave out are blocked. ``widths``: the dims to decide on. ``fit``: inputs for
+    statistics and repairs, ``held``: inputs that nothing is fitted on. ``macs``: multiply-accumulates of the network
+    as a polynomial in the widths. ``classifier``: damage is KL, else relative L2."""
+
+    graph: Graph
+    axes: AxisMap
+    widths: Mapping[str, Width]
+    fit: Data
+    held: Data
+    macs: tuple[Term, ...]
+    classifier: bool
+    remarks: tuple[Remark, ...]
+
+    def couplings(self, kept_counts: Mapping[str, int], *, certified: bool = False) -> dict[str, Coupling]:
+        """Which channels stay, and where the others' mass goes, for widths by dim; full dims are left out."""
+        masks = {
+            name: _mask(self.widths[name], k) for name, k in kept_counts.items() if k < self.widths[name].size
+        }
+        legal = legalise(self.axes, masks)
+        return {
+            name: self.widths[name].coupling(np.flatnonzero(mask), certified=certified)
+            for name, mask in legal.items()
+            if not mask.all()
+        }
+
+    def damage(self, candidate: Graph) -> float:
+        """The additive damage of ``candidate`` on the held-out inputs."""
+        inputs = list(feeds(self.graph, self.held))
+        found = output_divergence([self.graph(*f) for f in inputs], [candidate(*f) for f in inputs])
+        return additive(found.damage, classifier=self.classifier)
+
+
+def study(graph: Graph, data: Data, settings: Settings) -> Study:
+    """Analyse the axes, calibrate, and compute the curves.
+
+    Raises:
+        DataError: the data do not fit the model. UsageError: the rules leave no dim to cut.
+    """
+    data = data.named([port.name for port in graph.signature.inputs])
+    check_data(data, input_specs(graph))
+    settings.progress("analysing the axes")
+    graph = graph.with_example(_example(graph, data))
+    axes = analyse(graph)
+    chosen = {dim.name for dim in settings.selected(axes)}
+    left = {dim.name: "left out by the rules" for dim in axes.prunable() if dim.name not in chosen}
+    axes = with_protected(axes, left)
+    fit, held = _split(data, settings)
+    settings.progress(f"calibrating on {len(fit)} inputs")
+    found = analyse_width(graph, axes, fit, settings.criterion, settings.seed, settings.batch_size)
+    if not found.widths:
+        raise UsageError(f"{graph.name}: no dim could be calibrated; see inspect --blockers")
+    axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))
+    shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
+    terms = tuple(term for cost in macs_terms(graph, axes, shapes) for term in cost.terms)
+    first = next(feeds(graph, held, settings.batch_size))
+    classifier = output_divergence([graph(*first)], [graph(*first)]).kl is not None
+    return Study(graph, axes, found.widths, fit, held, terms, classifier, (*axes.remarks, *found.remarks))
+
+
+def _example(graph: Graph, data: Data) -> tuple[torch.Tensor, ...]:
+    """Two of the user's own inputs: dynamic axes then have sizes that occur."""
+    return next(feeds(graph, data, 2), graph.example)
+
+
+def _split(data: Data, settings: Settings) -> tuple[Data, Data]:
+    if len(data) < 4:
+        raise DataError(
+            f"{data.source}: holds {len(data)} samples; give at least 4, a few hundred are better"
+        )
+    return data.split(1 - settings.held_out, settings.seed)
+
+
+def _mask(width: Width, k: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    mask = np.zeros(width.size, bool)
+    mask[width.choose(k)] = True
+    return mask
