@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "audit": DATA | {"engines", "latency", "named_callable"},
 }
 """Unit of otgraph → the units it may import besides itself. ``data*.py`` at the top are the unit ``data``."""
+LAYERS["optimize"] = set(LAYERS)
 LAYERS["api"] = set(LAYERS)
 LAYERS["cli"] = {*LAYERS}
 LAYERS["passes"] = set(LAYERS) - {"api", "cli"}
@@ -54,6 +55,7 @@ LIBRARIES: dict[str, set[str]] = {
     "engines": ONNX_ONLY,
     "latency": ONNX_ONLY,
     "audit": ONNX_ONLY | {"jsonschema", "jinja2", "rich"},
+    "optimize": TORCH | {"onnx", "onnxruntime"},
     "api": TORCH | {"onnx"},
     "cli": {"typer", "click", "rich"},
     "passes": TORCH,
@@ -68,7 +70,7 @@ def unit_of(module: str) -> str | None:
         return "passes"
     if parts[0] != "otgraph":
         return None
-    if len(parts) == 1 or parts[1] in ("api", "optimize", "load", "saved"):
+    if len(parts) == 1:
         return "api"
     return "data" if parts[1].startswith("data") else parts[1]
 

@@ -37,7 +37,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            sys.stderr.write("error: interrupted; no output was written\n")
+            sys.stderr.write("error: interrupted; nothing is left half-written\n")
             raise typer.Exit(INTERRUPTED) from stop
 
 

@@ -91,7 +91,7 @@ def test_an_interrupt_leaves_nothing_and_exits_with_130(command, api, tmp_path: 
     before = sorted(tmp_path.iterdir())
     ran = command("optimize", "net.onnx", *BUDGET, "--plan-out", "plan.json")
     assert ran.code == 130
-    assert ran.err == "error: interrupted; no output was written\n"
+    assert ran.err == "error: interrupted; nothing is left half-written\n"
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -173,5 +173,5 @@ def test_a_signal_while_writing_leaves_no_half_written_output(
     assert process.returncode == code
     assert not (tmp_path / "out.onnx").exists()
     if sent is signal.SIGINT:
-        assert err == "error: interrupted; no output was written\n"
+        assert err == "error: interrupted; nothing is left half-written\n"
         assert not list(tmp_path.iterdir())

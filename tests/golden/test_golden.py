@@ -59,6 +59,28 @@ class Copied(nn.Module):
         return x.transpose(1, 2).reshape(x.shape[0], -1).view(-1, 3)
 
 
+class ResidualNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.a, self.b = nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x)
+        y = torch.relu(y + self.b(torch.relu(self.a(y))))
+        return self.head(y.mean((2, 3)))
+
+
+class SortedChannels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).sort(-1).values)
+
+
 def of(net: nn.Module, *shape: int) -> Graph:
     return capture(net, torch.randn(*shape))
 
@@ -116,6 +138,27 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
         u=[4, 4],
         s=[4],
         **NORM,
+    ),
+    "mlp": lambda: of(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), 2, 3),
+    "small_net": lambda: of(
+        nn.Sequential(
+            *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(8 * 4, 2)),
+        ),
+        *(2, 3, 6, 6),
+    ),
+    "residual_net": lambda: of(ResidualNet(), 2, 3, 5, 5),
+    "fixed_by_sort": lambda: of(SortedChannels(), 2, 3),
+    "onnx_reshape_net": lambda: of_onnx(
+        """m (float[N,3,2,2] x) => (float[N,2] y) <int64[3] split = {0, 4, -1}, int64[2] flat = {0, 16}> {
+            c = Conv <kernel_shape = [1, 1]> (x, w)
+            s = Reshape (c, split)
+            r = Relu (s)
+            f = Reshape (r, flat)
+            y = Gemm <transB = 1> (f, u)
+        }""",
+        w=[4, 3, 1, 1],
+        u=[2, 16],
     ),
     "reshape_there_and_back": lambda: of(
         nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Flatten(), nn.ReLU()), 2, 6

@@ -7,19 +7,23 @@ import importlib.util
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.rewrite.catalogue import Catalogue, load_pipelines
-from otgraph.rewrite.contract import Pass
+from otgraph.rewrite.contract import Context, Pass
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.manual import SECTIONS, manual_page
 from otgraph.rewrite.pipeline import parse_pipeline
 from otgraph.rewrite.program_text import program_text
+from otgraph.transport.coupling import Coupling
 from passes import CATALOG, PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,16 +34,31 @@ def example(*shape: int) -> torch.Tensor:
     return torch.randn(*shape)
 
 
-def rewrite(pipeline: str, graph: Graph) -> Graph:
-    return PassManager(parse_pipeline(pipeline, CATALOGUE)).run(graph).graph
+def inputs(**tensors: torch.Tensor) -> Data:
+    return Data((Chunk({name: tensor.numpy() for name, tensor in tensors.items()}),))
+
+
+def rewrite(pipeline: str, graph: Graph, **context: Any) -> Graph:
+    return PassManager(parse_pipeline(pipeline, CATALOGUE)).run(graph, Context(**context)).graph
+
+
+NAMES = {
+    "Coupling": Coupling,
+    "capture": capture,
+    "example": example,
+    "inputs": inputs,
+    "nn": nn,
+    "np": np,
+    "program_text": program_text,
+    "rewrite": rewrite,
+    "torch": torch,
+}
+"""What the examples of manual pages may use."""
 
 
 def run_example(text: str, name: str) -> doctest.TestResults:
     """Run the doctest of a manual page; white space is free, so that long program lines may be wrapped."""
-    names = {"torch": torch, "nn": nn, "capture": capture, "example": example, "rewrite": rewrite}
-    test = doctest.DocTestParser().get_doctest(
-        text, {**names, "program_text": program_text}, name, None, None
-    )
+    test = doctest.DocTestParser().get_doctest(text, dict(NAMES), name, None, None)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     torch.manual_seed(0)
     return runner.run(test)
@@ -80,7 +99,7 @@ def test_the_manual_page_is_whole(name: str) -> None:
 @pytest.mark.parametrize("name", CATALOG)
 def test_the_example_of_the_manual_page_runs(name: str) -> None:
     text = manual_page(CATALOGUE[name]).sections["Before and after"]
-    assert f'"{name}' in text and ">>> print(program_text(" in text
+    assert f'rewrite("{name}' in text
     assert run_example(text, name).failed == 0
 
 
