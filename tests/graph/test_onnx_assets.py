@@ -67,18 +67,17 @@ def test_large_file_of_another_producer(path: Path, tmp_path: Path) -> None:
 def test_sizes_are_found_for_dynamic_inputs_and_said() -> None:
     graph = load_onnx(OCR / "ch_PP-OCRv4_rec_infer.onnx")
     assert [tuple(x.shape) for x in graph.example] == [(2, 3, 48, 320)]
-    said = [remark.message for remark in graph.remarks]
-    assert said == [
-        "example inputs use p2o.DynamicDimension.0=2, p2o.DynamicDimension.1=320, x_axis_2=48 (sizes found by trying)"
-    ]
+    (said,) = (remark.message for remark in graph.remarks)
+    sizes = "p2o.DynamicDimension.0=2, p2o.DynamicDimension.1=320, x_axis_2=48"
+    assert said == f"example inputs use {sizes} (sizes found by trying)"
     assert graph.signature.outputs[0].shape[0] == graph.signature.inputs[0].shape[0]
 
 
 def test_other_sizes_run_too() -> None:
     graph = load_onnx(OCR / "ch_PP-OCRv4_rec_infer.onnx")
-    other = graph.with_example((torch.randn(3, 3, 48, 200),))
+    other = graph.with_example((torch.randn(3, 3, 48, 200, generator=torch.Generator().manual_seed(0)),))
     wanted = run(OCR / "ch_PP-OCRv4_rec_infer.onnx", other)[0]
-    np.testing.assert_allclose(other(*other.example)[0].numpy(), wanted, atol=1e-5)
+    assert np.linalg.norm(other(*other.example)[0].numpy() - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
 def lively(module: torch.nn.Module) -> torch.nn.Module:

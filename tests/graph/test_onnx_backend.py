@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from typing import Any
@@ -16,9 +17,9 @@ from otgraph.graph.onnx.importer import import_model
 from otgraph.graph.onnx.ops.table import TABLE
 
 SKIPPED = {
-    "test_resize_downsample_scales_linear_align_corners": "ONNX Runtime differs from the reference here as well",
+    "test_resize_downsample_scales_linear_align_corners": "ONNX Runtime differs here as well",
     "test_resize_downsample_scales_cubic_align_corners": "as above",
-    "test_attention_4d_causal_fp16_expanded": "one unit in the last place of a half",
+    "test_attention_4d_causal_fp16_expanded": "two units in the last place of a half",
     "test_max_uint16": "neither torch nor ONNX Runtime has it",
     "test_min_uint16": "neither torch nor ONNX Runtime has it",
     "test_reduce_max_empty_set_bool": "neither torch nor ONNX Runtime has it",
@@ -36,7 +37,7 @@ def cases() -> tuple[Any, ...]:
 
 
 def _covered(case: Any) -> bool:
-    """Operators and types that torch has, no random outcome (dropout in training), and known opsets."""
+    """Whether torch has its operators and types, and the outcome is not random (dropout in training)."""
     known = {("", "Constant"), *TABLE}
     covered = all((node.domain, node.op_type) in known for node in case.model.graph.node)
     arrays = [array for ins, outs in case.data_sets for array in (*ins, *outs)]
@@ -45,7 +46,7 @@ def _covered(case: Any) -> bool:
 
 
 def _torch(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.dtype(array.dtype.name)))
+    return torch.from_numpy(np.array(array).view(array.dtype.name))
 
 
 def check(case: Any) -> int:
@@ -56,7 +57,7 @@ def check(case: Any) -> int:
         opaque += sum(node.op == "call_module" for node in graph.module.graph.nodes)
         for mine, wanted in zip(graph(*graph.example), outputs, strict=True):
             assert mine.numpy().dtype == wanted.dtype and tuple(mine.shape) == wanted.shape
-            np.testing.assert_allclose(mine.numpy(), wanted, rtol=case.rtol, atol=max(case.atol, 1e-6))
+            np.testing.assert_allclose(mine.numpy(), wanted, rtol=case.rtol, atol=case.atol)
     return opaque
 
 
@@ -90,12 +91,5 @@ def test_all_backend_tests() -> None:
 def test_a_wrong_expectation_is_noticed() -> None:
     case = next(case for case in cases() if case.name == "test_relu")
     inputs, outputs = case.data_sets[0]
-    wrong = (
-        type(case)(**vars(case)) if False else _Case(case.name, case.model, [(inputs, [outputs[0] + 1])])
-    )
+    wrong = dataclasses.replace(case, data_sets=[(inputs, [outputs[0] + 0.01])])
     assert run((wrong,))[2] and not run((case,))[2]
-
-
-class _Case:
-    def __init__(self, name: str, model: onnx.ModelProto, data_sets: list[Any]) -> None:
-        self.name, self.model, self.data_sets, self.rtol, self.atol = name, model, data_sets, 1e-3, 1e-7

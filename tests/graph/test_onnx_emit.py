@@ -423,3 +423,32 @@ def test_functions_know_their_operator() -> None:
         "Conv",
     ]
     assert meaning_of(torch.relu) is None
+
+
+def test_inputs_of_rank_zero_and_chains_of_identity() -> None:
+    nodes = [
+        helper.make_node("Identity", ["x"], ["a"]),
+        helper.make_node("Identity", ["a"], ["b"]),
+        helper.make_node("Mul", ["b", "s"], ["y"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, shape)
+        for n, shape in (("x", ["n", 2]), ("s", []))
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "scalars", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    graph = import_model(model)
+    assert [tuple(x.shape) for x in graph.example] == [(2, 2), ()]
+    assert emitted_outputs(graph)[0] == model
+
+
+def test_initialisers_that_nothing_reads_stay() -> None:
+    model = conv_net()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "spare"))
+    graph = import_model(model)
+    assert "spare" not in graph.tensors()
+    assert emit_model(graph) == model

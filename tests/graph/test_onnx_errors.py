@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from otgraph.errors import ModelError
@@ -73,7 +74,9 @@ def test_external_data_is_read(tmp_path: Path) -> None:
 def test_external_data_missing(tmp_path: Path) -> None:
     path = save_outside(tmp_path)
     (tmp_path / "weights.bin").unlink()
-    text = r"model\.onnx: tensor 'w': its external data file 'weights\.bin' is missing; put it next to the model"
+    text = (
+        r"model\.onnx: tensor 'w': its external data file 'weights\.bin' is missing; put it next to the model"
+    )
     with pytest.raises(ModelError, match=text):
         load_onnx(path)
 
@@ -81,7 +84,9 @@ def test_external_data_missing(tmp_path: Path) -> None:
 def test_external_data_cut_short(tmp_path: Path) -> None:
     path = save_outside(tmp_path)
     (tmp_path / "weights.bin").write_bytes(b"\0" * 100)
-    with pytest.raises(ModelError, match=r"its external data file 'weights\.bin' is cut short; copy it again"):
+    with pytest.raises(
+        ModelError, match=r"its external data file 'weights\.bin' is cut short; copy it again"
+    ):
         load_onnx(path)
 
 
@@ -116,19 +121,37 @@ def test_unsorted_nodes() -> None:
     model = small_model()
     model.graph.node[0].input[0] = "later"
     model.graph.node.append(helper.make_node("Relu", ["x"], ["later"]))
-    with pytest.raises(ModelError, match=r"small: y reads 'later', which nothing before it makes; sort the graph"):
+    with pytest.raises(
+        ModelError, match=r"small: y reads 'later', which nothing before it makes; sort the graph"
+    ):
         import_model(model)
 
 
 def test_input_that_is_no_tensor_of_numbers() -> None:
     model = small_model()
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
-    with pytest.raises(ModelError, match=r"small: input 'x' is no tensor of numbers; remove it from the model"):
+    with pytest.raises(
+        ModelError, match=r"small: input 'x' is no tensor of numbers; remove it from the model"
+    ):
         import_model(model)
 
 
 def test_input_without_a_rank() -> None:
     model = small_model()
     model.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(ModelError, match=r"small: input 'x' has no shape, not even a rank; export it with one"):
+    with pytest.raises(
+        ModelError, match=r"small: input 'x' has no shape, not even a rank; export it with one"
+    ):
         import_model(model)
+
+
+def test_no_input_size_that_runs() -> None:
+    model = small_model()
+    del model.graph.input[0].type.tensor_type.shape.dim[:]
+    for name in ("n", "k"):
+        model.graph.input[0].type.tensor_type.shape.dim.add(dim_param=name)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.ones((7, 600), np.float32), "w"))
+    text = r"small: does not run with any size tried for its free axes \(k, n\); pass example inputs"
+    with pytest.raises(ModelError, match=text):
+        import_model(model)
+    assert import_model(model, example=[torch.ones(3, 7)]).example[0].shape == (3, 7)

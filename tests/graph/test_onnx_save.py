@@ -147,7 +147,7 @@ def test_models_above_two_gigabytes_keep_their_weights_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = import_model(weights_model())
-    monkeypatch.setattr("otgraph.graph.onnx.write_file._LARGEST", 10_000)
+    monkeypatch.setattr("otgraph.graph.onnx.write_file.LARGEST", 10_000)
     graph.save(tmp_path / "large.onnx")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
     np.testing.assert_array_equal(

@@ -17,12 +17,12 @@ from otgraph.errors import ModelError
 from otgraph.graph.onnx.attributes import to_keywords
 from otgraph.graph.onnx.constants import constant_value, holdable
 from otgraph.graph.onnx.header import OnnxHeader, plain_domain
-from otgraph.graph.onnx.naming import TensorNames, fresh
+from otgraph.graph.onnx.naming import TensorNames, fresh, identifier
 from otgraph.graph.onnx.opaque import OrtOp
 from otgraph.graph.onnx.ops.table import TUPLES, Function, function_of
 from otgraph.graph.onnx.origin import OnnxOrigin
 from otgraph.graph.onnx.subgraphs import captured_names
-from otgraph.graph.onnx.tensors import to_torch
+from otgraph.graph.onnx.tensors import put_tensor, to_torch
 from otgraph.remark import Remark
 
 
@@ -83,7 +83,7 @@ class Builder:
 
     def _parameter(self, name: str) -> str:
         """A name for a parameter of the Python function that fx writes, unlike the others."""
-        clean = _identifier(name)
+        clean = identifier(name)
         taken = {str(node.target) for node in self._values.values()}
         return fresh(f"{clean}_" if keyword.iskeyword(clean) else clean, taken.__contains__)
 
@@ -135,7 +135,7 @@ class Builder:
         args = self._arguments(node)
         if (extra and node.op_type not in TUPLES) or not _takes(function, args, keywords):
             return None
-        return self._graph.create_node("call_function", function, args, keywords, _identifier(_title(node)))
+        return self._graph.create_node("call_function", function, args, keywords, identifier(_title(node)))
 
     def _call_opaque(self, node: NodeProto, origin: OnnxOrigin) -> fx.Node:
         target, args = self._opaque(node, origin)
@@ -144,13 +144,13 @@ class Builder:
                 "analysis", "import", _title(node), f"{node.op_type} has no torch form; runs in ONNX Runtime"
             )
         )
-        return self._graph.create_node("call_module", target, args, {}, _identifier(_title(node)))
+        return self._graph.create_node("call_module", target, args, {}, identifier(_title(node)))
 
     def _opaque(self, node: NodeProto, origin: OnnxOrigin) -> tuple[str, tuple[fx.Node | None, ...]]:
         names = (*node.input, *origin.captured)
         embedded = {name: self._unheld[name] for name in names if name in self._unheld}
         held = lambda name: None if not name or name in embedded else self._value(name, _title(node))  # noqa: E731
-        target = self._names.take(f"ort_{_identifier(_title(node))}")
+        target = self._names.take(f"ort_{identifier(_title(node))}")
         self.root.add_module(target, OrtOp(node, self._model, origin.captured, embedded))
         return target, tuple(held(name) for name in names)
 
@@ -184,21 +184,8 @@ class Builder:
         target = self._names.take(name)
         put_tensor(self.root, target, self._stored[name])
         self._tensors[target] = name
-        self._values[name] = self._graph.create_node("get_attr", target, name=_identifier(name))
+        self._values[name] = self._graph.create_node("get_attr", target, name=identifier(name))
         return target
-
-
-def put_tensor(root: torch.nn.Module, target: str, tensor: torch.Tensor) -> None:
-    """Store a weight under a dotted name: a parameter without gradient if it is floating, else a buffer."""
-    *owners, leaf = target.split(".")
-    for owner in owners:
-        if owner not in root._modules:
-            root.add_module(owner, torch.nn.Module())
-        root = root.get_submodule(owner)
-    if tensor.is_floating_point():
-        root.register_parameter(leaf, torch.nn.Parameter(tensor, requires_grad=False))
-    else:
-        root.register_buffer(leaf, tensor)
 
 
 def _takes(function: Function, args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
@@ -219,8 +206,3 @@ def _read_names(graph: onnx.GraphProto) -> set[str]:
 
 def _title(node: NodeProto) -> str:
     return node.name or next((name for name in node.output if name), node.op_type)
-
-
-def _identifier(name: str) -> str:
-    clean = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
-    return clean if clean and not clean[0].isdigit() else f"_{clean}"

@@ -9,8 +9,10 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from otgraph.errors import ModelError
 from otgraph.graph.graph import Port
 from otgraph.graph.onnx.opaque import ORT_ERRORS
+from otgraph.graph.onnx.write_file import LARGEST
 from otgraph.remark import Remark
 
 _SIDES: tuple[tuple[int, ...], ...] = (
@@ -38,7 +40,11 @@ def find_example(
     model: onnx.ModelProto, folder: Path | None, inputs: tuple[Port, ...], where: str
 ) -> tuple[tuple[torch.Tensor, ...], tuple[Remark, ...]]:
     """One input per port: normal noise, or zeros for integers. A free first axis is 2; other free axes get
-    the first sizes with which the model runs in ONNX Runtime, and a remark says which."""
+    the first sizes with which the model runs in ONNX Runtime, and a remark says which.
+
+    Raises:
+        ModelError: it runs with none of them.
+    """
     free = {size for port in inputs for size in port.shape if isinstance(size, str)}
     candidates = list(_candidates(inputs)) if free else [{}]
     if not free:
@@ -59,7 +65,10 @@ def find_example(
             if small or guessed:
                 return example, (_remark(where, sizes, "sizes found by trying"),)
             return example, ()
-    return _inputs(inputs, candidates[0]), (_remark(where, candidates[0], "guessed: no size tried runs"),)
+    names = ", ".join(sorted(free))
+    raise ModelError(
+        f"{where}: does not run with any size tried for its free axes ({names}); pass example inputs"
+    )
 
 
 def _candidates(inputs: tuple[Port, ...]) -> Iterator[dict[str, int]]:
@@ -94,6 +103,8 @@ def _session(model: onnx.ModelProto, folder: Path | None) -> ort.InferenceSessio
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    if model.ByteSize() > LARGEST:
+        return None
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS:

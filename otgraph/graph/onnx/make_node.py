@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from otgraph.graph.graph import Graph
-from otgraph.graph.onnx.naming import fresh
+from otgraph.graph.onnx.naming import fresh, identifier
 from otgraph.graph.onnx.ops.table import Function, meaning_of
 from otgraph.graph.onnx.origin import OnnxOrigin
 
@@ -22,9 +22,10 @@ def make_node(
 ) -> fx.Node:
     """A call of an operator's function at the insertion point of ``graph.module.graph``.
 
-    Positional arguments are the ONNX inputs (numbers and lists among them become constants: int64, or float32
-    where there is a float), keywords the attributes; which of the two an argument is in the file's opset, the emitter decides. ``name`` is the ONNX
-    name wanted; it is made unique.
+    Positional arguments are the ONNX inputs (numbers and lists among them become constants: int64, or
+    float32 where there is a float), keywords the attributes; where one opset has an input and another an
+    attribute, the emitter writes what the file's opset has. ``name`` is the wanted ONNX name; it is
+    made unique.
 
     Raises:
         ValueError: ``function`` is not the torch function of an operator.
@@ -37,12 +38,7 @@ def make_node(
     known = {node.meta["onnx"].name for node in graph.module.graph.nodes if "onnx" in node.meta}
     title = fresh(name or op.op_type, known.__contains__)
     node = graph.module.graph.create_node(
-        "call_function", function, tuple(args), dict(kwargs or {}), _identifier(title)
+        "call_function", function, tuple(args), dict(kwargs or {}), identifier(title)
     )
     node.meta["onnx"] = OnnxOrigin(op.op_type, op.domain, title)
     return node
-
-
-def _identifier(name: str) -> str:
-    clean = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
-    return clean if not clean[0].isdigit() else f"_{clean}"

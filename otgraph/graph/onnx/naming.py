@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import fx
@@ -46,7 +46,7 @@ def fresh(name: str, taken: Callable[[str], bool]) -> str:
     return f"{name}_{number}"
 
 
-def duplicates(names: Iterable[str]) -> list[str]:
-    """Names that occur more than once."""
-    seen: set[str] = set()
-    return [name for name in names if name in seen or seen.add(name)]
+def identifier(name: str) -> str:
+    """``name`` with everything replaced that Python does not allow in a name."""
+    clean = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+    return clean if clean and not clean[0].isdigit() else f"_{clean}"

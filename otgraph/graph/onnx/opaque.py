@@ -16,7 +16,7 @@ from otgraph.errors import ModelError
 from otgraph.graph.onnx.tensors import ONNX_TYPES
 
 Value = Any
-"""A tensor; a NumPy array of strings; a list of those (an ONNX sequence)."""
+"""A tensor; a NumPy array of strings or of a type torch has not; a list of those (an ONNX sequence)."""
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     *(e for e in vars(ort_state).values() if isinstance(e, type) and issubclass(e, Exception)),
@@ -139,6 +139,6 @@ def _to_numpy(value: Value) -> Any:
 def _from_numpy(value: Any) -> Value:
     if isinstance(value, list):
         return [_from_numpy(item) for item in value]
-    if isinstance(value, np.ndarray) and value.dtype.kind not in "OUS":
-        return torch.from_numpy(np.array(value))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(value).view(value.dtype.name))  # of NumPy's two uint64
     return value

@@ -63,3 +63,16 @@ def _flat_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
     plain = tensor.detach().cpu()
     plain = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
     return np.ascontiguousarray(plain.numpy()).reshape(-1).view(np.uint8)
+
+
+def put_tensor(root: torch.nn.Module, target: str, tensor: torch.Tensor) -> None:
+    """Store a weight under a dotted name: a parameter without gradient if it is floating, else a buffer."""
+    *owners, leaf = target.split(".")
+    for owner in owners:
+        if owner not in root._modules:
+            root.add_module(owner, torch.nn.Module())
+        root = root.get_submodule(owner)
+    if tensor.is_floating_point():
+        root.register_parameter(leaf, torch.nn.Parameter(tensor, requires_grad=False))
+    else:
+        root.register_buffer(leaf, tensor)

@@ -13,7 +13,7 @@ from otgraph.errors import ModelError
 from otgraph.files import check_writable, write_aside
 from otgraph.graph.onnx.read_file import stored_tensors
 
-_LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1
 """Protobuf cannot hold more bytes in one file."""
 _INSIDE = 1024
 """Tensors up to this many bytes stay in the model file even when the others lie beside it."""
@@ -27,7 +27,7 @@ def to_bytes(model: onnx.ModelProto, folder: Path | None) -> bytes:
         ModelError: it is larger than protobuf allows.
     """
     whole = _with_data(model, folder)
-    if whole.ByteSize() > _LARGEST:
+    if whole.ByteSize() > LARGEST:
         raise ModelError(
             f"{model.graph.name}: is larger than 2 GB; save it to a file, with its weights beside it"
         )
@@ -41,7 +41,7 @@ def write_inside(model: onnx.ModelProto, folder: Path | None, path: Path) -> Non
         OutputError: ``path`` cannot be written.
     """
     whole = _with_data(model, folder)
-    if whole.ByteSize() > _LARGEST:
+    if whole.ByteSize() > LARGEST:
         write_beside(whole, None, path)
         return
     with write_aside(path) as aside:
@@ -80,7 +80,7 @@ def check_model(model: onnx.ModelProto, folder: Path | None) -> None:
     Raises:
         onnx.checker.ValidationError: it finds a fault.
     """
-    if model.ByteSize() <= _LARGEST and not any(_location(tensor) for tensor in stored_tensors(model)):
+    if model.ByteSize() <= LARGEST and not any(_location(tensor) for tensor in stored_tensors(model)):
         onnx.checker.check_model(model.SerializeToString())
         return
     with tempfile.TemporaryDirectory() as name:

@@ -27,14 +27,15 @@ def ConstantOfShape(
     shape: Tensor, *, value: float | int | bool = 0.0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """``value`` and ``dtype`` are the one-element tensor of the attribute ``value``."""
-    return torch.full(integers(shape), value, dtype=dtype)
+    return torch.full(integers(shape), value, dtype=dtype, device=shape.device)
 
 
 def Range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype, device=start.device)
 
 
 def EyeLike(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
     kind = x.dtype if dtype is None else TORCH_TYPES[dtype]
     rows, columns = x.shape
-    return (torch.arange(columns) - torch.arange(rows).unsqueeze(1) == k).to(kind)
+    column, row = torch.arange(columns, device=x.device), torch.arange(rows, device=x.device)
+    return (column - row.unsqueeze(1) == k).to(kind)

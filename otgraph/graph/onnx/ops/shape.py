@@ -52,11 +52,11 @@ def Unsqueeze(x: Tensor, axes: Integers) -> Tensor:
 
 
 def Shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
-    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64)
+    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64, device=x.device)
 
 
 def Size(x: Tensor) -> Tensor:
-    return torch.tensor(x.numel(), dtype=torch.int64)
+    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
 
 
 def Expand(x: Tensor, shape: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from otgraph.errors import ModelError
 
-class Unsupported(Exception):
+
+class Unsupported(ModelError):
     """A combination of attributes or inputs that has no torch form here; the text says which."""
