@@ -65,7 +65,11 @@ DimsOption = Annotated[
     Dims, typer.Option("--dims", help="all, or inner: leave out dims that run through a residual addition.")
 ]
 Criterion = Annotated[
-    str, typer.Option("--criterion", help="How the cost of removing a channel is estimated.")
+    str | None,
+    typer.Option(
+        "--criterion",
+        help="How the cost of removing a channel is estimated: see `otgraph passes annotate-width`.",
+    ),
 ]
 Include = Annotated[
     list[str] | None, typer.Option("--include", metavar="PATTERN", help="Only cut nodes with such names.")

@@ -37,7 +37,7 @@ def plan(
     dims: opt.DimsOption = opt.Dims.ALL,
     engine: opt.Engine = "onnxruntime",
     threads: opt.Threads = 1,
-    criterion: opt.Criterion = "transport",
+    criterion: opt.Criterion = None,
     include: opt.Include = None,
     exclude: opt.Exclude = None,
     multiple: opt.Multiple = 8,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from otgraph.errors import PipelineError
-from otgraph.rewrite.catalogue import load_catalogue
+from otgraph.rewrite.catalogue import load_catalogue, load_pipelines
 from otgraph.rewrite.contract import Pass
 from otgraph.rewrite.options import Word, Written, option_names, read_option, required_options, suggest
 
@@ -30,13 +30,14 @@ def parse_pipeline(
 
     Args:
         catalogue: name → pass class; everything installed by default.
-        pipelines: named pipelines, whose names may stand in the place of a pass without options.
+        pipelines: named pipelines, whose names may stand in the place of a pass without options; by default
+            those that are installed, or none where a catalogue is given.
 
     Raises:
         PipelineError: with the column and, where there is one, the nearest name.
     """
     known = load_catalogue() if catalogue is None else catalogue
-    named = pipelines or {}
+    named = load_pipelines() if catalogue is None and pipelines is None else pipelines or {}
     passes: list[Pass] = []
     for spec in _Parser(text).pipeline():
         if spec.name in named and spec.name not in known and not spec.options:

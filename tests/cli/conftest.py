@@ -88,7 +88,7 @@ class FakeApi(SimpleNamespace):
     """Records what each function was called with; a test sets ``credible``, ``passed`` or ``fail``."""
 
     def __init__(self) -> None:
-        super().__init__(credible=True, passed=True, undone=(), fail=None, calls={})
+        super().__init__(credible=True, passed=True, missed=None, undone=(), fail=None, calls={})
         self.Plan = FakePlan
 
     def _note(self, name: str, *args: Any, **kwargs: Any) -> None:
@@ -115,6 +115,7 @@ class FakeApi(SimpleNamespace):
             ),
             cost=SimpleNamespace(cpu_seconds=2.0, wall_seconds=1.0, source="here"),
             credible=self.credible,
+            missed=self.missed,
         )
 
     def make_plan(self, graph: FakeGraph, data: Any, **options: Any) -> FakePlan:

@@ -33,11 +33,23 @@ def test_it_reads_optimises_prints_and_writes(command, api) -> None:
 def test_every_option_reaches_the_api(command, api) -> None:
     options = "--keep 0.5 --dims inner --engine ort --threads 2 --criterion magnitude --multiple 4 --seed 7"
     names = ("--include", "a.*", "--include", "b", "--exclude", "c")
-    ran = command(*BASE, *options.split(), *names, "--data", "test.npz", "--shape", "x=2,3", "--remarks")
+    ran = command(
+        *BASE,
+        *options.split(),
+        *names,
+        "--data",
+        "test.npz",
+        "--shape",
+        "x=2,3",
+        "--remarks",
+        "--metric",
+        "m:f",
+    )
     assert ran.code == 0
     assert api.calls["load_model"] == (("net.onnx", {"x": (2, 3)}), {})
     _, given = api.calls["optimize"]
     evaluation, show = given.pop("evaluation"), given.pop("progress")
+    assert given.pop("metric") == "m:f"
     assert len(evaluation) == 3 and callable(show)
     assert given == {
         "latency": None,
@@ -78,9 +90,14 @@ def test_without_a_credible_gain_the_original_is_kept(
     assert Path("out.onnx").read_text() == "original"
 
 
-def test_a_missed_threshold_exits_with_1_and_still_writes(command, api) -> None:
-    api.passed = False
-    assert command(*BASE, "--latency", "0.6x").code == 1
+@pytest.mark.parametrize(("passed", "missed"), [(False, None), (True, "0.7x was reached, 0.6x was wanted")])
+def test_a_missed_threshold_exits_with_1_and_still_writes(
+    command, api, passed: bool, missed: str | None
+) -> None:
+    api.passed, api.missed = passed, missed
+    ran = command(*BASE, "--latency", "0.6x")
+    assert ran.code == 1
+    assert missed is None or f"missed: {missed}\n" in ran.out
     assert Path("out.onnx").read_text() == "optimised"
 
 
@@ -143,7 +160,7 @@ def test_plan_writes_a_plan_and_apply_carries_it_out(command, api) -> None:
     ran = command("plan", "net.onnx", "--calib", "calib.npz", "--max-drop", "0.02", "-o", "plan.json")
     assert ran.code == 0 and ran.out.endswith("conv1 [16] → [8]  damage 0.001\nwrote plan.json\n")
     _, given = api.calls["make_plan"]
-    assert given["max_drop"] == 0.02 and given["multiple"] == 8 and given["criterion"] == "transport"
+    assert given["max_drop"] == 0.02 and given["multiple"] == 8 and given["criterion"] is None
     ran = command("apply", "net.onnx", "plan.json", "-o", "out.onnx", "--calib", "calib.npz", "--remarks")
     assert ran.code == 0 and "applied: prune-channels: conv1: 16 to 8\nwrote out.onnx\n" in ran.out
     assert Path("out.onnx").read_text() == "applied with 4"
