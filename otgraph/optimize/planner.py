@@ -23,7 +23,8 @@ from otgraph.plan.candidates import candidate_widths
 from otgraph.plan.decision import DimDecision, Predictions
 from otgraph.plan.fingerprint import fingerprint_graph
 from otgraph.plan.plan import Plan
-from otgraph.plan.terms import evaluate
+from otgraph.optimize.timing import time_terms
+from otgraph.plan.terms import Polynomial, evaluate
 from otgraph.rewrite.catalogue import load_pipelines
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
@@ -65,17 +66,20 @@ class _Planner:
         self.settings = settings
         self.sensitivities = sensitivities
         self.clock = clock
-        self.problem = _problem(found, settings, sensitivities)
+        settings.progress("measuring the original")
+        self.original_ms = clock.original().ms
+        terms = time_terms(found.graph, found.axes, clock.engine, self.original_ms, settings)
+        self.problem = _problem(found, settings, sensitivities, terms)
         self.base = self.problem.time(self.problem.full())
 
     def by_latency(self) -> Plan:
-        """Least damage within the latency: the line from MACs to time is corrected by each measurement."""
+        """Least damage within the latency: the line from summed node times to latency is corrected by each measurement."""
         target = self._target()
-        model = AffineModel(1.0, self.base)
+        model = AffineModel(1.0, self.base, slope=1.0)
         tried: list[_Candidate] = []
         for number in range(1, self.settings.rounds + 1):
-            macs = model.macs_for(target) or 0.0
-            allocation = self._allocate(macs, model, target)
+            budget = model.macs_for(target) or 0.0
+            allocation = self._allocate(budget, model, target)
             if any(dict(c.allocation.widths) == dict(allocation.widths) for c in tried):
                 break  # the corrected line asks for the same widths again
             self.settings.progress(f"measuring candidate {number}")
@@ -91,7 +95,7 @@ class _Planner:
         """Least time within the damage: predicted damage is scaled by what repaired candidates measure."""
         limit = self.settings.budget.value
         limit = limit if self.found.classifier else limit * limit
-        trust, fitting, model = 1.0, None, AffineModel(1.0, self.base)
+        trust, fitting, model = 1.0, None, AffineModel(1.0, self.base, slope=1.0)
         for number in range(1, self.settings.rounds + 1):
             allocation = minimise_time(self.problem, limit * trust)
             self.settings.progress(f"building and repairing candidate {number}")
@@ -113,19 +117,18 @@ class _Planner:
     def _target(self) -> float:
         if self.settings.budget.kind == "ratio":
             return self.settings.budget.value
-        self.settings.progress("measuring the original")
-        return self.settings.budget.value / self.clock.original().ms
+        return self.settings.budget.value / self.original_ms
 
-    def _allocate(self, macs: float, model: AffineModel, target: float) -> Allocation:
+    def _allocate(self, budget: float, model: AffineModel, target: float) -> Allocation:
         least = self.problem.time(self.problem.least())
-        if macs < least and model.points:
-            macs = least  # the line was corrected downwards past what can be cut: go as far as possible
-        if macs < least:
+        if budget < least and model.points:
+            budget = least  # the line was corrected downwards past what can be cut: go as far as possible
+        if budget < least:
             raise UsageError(
                 f"latency {target:.3g}x: out of reach; the smallest predicted with these dims and widths is"
                 f" {model.ratio(least):.3f}x; ask for that or more, or let more dims be cut"
             )
-        return minimise_damage(self.problem, macs)
+        return minimise_damage(self.problem, budget)
 
     def _build(self, widths: Mapping[str, int]) -> Graph:
         """The cut network without repairs: weights do not matter to the clock."""
@@ -139,7 +142,6 @@ class _Planner:
         predictions = Predictions(
             time_ratio=best.model.ratio(allocation.time) if measured is None else measured,
             damage=damage,
-            macs_ratio=allocation.time / self.base,
             bound=allocation.bound,
             gap=allocation.gap,
         )
@@ -158,13 +160,15 @@ def _miss(ratio: float, target: float, tolerance: float) -> tuple[bool, float]:
     return ratio > target * (1 + tolerance), abs(ratio / target - 1)
 
 
-def _problem(found: Study, settings: Settings, sensitivities: Mapping[str, Sensitivity]) -> Problem:
+def _problem(
+    found: Study, settings: Settings, sensitivities: Mapping[str, Sensitivity], terms: Polynomial
+) -> Problem:
     choices: list[Choice] = []
     for name, width in found.widths.items():
         widths = candidate_widths(width.size, settings.multiple, limit=settings.candidates)
         damage = sensitivities[name].damage
         choices.append(Choice(name, widths, tuple(float(damage[k]) for k in widths)))
-    return Problem(tuple(choices), found.macs)
+    return Problem(tuple(choices), terms)
 
 
 def _by_fraction(found: Study, settings: Settings) -> dict[str, int]:
