@@ -452,3 +452,82 @@ def test_initialisers_that_nothing_reads_stay() -> None:
     graph = import_model(model)
     assert "spare" not in graph.tensors()
     assert emit_model(graph) == model
+
+
+F32 = TensorProto.FLOAT
+Values = list[tuple[str, int, list[int | str] | None]]
+
+
+def tiny(
+    nodes: list[onnx.NodeProto], outputs: Values, stored: tuple[onnx.TensorProto, ...] = (), opset: int = 17
+):
+    """A model with one input ``x`` of shape (b, 2, 6)."""
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", F32, ["b", 2, 6])],
+        [helper.make_tensor_value_info(*value) for value in outputs],
+        list(stored),
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+PAIR = helper.make_tensor("s", F32, [2], [1, 2])
+RELU = helper.make_node("Relu", ["x"], ["y"])
+Y: Values = [("y", F32, None)]
+ODD = {
+    "unused second output": tiny([helper.make_node("Dropout", ["x"], ["y", "mask"])], Y),
+    "used second output": tiny(
+        [helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2])], [("i", 7, None)]
+    ),
+    "missing middle output": tiny(
+        [helper.make_node("LSTM", ["x", "w", "r"], ["y", "", "c"], hidden_size=1)],
+        Y,
+        (
+            helper.make_tensor("w", F32, [1, 4, 6], [0.1] * 24),
+            helper.make_tensor("r", F32, [1, 4, 1], [0.1] * 4),
+        ),
+    ),
+    "old batch norm": tiny(
+        [helper.make_node("BatchNormalization", ["x", *["s"] * 4], [*"ymvnw"])], Y, (PAIR,), 9
+    ),
+    "missing last inputs": tiny([helper.make_node("Clip", ["x", "", ""], ["y"])], Y),
+    "output is an initialiser": tiny([RELU], [*Y, ("s", F32, [2])], (PAIR,)),
+    "output is the input": tiny([RELU], [*Y, ("x", F32, ["b", 2, 6])]),
+    "output twice": tiny([RELU], [*Y, *Y]),
+    "output is a constant": tiny(
+        [RELU, helper.make_node("Constant", [], ["c"], value_float=2.0)], [*Y, ("c", F32, [])]
+    ),
+    "default domain by name": tiny([helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx")], Y),
+    "sequence": tiny(
+        [
+            helper.make_node("SplitToSequence", ["x"], ["s"], axis=1),
+            helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0),
+        ],
+        Y,
+    ),
+    "four-bit weight": tiny(
+        [
+            helper.make_node("DequantizeLinear", ["w", "k"], ["d"]),
+            helper.make_node("MatMul", ["x", "d"], ["y"]),
+        ],
+        Y,
+        (
+            helper.make_tensor("w", TensorProto.INT4, [6, 1], [1, 2, 3, -4, 5, 6]),
+            helper.make_tensor("k", F32, [], [0.1]),
+        ),
+        21,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_files_run_and_come_back_whole(name: str) -> None:
+    graph = import_model(ODD[name]).copy()
+    assert emit_model(graph) == ODD[name]
+    feed = {"x": graph.example[0].numpy()}
+    wanted = (
+        ort.InferenceSession(ODD[name].SerializeToString()).run(None, feed) if name != "output twice" else []
+    )
+    for mine, theirs in zip(graph(*graph.example), wanted, strict=False):
+        np.testing.assert_allclose(mine.numpy(), theirs, rtol=1e-5, atol=1e-6)

@@ -131,7 +131,8 @@ class Builder:
         keywords = None if function is None else to_keywords(node)
         if function is None or keywords is None or any(name in self._unheld for name in node.input):
             return None
-        extra = any(name in self._read for name in node.output[1:])
+        trains = node.op_type == "BatchNormalization" and any(node.output[1:])
+        extra = trains or any(name in self._read for name in node.output[1:])
         args = self._arguments(node)
         if (extra and node.op_type not in TUPLES) or not _takes(function, args, keywords):
             return None
