@@ -36,8 +36,8 @@ def run(path: Path, graph: Graph) -> list[np.ndarray]:
 
 
 def distance(mine: torch.Tensor, theirs: np.ndarray, path: Path) -> float:
-    """Relative to the norm; for the detector absolute: its sigmoids end near zero, where those of ONNX Runtime
-    are wrong by 1e-7 (torch is the nearer one to a run in float64)."""
+    """Relative to the norm; for the detector absolute: its sigmoids end near zero, where those of ONNX
+    Runtime are wrong by 1e-7 (torch is nearer to a run in float64)."""
     error = mine.numpy() - theirs
     if "det_infer" in path.name:
         return float(np.abs(error).max())
