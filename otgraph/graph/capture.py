@@ -26,7 +26,7 @@ def capture(
     """Capture a trained network as a graph.
 
     Args:
-        module: an ``nn.Module`` (a ``torch.fx`` ``GraphModule`` is one) or an ``ExportedProgram``. A module is
+        module: an ``nn.Module`` (a ``torch.fx`` ``GraphModule`` is one) or an ``ExportedProgram``. It is
             captured as it infers; afterwards the training flags of all its parts are what they were.
         example_inputs: the positional arguments of one call; tensors share their first axis, the batch. Not
             used for an ``ExportedProgram``, which carries its own.

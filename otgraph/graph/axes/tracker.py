@@ -136,7 +136,7 @@ class Tracker(TorchDispatchMode):
         for record, patterns in zip(records, rule.operands, strict=True):
             for axis, pattern in zip(record.axes, patterns, strict=True):
                 self._bind(axis, pattern, rule, bound)
-        dirty = self._dirty_factors(call, rule, records)
+        dirty = self.dirty_factors(call, rule, records)
         self._mark(call, rule, records, bound, dirty)
         computed = any(record.computed for record in records)
         weights = frozenset[str]().union(*(r.weights for r in records)) if not computed else frozenset[str]()
@@ -205,7 +205,7 @@ class Tracker(TorchDispatchMode):
                 if data or role == "reads":
                     self.uses.append(Use(record.weights, bound[name], role))
 
-    def _dirty_factors(self, call: Call, rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
+    def dirty_factors(self, call: Call, rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
         """Per factor whether the result (of ``reduce``: the sum) may hold more than zeros where it is cut."""
         seen: dict[str, list[bool]] = {}
         for record, patterns in zip(records, rule.operands, strict=True):
@@ -241,6 +241,7 @@ class Tracker(TorchDispatchMode):
 
     def _fix_integers(self, tensor: torch.Tensor, record: Tracked) -> None:
         if _is_integer(tensor):
+            record.dirty = [True] * tensor.dim()
             for axis in record.axes:
                 block(axis, "an integer tensor")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otgraph.graph.axes.call import Builder, Call
+from otgraph.graph.axes.call import Builder, Call, axes
 from otgraph.graph.axes.rule import AxisRule
 
 
@@ -15,7 +15,8 @@ def scaled_dot_product(call: Call) -> AxisRule | None:
         ", " + " ".join(["n", "h", "l", "s"][4 - call.operands[3].dim() :]) if len(call.operands) > 3 else ""
     )
     rest = "".join(
-        ", " + (" ".join(f"z{i}_{a}!" for a in range(r.dim()))) for i, r in enumerate(call.results[1:])
+        ", n h l" if r.shape == q.shape[:3] else ", " + " ".join(axes(f"z{i}_", r.dim(), "!"))
+        for i, r in enumerate(call.results[1:])
     )
     return call.rule(
         f"n h l d, n h s d, n h s! e{mask} -> n h l e{rest}", reduce=("d",), combine="product", times=(2,)

@@ -24,7 +24,5 @@ RULES: dict[str, Builder] = {
     **dict.fromkeys(
         ["full", "zeros", "ones", "new_zeros", "new_ones", "new_full", "empty", "new_empty"], filled
     ),
-    **dict.fromkeys(
-        ["arange", "scalar_tensor", "eye", "linspace", "_tensor_constant", "tril_indices"], counted
-    ),
+    **dict.fromkeys(["arange", "scalar_tensor", "eye", "linspace", "tril_indices"], counted),
 }

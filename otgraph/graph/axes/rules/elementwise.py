@@ -33,7 +33,6 @@ RULES: dict[str, Builder] = dict.fromkeys(
         "leaky_relu_",
         "elu",
         "elu_",
-        "glu_jvp",
         "mish",
         "mish_",
     ]

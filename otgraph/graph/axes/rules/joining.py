@@ -124,6 +124,8 @@ RULES: dict[str, Builder] = {
     "stack": stack,
     "split": split,
     "split_with_sizes": split,
+    "unsafe_split": split,
+    "unsafe_split_with_sizes": split,
     "slice": slice_,
     "select": select,
     "unbind": unbind,

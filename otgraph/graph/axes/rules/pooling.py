@@ -72,7 +72,7 @@ def grid_sample(call: Call) -> AxisRule:
 
 RULES: dict[str, Builder] = {
     **dict.fromkeys(
-        ["avg_pool1d", "max_pool1d", "_adaptive_avg_pool1d", "adaptive_max_pool1d", "reflection_pad1d"]
+        ["avg_pool1d", "max_pool1d", "adaptive_max_pool1d", "reflection_pad1d"]
         + ["replication_pad1d", "upsample_nearest1d", "upsample_linear1d", "max_pool1d_with_indices"],
         spatial(1),
     ),
@@ -85,7 +85,7 @@ RULES: dict[str, Builder] = {
             "_upsample_bicubic2d_aa",
             "_upsample_nearest_exact2d",
         ]
-        + ["mkldnn_max_pool2d", "adaptive_avg_pool2d", "fractional_max_pool2d"],
+        + ["mkldnn_max_pool2d", "adaptive_avg_pool2d"],
         spatial(2),
     ),
     **dict.fromkeys(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otgraph.graph.axes.call import Builder, Call, axes
-from otgraph.graph.axes.rule import AxisRule
+from otgraph.graph.axes.rule import AxisRule, Combine
 
 
 def _reduced(call: Call) -> list[int]:
@@ -21,13 +21,13 @@ def _reduced(call: Call) -> list[int]:
     return sorted({d % max(rank, 1) for d in dims})
 
 
-def _reduce(call: Call, mark: str) -> AxisRule:
+def _reduce(call: Call, mark: str, combine: Combine = "any") -> AxisRule:
     rank, gone = call.operands[0].dim(), _reduced(call)
     source = [f"a{i}{mark if i in gone else ''}" for i in range(rank)]
     kept = call.results[0].dim() == rank and rank > 0
     target = ["1" if i in gone else f"a{i}" for i in range(rank) if kept or i not in gone]
     text = f"{' '.join(source)} -> {', '.join([' '.join(target)] * len(call.results))}"
-    return call.rule(text, reduce=() if mark else tuple(f"a{i}" for i in gone))
+    return call.rule(text, reduce=() if mark else tuple(f"a{i}" for i in gone), combine=combine)
 
 
 def summing(call: Call) -> AxisRule:
@@ -40,6 +40,11 @@ def summing(call: Call) -> AxisRule:
 def mixing(call: Call) -> AxisRule:
     """Means, extrema, variances, products: they depend on how many entries there are, or on all of them."""
     return _reduce(call, "!")
+
+
+def log_sum(call: Call) -> AxisRule:
+    """``logsumexp``: the logarithm of how many entries there are, where they are zero."""
+    return _reduce(call, "!", "always")
 
 
 def along(call: Call) -> AxisRule:
@@ -79,7 +84,7 @@ RULES: dict[str, Builder] = {
     "min": mixing,
     "any": mixing,
     "all": mixing,
-    "logsumexp": mixing,
+    "logsumexp": log_sum,
     "_softmax": softmax,
     "_log_softmax": softmax,
     "cumsum": along,

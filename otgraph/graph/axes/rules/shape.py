@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 
+from torch._subclasses.fake_tensor import FakeTensor
+
 from otgraph.graph.axes.call import Builder, Call, axes, text_of
 from otgraph.graph.axes.rule import AxisRule
 
@@ -120,12 +122,12 @@ def squeeze(call: Call) -> AxisRule:
 
 
 def restride(call: Call) -> AxisRule | None:
-    """``as_strided_`` to another memory layout of the same shape; anything else is not understood."""
+    """``as_strided_``: on fake tensors kernels lay their empty result out with it; else it moves entries."""
     x, size = call.operands[0], [int(s) for s in call.argument(1, "size")]
+    if not isinstance(x, FakeTensor) or size != list(x.shape):
+        return None
     names = axes("a", x.dim())
-    return (
-        call.rule(text_of([names], [names])) if size == list(x.shape) and call.name == "as_strided_" else None
-    )
+    return call.rule(text_of([names], [names]))
 
 
 RULES: dict[str, Builder] = {
