@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "audit": DATA | {"engines", "latency", "named_callable"},
 }
 """Unit of otgraph → the units it may import besides itself. ``data*.py`` at the top are the unit ``data``."""
+LAYERS["load"] = DATA | {"graph", "named_callable"}
 LAYERS["optimize"] = set(LAYERS)
 LAYERS["api"] = set(LAYERS)
 LAYERS["cli"] = {*LAYERS}
@@ -55,6 +56,7 @@ LIBRARIES: dict[str, set[str]] = {
     "engines": ONNX_ONLY,
     "latency": ONNX_ONLY,
     "audit": ONNX_ONLY | {"jsonschema", "jinja2", "rich"},
+    "load": TORCH,
     "optimize": TORCH | {"onnx", "onnxruntime"},
     "api": TORCH | {"onnx"},
     "cli": {"typer", "click", "rich"},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from otgraph.audit.report import plain
@@ -44,6 +45,11 @@ class Output:
         """Print the one JSON object, if that is what was asked for."""
         if self.as_json:
             sys.stdout.write(json.dumps(plain(document), indent=2, ensure_ascii=False) + "\n")
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines, which reads well in a pipe too."""
+    return Table(*columns, box=None, pad_edge=False, padding=(0, 3, 0, 0))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from otgraph.cli import options as opt
-from otgraph.cli.output import Output
+from otgraph.cli.output import Output, plain_table
 
 Name = Annotated[str | None, typer.Argument(metavar="[PASS]", help="Show the manual page of one pass.")]
 
@@ -43,7 +43,7 @@ def passes(*, name: Name = None, json: opt.Json = False) -> None:
 
 
 def _table(pages: list[Any]) -> Table:
-    table = Table("pass", "kind", "claim", "", pad_edge=False)
+    table = plain_table("pass", "kind", "claim", "")
     for page in pages:
         table.add_row(page.name, page.kind, page.exactness if page.kind == "transform" else "", page.summary)
     return table

@@ -12,7 +12,7 @@ from rich.table import Table
 from otgraph.cli import options as opt
 from otgraph.cli.describe import describe_model
 from otgraph.cli.lazy import load_api
-from otgraph.cli.output import Output, progress
+from otgraph.cli.output import Output, plain_table, progress
 from otgraph.data_sources import load_data
 
 
@@ -87,7 +87,7 @@ def run(
 
 
 def _records(result: Any) -> Table:
-    table = Table("pass", "edits", "CPU s", "check", pad_edge=False)
+    table = plain_table("pass", "edits", "CPU s", "check")
     for record in result.records:
         table.add_row(record.step, str(record.edits), f"{record.cpu_seconds:.2f}", _check(record))
     return table
