@@ -26,8 +26,10 @@ class Batch:
 def split_batches(
     graph: Graph, data: Data, folds: int, *, batch_size: int = 16, limit: int | None = None, seed: int = 0
 ) -> list[Batch]:
-    """Cut ``data`` into batches, dealing the samples (or the calls, where the batch is fixed) out to
-    ``folds``.
+    """Cut ``data`` into batches, each in one of ``folds`` consecutive stretches of the samples.
+
+    Neighbours are often kin (crops of one photograph, frames of one film): held-out samples tell the truth
+    only when their kin are held out with them.
 
     ``limit`` bounds the number of samples; which ones is drawn with ``seed``.
 
@@ -45,11 +47,11 @@ def split_batches(
     if not pieces:
         raise DataError(f"{data.source}: holds no complete batch of samples; give at least one")
     most = len(pieces) if limit is None else max(1, limit // unit)
-    chosen = rng.permutation(len(pieces))[:most]
+    chosen = np.sort(rng.permutation(len(pieces))[:most])
     members: dict[tuple[int, int], list[int]] = {}
     for turn, index in enumerate(chosen):
         chunk, start = pieces[int(index)]
-        members.setdefault((turn % folds, chunk), []).append(start)
+        members.setdefault((turn * folds // len(chosen), chunk), []).append(start)
     batches: list[Batch] = []
     for (fold, chunk), starts in sorted(members.items()):
         for group in _groups(sorted(starts), 1 if fixed else batch_size):

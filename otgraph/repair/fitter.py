@@ -18,6 +18,8 @@ from otgraph.repair.rows import Geometry
 from otgraph.repair.target import Target, TargetMode, find_target, following_addition, following_norm
 
 SOURCE = "repair-least-squares"
+_ROWS_PER_COLUMN = 24
+"""Rows that each column of a system should have, where the inputs have that many positions."""
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Fitter:
     ridges: tuple[float, ...]
     mode: TargetMode
     max_width: int
+    positions: int
     fixed: Mapping[str, float | None] | None = None
     choices: dict[str, Choice] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
@@ -125,12 +128,18 @@ class Fitter:
         sizes = (geometry.groups, geometry.width, geometry.out)
         parts = {False: Normal.zero(*sizes), True: Normal.zero(*sizes if self.fixed is None else (0, 0, 0))}
         power = 0.0
-        for index, data in enumerate(program.values[affine.data.name]):
+        values = program.values[affine.data.name]
+        positions = self._positions(geometry, sum(len(data) for data in values))
+        for index, data in enumerate(values):
             held = self.held_out[index] and self.fixed is None
-            for rows, wanted in geometry.blocks(data, target.at(index)):
+            for rows, wanted in geometry.blocks(data, target.at(index), positions, seed=index):
                 parts[held] = parts[held].add(rows, wanted - rows @ old - bias)
                 power += float((wanted.square().sum(1) * importance).sum()) if held else 0.0
         return parts[False], parts[True], power
+
+    def _positions(self, geometry: Geometry, samples: int) -> int:
+        """Output positions to use of each sample: more where few samples must determine many columns."""
+        return max(self.positions, -(-_ROWS_PER_COLUMN * geometry.width // samples))
 
     def _write(self, affine: Affine, correction: Correction, intercept: str | None) -> None:
         program = self.pair.new

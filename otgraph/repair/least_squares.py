@@ -29,16 +29,17 @@ class LeastSquaresOptions:
 
     ``ridges``: candidates for λ. ``strengths``: how much of the whole correction to try (0 always is). One
     part in ``folds`` of the inputs, of which at most ``inputs`` are used, is held out to choose both. Nodes
-    with more than ``max_width`` im2col columns are not fitted. ``memory``: bytes of intermediate values
-    before they go to files.
+    with more than ``max_width`` im2col columns are not fitted. ``positions``: output positions of a
+    convolution used of each input. ``memory``: bytes of intermediate values before they go to files.
     """
 
     ridges: tuple[float, ...] = RIDGES
-    strengths: tuple[float, ...] = (0.5, 1.0)
+    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     folds: int = 4
     inputs: int = 512
     target: TargetMode = TargetMode.STREAM
     max_width: int = 6000
+    positions: int = 256
     memory: int = 1536 << 20
     seed: int = 0
 
@@ -127,6 +128,7 @@ def _walk(
         ridges=options.ridges,
         mode=options.target,
         max_width=options.max_width,
+        positions=options.positions,
         fixed=fixed,
     )
     return fitter, pair.walk(fitter.before, lambda _: None, fitter.needs())

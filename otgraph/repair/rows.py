@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -46,24 +48,30 @@ class Geometry:
         """The inverse of ``columns``, in the shape and type of ``like``."""
         return columns.transpose(1, 2).reshape(like.shape).to(like.dtype)
 
-    def blocks(self, data: torch.Tensor, target: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield rows (groups, p, width) and targets (groups, p, out), both float64, over all positions p.
+    def blocks(
+        self, data: torch.Tensor, target: torch.Tensor, positions: int | None = None, seed: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield rows (groups, p, width) and targets (groups, p, out), both float64.
 
-        ``data`` is the node's input, ``target`` has the shape of its output. A block holds at most about
-        ``BLOCK_BYTES`` of rows (one line of one sample at least).
+        ``data`` is the node's input, ``target`` has the shape of its output. ``positions``: at most so many
+        of the output positions of a sample are used, drawn anew for every block with ``seed``: neighbours
+        say nearly the same, and the early layers of an image network have 10,000 of them. A block holds at
+        most about ``BLOCK_BYTES`` of rows (those of one sample at least).
         """
         if self.affine.kind == "linear":
             yield from self._linear_blocks(data, target)
             return
         windows = self._windows(data)  # (N, C, *out, *kernel), a view
-        lines = windows.shape[2]
-        line = 8 * windows[:1, :, :1].numel()
-        samples = max(1, BLOCK_BYTES // max(1, line * lines))
-        step = lines if samples > 1 else max(1, min(lines, BLOCK_BYTES // max(1, line)))
+        space = windows.shape[2 : 2 + len(self.kernel)]
+        total = math.prod(space)
+        random = np.random.default_rng(seed)
+        used = total if positions is None else min(total, positions)
+        samples = max(1, BLOCK_BYTES // max(1, 8 * used * self.width * self.groups))
         for first in range(0, windows.shape[0], samples):
-            for top in range(0, lines, step):
-                cut = (slice(first, first + samples), slice(None), slice(top, top + step))
-                yield self._rows(windows[cut]), self._targets(target[cut])
+            chosen = np.arange(total) if used == total else np.sort(random.choice(total, used, replace=False))
+            at = tuple(torch.from_numpy(index) for index in np.unravel_index(chosen, space))
+            cut = (slice(first, first + samples), slice(None), *at)
+            yield self._rows(windows[cut]), self._targets(target[cut])
 
     def _linear_blocks(
         self, data: torch.Tensor, target: torch.Tensor
@@ -84,14 +92,11 @@ class Geometry:
         return view
 
     def _rows(self, windows: torch.Tensor) -> torch.Tensor:
-        """(N, C, *out, *kernel) → (groups, N*out, C/groups*kernel)."""
-        spatial = len(self.kernel)
-        n, channels = windows.shape[:2]
-        split = windows.reshape(n, self.groups, channels // self.groups, *windows.shape[2:])
-        out_axes = range(3, 3 + spatial)
-        kernel_axes = range(3 + spatial, 3 + 2 * spatial)
-        order = (1, 0, *out_axes, 2, *kernel_axes)
-        return split.permute(order).reshape(self.groups, -1, self.width).double()
+        """(N, C, positions, *kernel) → (groups, N*positions, C/groups*kernel)."""
+        n, channels, positions = windows.shape[:3]
+        split = windows.reshape(n, self.groups, channels // self.groups, positions, *self.kernel)
+        kernel_axes = range(4, 4 + len(self.kernel))
+        return split.permute(1, 0, 3, 2, *kernel_axes).reshape(self.groups, -1, self.width).double()
 
     def _targets(self, target: torch.Tensor) -> torch.Tensor:
         n = target.shape[0]
