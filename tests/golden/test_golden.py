@@ -1,28 +1,32 @@
 """Golden text through the real driver: before / pipeline / after / remarks, one file per pass.
 
 ``pytest --update-golden`` rewrites *before*, *after* and *remarks* of every case; review the diff. A new case
-needs only its ``== title``, ``graph:`` and ``pipeline:`` lines.
+needs only its ``== title``, ``graph:`` (of ``GRAPHS``), ``context:`` (of ``CONTEXTS``) and ``pipeline:``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import parser
 from torch import nn
 
+from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
+from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
 from otgraph.rewrite.program_text import program_text
+from otgraph.transport.coupling import Coupling
 
 FOLDER = Path(__file__).parent
 
@@ -79,6 +83,15 @@ class SortedChannels(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(self.first(x).sort(-1).values)
+
+
+class SharedReader(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self[0](x)
+        return self[2](self[1](y)) + self[2](y)
 
 
 def of(net: nn.Module, *shape: int) -> Graph:
@@ -140,6 +153,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
         **NORM,
     ),
     "mlp": lambda: of(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), 2, 3),
+    "shared_reader": lambda: of(SharedReader(), 2, 3),
     "small_net": lambda: of(
         nn.Sequential(
             *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU()),
@@ -201,12 +215,29 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
 }
 
 
+def samples(count: int, *shape: int) -> Data:
+    return Data((Chunk({"input_1": torch.randn(count, *shape).numpy()}),))
+
+
+TWINS = Coupling(
+    kept=np.arange(4), target=np.array([0, 1, 2, 3, 0, 1, -1, -1]), scales={"2.weight": np.full(8, 0.5)}
+)
+
+CONTEXTS: dict[str, Callable[[], Context]] = {
+    "nothing": Context,
+    "64 inputs of 3": lambda: Context(data=samples(64, 3)),
+    "64 inputs of 3x6x6": lambda: Context(data=samples(64, 3, 6, 6)),
+    "two channels re-routed, two dropped": lambda: Context(couplings={"0": TWINS}),
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """One block of a golden file."""
 
     title: str
     graph: str
+    context: str
     pipeline: str
     body: str
 
@@ -215,9 +246,9 @@ def render(case: Case) -> str:
     """The block as it should stand in the file."""
     torch.manual_seed(0)
     graph = GRAPHS[case.graph]()
-    result = PassManager(parse_pipeline(case.pipeline)).run(graph)
+    result = PassManager(parse_pipeline(case.pipeline)).run(graph, CONTEXTS[case.context]())
     parts = [
-        f"== {case.title}\ngraph: {case.graph}\npipeline: {case.pipeline}",
+        f"== {case.title}\ngraph: {case.graph}\ncontext: {case.context}\npipeline: {case.pipeline}",
         f"-- before\n{program_text(graph)}",
         f"-- after\n{program_text(result.graph)}",
         "-- remarks\n" + "\n".join(map(_stable, result.remarks)),
@@ -227,16 +258,19 @@ def render(case: Case) -> str:
 
 def _stable(remark: object) -> str:
     """Figures that depend on rounding are left out."""
-    return re.sub(r"(relative_error|cost|bound)=\S+", r"\1=…", str(remark))
+    return re.sub(r"\d+\.\d+(e-?\d+)?|\d+e-?\d+|(?<=strength )\d+", "…", str(remark))
 
 
 def read_cases(path: Path) -> list[Case]:
     """The blocks of one file."""
     cases = []
     for block in re.split(r"^== ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-        title, graph, pipeline, *_ = block.splitlines()
+        title, *head = block.splitlines()
+        named = dict(
+            line.split(": ", 1) for line in head[: head.index("-- before") if "-- before" in head else 3]
+        )
         body = f"== {block.rstrip()}\n"
-        cases.append(Case(title, graph.removeprefix("graph: "), pipeline.removeprefix("pipeline: "), body))
+        cases.append(Case(title, named["graph"], named["context"], named["pipeline"], body))
     return cases
 
 
@@ -263,4 +297,4 @@ def test_every_file_has_a_case_where_nothing_can_be_done() -> None:
 def test_a_changed_result_is_noticed() -> None:
     case = read_cases(FOLDER / "fold-batch-norm.txt")[0]
     assert render(case) == case.body
-    assert render(Case(case.title, "relu_bn", case.pipeline, case.body)) != case.body
+    assert render(replace(case, graph="relu_bn")) != case.body
