@@ -98,7 +98,12 @@ def _attention(d: Draw) -> Arguments:
     return d.tensor(n, h, length, e), d.tensor(n, h, s, e), d.tensor(n, h, s, e)
 
 
-def _masked_attention(d: Draw) -> Arguments:
+def _grouped_attention(d: Draw) -> Arguments:
+    (n, h, length, s, e), r = d.sizes(5), d.size(2, 3)
+    return d.tensor(n, h * r, length, e), d.tensor(n, h, s, e), d.tensor(n, h, s, e), 0.0, False
+
+
+def _whole_attention(d: Draw) -> Arguments:
     return *_attention(d), 0.0, False
 
 
@@ -278,6 +283,7 @@ _JOINING = [
     _named(aten.slice.Tensor, lambda d: (d.tensor(d.size(), 9), 1, 2, -3)),
     _named(aten.slice.Tensor, lambda d: (d.tensor(d.size(), 9), 1, 1, 9, 2), "strided"),
     _named(aten.slice.Tensor, lambda d: (d.tensor(d.size(), 9), -1, 0, 2**63 - 1), "whole"),
+    _named(aten.glu.default, lambda d: (d.tensor(d.size(), d.size() * 2, d.size()), 1)),
     _named(aten.select.int, _unary(1, 1)),
     _named(aten.unbind.int, _unary(1)),
     _named(aten.embedding.default, _embedding),
@@ -286,7 +292,8 @@ _JOINING = [
 ]
 
 _PRODUCTS = [
-    _named(aten._scaled_dot_product_flash_attention_for_cpu.default, _masked_attention),
+    _named(aten._scaled_dot_product_flash_attention_for_cpu.default, _whole_attention),
+    _named(aten._scaled_dot_product_flash_attention_for_cpu.default, _grouped_attention, "grouped queries"),
     _named(aten.mm.default, _matrices),
     _named(aten.bmm.default, _inner),
     _named(aten.mv.default, lambda d: (d.tensor(d.size(), (i := d.size())), d.tensor(i))),
@@ -415,6 +422,10 @@ _SHAPE = [
     _named(aten.transpose_.default, _unary(1, 0)),
     *(_named(getattr(aten, name).default, lambda d: _matrices(d)[:1]) for name in ("t", "t_")),
     *(_named(getattr(aten, name).default, _expand) for name in ("expand", "broadcast_to")),
+    *(
+        _named(getattr(aten, name).default, lambda d: (d.tensor(2, (g := d.size(2, 3)) * d.size(), 3, 2), g))
+        for name in ("channel_shuffle", "native_channel_shuffle")
+    ),
     _named(aten.repeat.default, lambda d: (d.tensor(*d.sizes(2)), [2, 1, 3])),
 ]
 

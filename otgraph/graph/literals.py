@@ -212,6 +212,51 @@ def _attention(node: fx.Node, cutting: Cutting) -> None:
             cutting.editor.set_argument(node, "scale", 1.0 / math.sqrt(before))
 
 
+def _repeat_interleave(node: fx.Node, cutting: Cutting) -> None:
+    """Each position is repeated as often as positions of the result are left for it."""
+    source, dim = node.args[0], argument(node, 2, "dim")
+    if not isinstance(source, fx.Node) or not isinstance(node.args[1], int) or dim is None:
+        return
+    before, after = cutting.sizes(source)[int(dim)][1], cutting.sizes(node)[int(dim)][1]
+    if after != before * node.args[1]:
+        cutting.editor.set_argument(node, 1, after // before)
+
+
+def _channel_shuffle(node: fx.Node, cutting: Cutting) -> None:
+    """The number of groups that are left, of the channels before the shuffle."""
+    source, groups = node.args[0], argument(node, 1, "groups")
+    if isinstance(source, fx.Node) and isinstance(groups, int):
+        new = int(cutting.mask(source, 1).reshape(groups, -1).any(axis=1).sum())
+        if new != groups:
+            cutting.editor.set_argument(node, 1, new)
+
+
+def _unflatten(node: fx.Node, cutting: Cutting) -> None:
+    """The sizes that one axis is split into; -1 stays."""
+    source, sizes = node.args[0], argument(node, 2, "sizes")
+    if not isinstance(source, fx.Node) or not isinstance(sizes, (list, tuple)):
+        return
+    dim = int(argument(node, 1, "dim")) % cutting.rank(source)
+    left = [after for _, after in cutting.sizes(node)[dim : dim + len(sizes)]]
+    new = [
+        old if not isinstance(old, int) or old == -1 else now for old, now in zip(sizes, left, strict=True)
+    ]
+    if new != list(sizes):
+        cutting.editor.set_argument(node, 2, new)
+
+
+def _narrow(node: fx.Node, cutting: Cutting) -> None:
+    """Start and length count the positions that are left."""
+    source, start = node.args[0], argument(node, 2, "start")
+    if not isinstance(source, fx.Node) or not isinstance(start, int):
+        return
+    dim = int(argument(node, 1, "dim"))
+    mask = cutting.mask(source, dim)
+    if not mask.all():
+        cutting.editor.set_argument(node, 2, place_after_cut(start, mask))
+        cutting.editor.set_argument(node, 3, cutting.sizes(node)[dim][1])
+
+
 RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {
     **dict.fromkeys(["aten.view", "aten.reshape", "aten._unsafe_view", "aten.view_copy"], _shape_list(1)),
     **dict.fromkeys(["aten.expand", "aten.broadcast_to", "aten.new_zeros", "aten.new_ones"], _shape_list(1)),
@@ -223,6 +268,10 @@ RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {
     "aten.group_norm": _groups(1),
     **dict.fromkeys(["aten.split", "aten.split_with_sizes", "aten.chunk", "aten.unsafe_chunk"], _split),
     "aten.slice": _slice,
+    "aten.narrow": _narrow,
+    "aten.unflatten": _unflatten,
+    "aten.repeat_interleave": _repeat_interleave,
+    **dict.fromkeys(["aten.channel_shuffle", "aten.native_channel_shuffle"], _channel_shuffle),
     "aten.layer_norm": _layer_norm,
     "aten.rms_norm": _layer_norm,
     "aten.scaled_dot_product_attention": _attention,

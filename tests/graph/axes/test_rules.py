@@ -116,6 +116,8 @@ def _new_arguments(
         args[1] = cut.shape()
     elif name in {"zeros", "ones", "full"}:
         args[0] = cut.shape()
+    elif name.endswith("channel_shuffle"):
+        args[1] = cut.left("g")
     elif name == "unflatten":
         args[2] = cut.shape()[1:]
     elif name == "_reshape_alias":
@@ -135,6 +137,7 @@ def _new_arguments(
         args[3:7] = [n, c, h * w, cut.left("g")]
     elif name.startswith("_scaled_dot_product"):  # the kernel wants one width for keys and values
         func, args = aten.scaled_dot_product_attention.default, args[:3]
+        kwargs["enable_gqa"] = True
         kwargs["scale"] = 1 / math.sqrt(call.operands[0].shape[-1])
     return func, args, kwargs
 
@@ -279,13 +282,12 @@ def test_restriding_real_entries_is_not_understood() -> None:
     assert RULES["as_strided_"](call) is None
 
 
-@pytest.mark.parametrize("width", [2, 4])
-def test_grouped_query_attention_is_not_understood(width: int) -> None:
-    q, k = torch.randn(1, 4, 3, 8), torch.randn(1, width, 3, 8)
-    call = Call(
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default, (q, k, k), {}, (q, k, k), (q,)
-    )
-    assert (RULES[call.name](call) is None) == (width != 4)
+@pytest.mark.parametrize(("heads", "understood"), [(2, True), (3, False), (4, True)])
+def test_query_heads_must_be_a_multiple_of_key_heads(heads: int, understood: bool) -> None:
+    q, k = torch.randn(1, 4, 3, 8), torch.randn(1, heads, 3, 8)
+    func = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    call = Call(func, (q, k, k), {}, (q, k, k), (q,))
+    assert (RULES[call.name](call) is not None) == understood
 
 
 # what vanishes

@@ -7,20 +7,23 @@ from otgraph.graph.axes.rule import AxisRule
 
 
 def scaled_dot_product(call: Call) -> AxisRule | None:
-    """``(q, k, v, …) -> (out, logsumexp, …)``; the scale must be pinned before ``d`` shrinks."""
+    """``(q, k, v, …) -> (out, logsumexp, …)``; the scale must be pinned before ``d`` shrinks.
+
+    With grouped queries each of ``h`` key heads serves ``r`` query heads.
+    """
     q, k = call.operands[:2]
-    if q.shape[1] != k.shape[1] or any(t.dim() != 4 for t in call.operands[:3]):
-        return None  # grouped queries
-    mask = (
-        ", " + " ".join(["n", "h", "l", "s"][4 - call.operands[3].dim() :]) if len(call.operands) > 3 else ""
-    )
+    if any(t.dim() != 4 for t in call.operands[:3]) or q.shape[1] % k.shape[1]:
+        return None
+    heads, sizes = ("h", {}) if q.shape[1] == k.shape[1] else ("h*r", {"h": int(k.shape[1])})
+    mask = ""
+    if len(call.operands) > 3:
+        mask = ", " + " ".join(["n", heads, "l", "s"][4 - call.operands[3].dim() :])
     rest = "".join(
-        ", n h l" if r.shape == q.shape[:3] else ", " + " ".join(axes(f"z{i}_", r.dim(), "!"))
+        f", n {heads} l" if r.shape == q.shape[:3] else ", " + " ".join(axes(f"z{i}_", r.dim(), "!"))
         for i, r in enumerate(call.results[1:])
     )
-    return call.rule(
-        f"n h l d, n h s d, n h s! e{mask} -> n h l e{rest}", reduce=("d",), combine="product", times=(2,)
-    )
+    text = f"n {heads} l d, n h s d, n h s! e{mask} -> n {heads} l e{rest}"
+    return call.rule(text, sizes=sizes, reduce=("d",), combine="product", times=(2,))
 
 
 RULES: dict[str, Builder] = {

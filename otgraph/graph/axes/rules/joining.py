@@ -72,6 +72,15 @@ def _part(call: Call, dim: int, start: int, taken: int, names: list[str]) -> Axi
     return call.rule(text_of([source], [result]), sizes=sizes)
 
 
+def gated(call: Call) -> AxisRule:
+    """``aten.glu``: one half of an axis times the sigmoid of the other; the halves are cut alike."""
+    x, dim = call.operands[0], int(call.argument(1, "dim", -1)) % call.operands[0].dim()
+    names = axes("a", x.dim())
+    source = [*names[:dim], "p+p", *names[dim + 1 :]]
+    sizes = {"p": int(x.shape[dim]) // 2}
+    return call.rule(text_of([source], [[*names[:dim], "p", *names[dim + 1 :]]]), sizes=sizes)
+
+
 def select(call: Call) -> AxisRule:
     """``aten.select``: the axis is gone; which index it was is a literal, so the axis is fixed."""
     x, dim = call.operands[0], int(call.argument(1, "dim")) % call.operands[0].dim()
@@ -126,6 +135,7 @@ RULES: dict[str, Builder] = {
     "split_with_sizes": split,
     "unsafe_split": split,
     "unsafe_split_with_sizes": split,
+    "glu": gated,
     "slice": slice_,
     "select": select,
     "unbind": unbind,

@@ -116,6 +116,14 @@ def repeat(call: Call) -> AxisRule:
     return call.rule(text_of([source], [target]), sizes=sizes)
 
 
+def channel_shuffle(call: Call) -> AxisRule:
+    """``native_channel_shuffle``: channels as (groups, rest), exchanged."""
+    x, groups = call.operands[0], int(call.argument(1, "groups"))
+    space = " ".join(axes("h", x.dim() - 2))
+    sizes = {"g": groups, "c": int(x.shape[1]) // groups}
+    return call.rule(f"n g*c {space} -> n c*g {space}", sizes=sizes)
+
+
 def squeeze(call: Call) -> AxisRule:
     """``unsqueeze``, ``squeeze``: axes of size 1 come and go."""
     return view(call)
@@ -138,5 +146,6 @@ RULES: dict[str, Builder] = {
     **dict.fromkeys(["permute", "transpose", "transpose_", "t", "t_"], permute),
     **dict.fromkeys(["expand", "broadcast_to"], expand),
     "repeat": repeat,
+    **dict.fromkeys(["channel_shuffle", "native_channel_shuffle"], channel_shuffle),
     "as_strided_": restride,
 }
