@@ -285,6 +285,8 @@ _JOINING = [
     _named(aten.slice.Tensor, lambda d: (d.tensor(d.size(), 9), -1, 0, 2**63 - 1), "whole"),
     _named(aten.glu.default, lambda d: (d.tensor(d.size(), d.size() * 2, d.size()), 1)),
     _named(aten.select.int, _unary(1, 1)),
+    _named(aten.slice_scatter.default, lambda d: (d.tensor(c := d.size(), 6), d.tensor(c, 3), 1, 1, 4)),
+    _named(aten.select_scatter.default, lambda d: (d.tensor(c := d.size(), 6), d.tensor(c), 1, 2)),
     _named(aten.unbind.int, _unary(1)),
     _named(aten.embedding.default, _embedding),
     _named(aten.index_select.default, lambda d: (d.tensor(*d.sizes(3)), 1, d.integers(2, 4))),

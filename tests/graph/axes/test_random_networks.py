@@ -266,7 +266,7 @@ def test_random_networks_obey_the_masking_law(example: tuple[nn.Module, int]) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=300, **(COMMON | {"derandomize": False}))
+@settings(max_examples=120, **(COMMON | {"derandomize": False}))
 @given(networks())
 def test_many_random_networks_obey_the_masking_law(example: tuple[nn.Module, int]) -> None:
     check(example)

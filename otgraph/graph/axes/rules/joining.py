@@ -90,6 +90,16 @@ def select(call: Call) -> AxisRule:
     )
 
 
+def scatter(call: Call) -> AxisRule:
+    """``slice_scatter``, ``select_scatter``: the axis that is written into is fixed."""
+    x, src = call.operands[:2]
+    dim = int(call.argument(2, "dim", 0)) % x.dim()
+    names = axes("a", x.dim())
+    whole = [*names[:dim], f"a{dim}!", *names[dim + 1 :]]
+    part = [*names[:dim], *["s!"] * (src.dim() == x.dim()), *names[dim + 1 :]]
+    return call.rule(text_of([whole, part], [whole]))
+
+
 def unbind(call: Call) -> AxisRule:
     """``aten.unbind``: every index becomes a tensor of its own."""
     x, dim = call.operands[0], int(call.argument(1, "dim", 0)) % call.operands[0].dim()
@@ -139,6 +149,8 @@ RULES: dict[str, Builder] = {
     "slice": slice_,
     "select": select,
     "unbind": unbind,
+    "slice_scatter": scatter,
+    "select_scatter": scatter,
     "embedding": embedding,
     "index_select": index_select,
     "index": index,
