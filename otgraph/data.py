@@ -100,6 +100,11 @@ class Data:
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
         return self._at(order[:count]), self._at(order[count:])
 
+    def halves(self, fraction: float) -> tuple[Data, Data]:
+        """The first ``fraction`` of the samples and the rest, both in order; at least one sample each."""
+        count = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        return self._at(np.arange(count)), self._at(np.arange(count, len(self)))
+
     def _at(self, samples: npt.NDArray[np.intp]) -> Data:
         """The samples with these numbers (counted over all chunks), in their original order."""
         kept: list[Chunk] = []

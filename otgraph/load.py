@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from otgraph.errors import ModelError, UsageError
+from otgraph.graph.affine import affine_nodes
 from otgraph.graph.capture import capture, load_program
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import load_onnx
@@ -44,14 +45,18 @@ def load_model(spec: str, shapes: Mapping[str, Sequence[int]] | None = None) -> 
 
 
 def check_weights(graph: Graph, where: str) -> None:
-    """Raise ``ModelError`` naming the first stored tensor that holds NaN or infinite values."""
+    """Raise ``ModelError`` naming the first weight that holds NaN, or that multiplies and holds infinities.
+
+    Infinities elsewhere are left alone: attention masks are made of them.
+    """
+    multiplies = {view.weight for view in affine_nodes(graph)}
     for name, tensor in graph.tensors().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad = int((~tensor.isfinite()).sum())
-            if bool(tensor.isnan().any()) or (bad != tensor.numel() and tensor.dim() > 1):
-                raise ModelError(
-                    f"{where}: weight {name} holds {bad} values that are not finite; mend the model"
-                )
+        if not tensor.is_floating_point():
+            continue
+        bad = ~tensor.isfinite() if name in multiplies else tensor.isnan()
+        if bool(bad.any()):
+            count = int(bad.sum())
+            raise ModelError(f"{where}: weight {name} holds {count} values that are not finite; mend the model")
 
 
 def _existing(path: Path) -> Path:

@@ -203,7 +203,7 @@ def _plan(
         device=device,
         criterion=settings.criterion,
         seed=settings.seed,
-        calibration=CalibrationReference.of(found.fit),
+        calibration=CalibrationReference.of(found.data),
         created_by={"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
-        data=found.fit,
+        data=found.data,
     )

@@ -29,13 +29,16 @@ from otgraph.transport.coupling import Coupling
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """``axes``: dims that the settings leave out are blocked. ``widths``: the dims to decide on. ``fit``: inputs for
-    statistics and repairs, ``held``: inputs that nothing is fitted on. ``macs``: multiply-accumulates of the network
+    """``axes``: dims that the settings leave out are blocked. ``widths``: the dims to decide on, from the moments of
+    all of ``data``. ``fit`` and ``held`` are its first and its last part: trials are repaired on the one and judged
+    on the other (a stretch, so that inputs of one source do not lie on both sides when they come in order).
+    ``macs``: multiply-accumulates of the network
     as a polynomial in the widths. ``classifier``: damage is KL, else relative L2."""
 
     graph: Graph
     axes: AxisMap
     widths: Mapping[str, Width]
+    data: Data
     fit: Data
     held: Data
     macs: tuple[Term, ...]
@@ -76,8 +79,8 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     left = {dim.name: "left out by the rules" for dim in axes.prunable() if dim.name not in chosen}
     axes = with_protected(axes, left)
     fit, held = _split(data, settings)
-    settings.progress(f"calibrating on {len(fit)} inputs")
-    found = analyse_width(graph, axes, fit, settings.criterion, settings.seed, settings.batch_size)
+    settings.progress(f"calibrating on {len(data)} inputs")
+    found = analyse_width(graph, axes, data, settings.criterion, settings.seed, settings.batch_size)
     if not found.widths:
         raise UsageError(f"{graph.name}: no dim could be calibrated; see inspect --blockers")
     axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))
@@ -85,7 +88,7 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     terms = tuple(term for cost in macs_terms(graph, axes, shapes) for term in cost.terms)
     first = next(feeds(graph, held, settings.batch_size))
     classifier = output_divergence([graph(*first)], [graph(*first)]).kl is not None
-    return Study(graph, axes, found.widths, fit, held, terms, classifier, (*axes.remarks, *found.remarks))
+    return Study(graph, axes, found.widths, data, fit, held, terms, classifier, (*axes.remarks, *found.remarks))
 
 
 def _example(graph: Graph, data: Data) -> tuple[torch.Tensor, ...]:
@@ -98,7 +101,7 @@ def _split(data: Data, settings: Settings) -> tuple[Data, Data]:
         raise DataError(
             f"{data.source}: holds {len(data)} samples; give at least 4, a few hundred are better"
         )
-    return data.split(1 - settings.held_out, settings.seed)
+    return data.halves(1 - settings.held_out)
 
 
 def _mask(width: Width, k: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
