@@ -125,9 +125,12 @@ def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Grap
     example = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     batched = _symbolic_axes(program)
-    module = program.module(check_guards=False)
-    if not isinstance(module, fx.GraphModule):
+    unlifted = program.module(check_guards=False)
+    if not isinstance(unlifted, fx.GraphModule):
         raise ModelError("the exported program does not unlift to a torch.fx graph")
+    module = fx.GraphModule(
+        unlifted, unlifted.graph
+    )  # without the hook that checks the old calling convention
     _flatten_calling_convention(module)
     _restore_batch_norms(module)
     _drop_unused(module)
