@@ -36,12 +36,12 @@ from otgraph.rewrite.manager import PassManager, Result
 from otgraph.rewrite.pipeline import parse_pipeline
 
 __all__ = [
-    "Audit", "Data", "Graph", "Inspection", "Optimized", "Plan", "Settings", "audit", "bench", "build", "capture",
-    "inspect", "load", "load_data", "load_model", "make_plan", "optimize", "run_pipeline",
+    "Audit", "Data", "Graph", "Inspection", "Optimized", "Plan", "Settings", "audit", "bench", "build",
+    "capture", "inspect", "load", "load_data", "load_model", "make_plan", "optimize", "run_pipeline",
 ]  # fmt: skip
 
 Inputs = Data | str | Mapping[str, npt.ArrayLike] | npt.ArrayLike
-"""Calibration or evaluation inputs: ``Data``, a DATA text, named arrays, or one array for a one-input model."""
+"""Inputs of a model: ``Data``, a DATA text, named arrays, or one array where the model has one input."""
 
 
 def load(path: str | Path) -> Graph:
@@ -89,10 +89,10 @@ def audit(a: Graph | str | Path, b: Graph | str | Path, data: Inputs, **choices:
     ``choices``: ``engine``, ``threads``, ``min_speedup``, ``max_drift``, ``metric``, ``seed``, ``repeats``.
     """
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
-        paths = [_as_onnx(model, Path(folder) / f"{side}.onnx") for side, model in (("a", a), ("b", b))]
+        first, second = _as_onnx(a, Path(folder) / "a.onnx"), _as_onnx(b, Path(folder) / "b.onnx")
         inputs = data if isinstance(data, (Data, str)) else _arrays(data)
         samples = load_data(inputs) if isinstance(inputs, str) else inputs
-        found = audit_files(*paths, samples, **choices)
+        found = audit_files(first, second, samples, **choices)
     names = [model.name if isinstance(model, Graph) else str(model) for model in (a, b)]
     return replace(found, a=replace(found.a, path=names[0]), b=replace(found.b, path=names[1]))
 

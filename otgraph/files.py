@@ -21,7 +21,9 @@ def check_writable(path: Path) -> None:
     try:
         handle, probe = tempfile.mkstemp(dir=parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise OutputError(f"{path}: cannot write into {parent} ({error.strerror}); choose another place") from error
+        raise OutputError(
+            f"{path}: cannot write into {parent} ({error.strerror}); choose another place"
+        ) from error
     os.close(handle)
     os.unlink(probe)
 
@@ -38,7 +40,9 @@ def write_aside(path: Path) -> Iterator[Path]:
         os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another place"
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
 

@@ -56,7 +56,9 @@ def check_weights(graph: Graph, where: str) -> None:
         bad = ~tensor.isfinite() if name in multiplies else tensor.isnan()
         if bool(bad.any()):
             count = int(bad.sum())
-            raise ModelError(f"{where}: weight {name} holds {count} values that are not finite; mend the model")
+            raise ModelError(
+                f"{where}: weight {name} holds {count} values that are not finite; mend the model"
+            )
 
 
 def _existing(path: Path) -> Path:

@@ -20,9 +20,10 @@ class AnnotateWidth(Pass):
     """Attach to the writer of every prunable dim the curve of what keeping k of its channels costs.
 
     What it does
-        Streams first and second moments of what reads each dim over the calibration inputs, and computes nested
-        channel sets for every k with their cost, by semi-relaxed optimal transport under the re-routing cost
-        (or by another criterion). The result is ``node.meta["otgraph"]["width"]``: dim name → ``Width``.
+        Streams first and second moments of what reads each dim over the calibration inputs, and computes
+        nested channel sets for every k with their cost, by semi-relaxed optimal transport under the
+        re-routing cost (or by another criterion). The result is ``node.meta["otgraph"]["width"]``: dim name →
+        ``Width``.
 
     When it applies
         To every dim that the axis analysis finds prunable, when calibration inputs are given.
@@ -41,8 +42,8 @@ class AnnotateWidth(Pass):
         dropping all. *missed* where there are no inputs, or where a dim could not be observed.
 
     Options
-        ``criterion``: rerouting, cholesky, energy, magnitude, wasserstein, barycentre, intra-fusion or random.
-        ``batch``: inputs per call of the network.
+        ``criterion``: rerouting, cholesky, energy, magnitude, wasserstein, barycentre, intra-fusion or
+        random. ``batch``: inputs per call of the network.
     """
 
     name: ClassVar[str] = "annotate-width"

@@ -20,16 +20,16 @@ from otgraph.rewrite.rewriter import Rewriter
 @final
 @dataclass(frozen=True)
 class PruneChannels(Pass):
-    """Remove channels from every tensor they run through, and bring every literal that repeats a size up to date.
+    """Remove channels from every tensor they run through, and bring every repeated size up to date.
 
     What it does
-        Cuts the dims that the plan names to the channels it keeps. Without a plan every prunable dim is cut to
-        the fraction ``keep``, to the channels that ``annotate-width`` found most worth keeping, or those with the
-        largest weights where nothing is annotated.
+        Cuts the dims that the plan names to the channels it keeps. Without a plan every prunable dim is cut
+        to the fraction ``keep``, to the channels that ``annotate-width`` found most worth keeping, or those
+        with the largest weights where nothing is annotated.
 
     When it applies
-        To dims that the axis analysis finds prunable. Model inputs and outputs, integer tensors, and whatever an
-        unknown operator touches stay whole.
+        To dims that the axis analysis finds prunable. Model inputs and outputs, integer tensors, and whatever
+        an unknown operator touches stay whole.
 
     Exactness
         Masked: the result equals the original with every stored value at a removed index zeroed.
@@ -48,9 +48,10 @@ class PruneChannels(Pass):
         blocks it.
 
     Options
-        ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner`` to
-        leave out dims that run through an addition of two computed values. ``multiple``: widths are rounded to it
-        where a dim is larger. ``include``, ``exclude``: patterns of dim names (``*`` and ``?``).
+        ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner``
+        to leave out dims that run through an addition of two computed values. ``multiple``: widths are
+        rounded to it where a dim is larger. ``include``, ``exclude``: patterns of dim names (``*`` and
+        ``?``).
     """
 
     name: ClassVar[str] = "prune-channels"

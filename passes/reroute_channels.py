@@ -22,13 +22,13 @@ class RerouteChannels(Pass):
     """Let every reader take a removed channel's part from the kept channel that resembles it most.
 
     What it does
-        Carries out the plan's transport: for each removed channel j that is re-routed through i, each reader's
-        column of i gains the factor of j times its column of j (columns are summed, never averaged). Nothing is
-        removed yet.
+        Carries out the plan's transport: for each removed channel j that is re-routed through i, each
+        reader's column of i gains the factor of j times its column of j (columns are summed, never averaged).
+        Nothing is removed yet.
 
     When it applies
-        Before ``prune-channels``, to dims of the plan that are read by stored weights. Weights that several nodes
-        share are left alone.
+        Before ``prune-channels``, to dims of the plan that are read by stored weights. Weights that several
+        nodes share are left alone.
 
     Exactness
         Approximate: exact where the removed channel is a multiple of the kept one.
@@ -41,8 +41,8 @@ class RerouteChannels(Pass):
         True
 
     Remarks
-        *applied* per dim: how many channels were re-routed, how many dropped. *missed* per reader that cannot take
-        part.
+        *applied* per dim: how many channels were re-routed, how many dropped. *missed* per reader that cannot
+        take part.
 
     Options
         none

@@ -1,4 +1,4 @@
-"""Who reads a dim: the nodes that contract it, where it lies in what they read, and what they multiply it by."""
+"""Who reads a dim: the nodes that contract it, where it lies in their input, and their weights for it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from otgraph.transport.cost import Reading
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """One reader of a dim. ``slot``: where its input holds the dim. ``affine`` and ``columns`` (r, n): the node
-    and where the input axis of its weight holds the dim; None and empty where the dim is contracted by something
-    that has no weight (attention scores), which is then taken to read with weight one. ``absorbs``: a constant
-    per output can be taken up by a bias or by the batch norm that follows."""
+    """One reader of a dim. ``slot``: where its input holds the dim. ``affine`` and ``columns`` (r, n): the
+    node and where the input axis of its weight holds the dim; None and empty where the dim is contracted by
+    something that has no weight (attention scores), which is then taken to read with weight one. ``absorbs``:
+    a constant per output can be taken up by a bias or by the batch norm that follows."""
 
     name: str
     slot: Slot

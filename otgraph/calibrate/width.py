@@ -31,7 +31,7 @@ DEFAULT_CRITERION = "rerouting"
 
 @dataclass(frozen=True, eq=False)
 class Width:
-    """What is known about the channels of one dim: its readers, their readings, and the curve of a criterion."""
+    """The channels of one dim: its readers, their readings, and the curve of a criterion."""
 
     dim: str
     readers: tuple[Reader, ...]
@@ -70,7 +70,7 @@ class Width:
 
 @dataclass(frozen=True, eq=False)
 class WidthAnalysis:
-    """The widths of a graph's prunable dims, by name, the statistics they came from, and what was left out."""
+    """The widths of a graph's prunable dims by name, their statistics, and what was left out."""
 
     widths: Mapping[str, Width]
     statistics: Statistics
@@ -111,7 +111,7 @@ def analyse_width(
 
 
 def _writers(graph: Graph, axes: AxisMap, name: str) -> npt.NDArray[np.float64] | None:
-    """Rows of the weights that make the channels, flattened side by side, (n, fan_in); None where not plain."""
+    """The weights that make the channels, flattened side by side, (n, fan_in); None where not plain."""
     dim = axes.dims[name]
     rows: list[npt.NDArray[np.float64]] = []
     for port in dim.ports:

@@ -103,7 +103,7 @@ def label(node: fx.Node) -> str:
 
 
 def op_name(node: fx.Node) -> str:
-    """What a call node computes: ``aten.conv2d``, ``onnx.Conv``; placeholders and the like give their fx op."""
+    """What a call node computes: ``aten.conv2d``, ``onnx.Conv``; other nodes give their fx op."""
     origin = node.meta.get("onnx")
     if origin is not None:
         return f"{origin.domain or 'onnx'}.{origin.op_type}"

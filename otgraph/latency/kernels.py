@@ -1,9 +1,9 @@
 """How long one convolution or matrix product takes on an engine, as a function of its widths.
 
-A node's time is no multiple of its MACs: narrow layers use the vector units badly, depthwise ones are bound by
-memory. So each distinct node is built as a model of its own, timed at a few widths, and a bilinear form
-``t = a + b·in·out + c·in + d·out`` with non-negative coefficients is fitted to relative errors. The kernel's own
-time is taken (what the engine inserts around a node in isolation is not what it inserts in the network).
+A node's time is no multiple of its MACs: narrow layers use the vector units badly, depthwise ones are bound
+by memory. So each distinct node is built as a model of its own, timed at a few widths, and a bilinear form
+``t = a + b·in·out + c·in + d·out`` with non-negative coefficients is fitted to relative errors. The kernel's
+own time is taken (what the engine inserts around a node in isolation is not what it inserts in the network).
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ OPSET = 17
 class Kernel:
     """One node: ``conv``, ``depthwise`` or ``linear``, its widths, and what else its time depends on.
 
-    ``inputs`` and ``outputs``: channels (of a depthwise convolution the same). ``space``: the spatial extent of the
-    input, or for ``linear`` the number of rows. ``kernel``, ``stride``, ``dilation`` per spatial axis, ``pads`` as
-    ONNX writes them.
-    """
+    ``inputs`` and ``outputs``: channels (of a depthwise convolution the same). ``space``: the spatial extent
+    of the input, or for ``linear`` the number of rows. ``kernel``, ``stride``, ``dilation`` per spatial axis,
+    ``pads`` as ONNX writes them."""
 
     kind: Literal["conv", "depthwise", "linear"]
     inputs: int
@@ -79,7 +78,9 @@ def time_kernels(
     for number, kernel in enumerate(distinct, 1):
         progress(f"timing node {number} of {len(distinct)}")
         try:
-            points = [(i, o, _milliseconds(engine, kernel.at(i, o), threads)) for i, o in _grid(kernel, multiple)]
+            points = [
+                (i, o, _milliseconds(engine, kernel.at(i, o), threads)) for i, o in _grid(kernel, multiple)
+            ]
         except ModelError:
             continue
         found[kernel] = fit_time(points, tied=kernel.kind == "depthwise")

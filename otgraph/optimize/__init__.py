@@ -1,1 +1,2 @@
-"""From a graph, unlabelled inputs and a budget to a plan: sensitivity, allocation, and the loop with the clock."""
+"""From a graph, unlabelled inputs and a budget to a plan: sensitivity, allocation, the loop with the
+clock."""

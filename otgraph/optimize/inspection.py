@@ -13,7 +13,8 @@ from otgraph.graph.graph import Graph, label, op_name
 
 @dataclass(frozen=True)
 class Blocker:
-    """One reason why dims cannot be cut, with what it costs: dims, channels, and the parameters they run through."""
+    """One reason why dims cannot be cut: which dims, how many channels, how many parameters they run
+    through."""
 
     reason: str
     dims: tuple[str, ...]
@@ -50,15 +51,15 @@ class Inspection:
         """A table of the dims."""
         rows = [("dim", "size", "writes", "reads", "carries", "can be cut")]
         for dim in self.axes.dims.values():
-            counts = [
-                str(sum(port.role == role for port in dim.ports)) for role in ("writes", "reads", "carries")
-            ]
-            rows.append((dim.name, str(dim.size), *counts, _verdict(dim)))
+            roles = [port.role for port in dim.ports]
+            writes, reads, carries = (str(roles.count(role)) for role in ("writes", "reads", "carries"))
+            rows.append((dim.name, str(dim.size), writes, reads, carries, _verdict(dim)))
         cut = self.axes.prunable()
         share = _parameters(self.graph, {p.tensor for d in cut for p in d.ports}) / max(
             _parameters(self.graph, None), 1
         )
-        return f"{_table(rows)}\n{len(cut)} of {len(self.axes.dims)} dims can be cut; {share:.0%} of the parameters depend on them"
+        said = f"{len(cut)} of {len(self.axes.dims)} dims can be cut"
+        return f"{_table(rows)}\n{said}; {share:.0%} of the parameters depend on them"
 
     @property
     def blockers_text(self) -> str:

@@ -17,13 +17,13 @@ from otgraph.optimize.sensitivity import Sensitivity, measure_sensitivities
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import Study, study
+from otgraph.optimize.timing import time_terms
 from otgraph.plan.allocation import Allocation, Choice, Problem, minimise_damage, minimise_time
 from otgraph.plan.calibration import CalibrationReference
 from otgraph.plan.candidates import candidate_widths
 from otgraph.plan.decision import DimDecision, Predictions
 from otgraph.plan.fingerprint import fingerprint_graph
 from otgraph.plan.plan import Plan
-from otgraph.optimize.timing import time_terms
 from otgraph.plan.terms import Polynomial, evaluate
 from otgraph.rewrite.catalogue import load_pipelines
 from otgraph.rewrite.contract import Context
@@ -73,7 +73,7 @@ class _Planner:
         self.base = self.problem.time(self.problem.full())
 
     def by_latency(self) -> Plan:
-        """Least damage within the latency: the line from summed node times to latency is corrected by each measurement."""
+        """Least damage within the latency; each measurement corrects the line from node times to latency."""
         target = self._target()
         model = AffineModel(1.0, self.base, slope=1.0)
         tried: list[_Candidate] = []
@@ -109,7 +109,8 @@ class _Planner:
             trust *= step * (0.95 if step < 1 else 1.0)
         if fitting is None:
             raise UsageError(
-                f"max-drop {self.settings.budget.value:g}: no candidate stayed within it on held-out inputs; allow more"
+                f"max-drop {self.settings.budget.value:g}: no candidate stayed within it on held-out inputs;"
+                " allow more"
             )
         ratio = self.clock.ratio(self._build(fitting[0].widths)).ratio
         return self._finish(_Candidate(fitting[0], ratio, model), ratio)

@@ -28,8 +28,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Optimized:
-    """``graph``: the faster network, ``plan``: what was decided, ``audit``: what was measured. ``credible``: the
-    interval of the measured ratio clears 1; where it does not, keep the original."""
+    """``graph``: the faster network, ``plan``: what was decided, ``audit``: what was measured. ``credible``:
+    the interval of the measured ratio clears 1; where it does not, keep the original."""
 
     graph: Graph
     plan: Plan
@@ -104,7 +104,8 @@ def _missed(plan: Plan, found: Audit) -> str | None:
     latency = found.latency
     wanted = plan.budget.ratio(latency.a_ms)
     if wanted is not None and latency.low > wanted * 1.05:
-        return f"{plan.budget} was asked for, {latency.ratio:.3f}x [{latency.low:.3f}, {latency.high:.3f}] measured"
+        interval = f"[{latency.low:.3f}, {latency.high:.3f}]"
+        return f"{plan.budget} was asked for, {latency.ratio:.3f}x {interval} measured"
     if plan.budget.kind == "damage" and found.fidelity.drift > plan.budget.value:
         return f"{plan.budget} was asked for, {found.fidelity.drift_name} {found.fidelity.drift:.4g} measured"
     return None

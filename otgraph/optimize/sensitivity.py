@@ -1,10 +1,9 @@
 """What cutting one dim does to the network's output: local curves scaled by measured output divergence.
 
-The readers of a dim are given weights that re-express the removed channels by all kept ones as well as a linear
-map can (a closed form of the calibration moments, the local part of what the repair will do); then the removed
-channels are zeroed and the network runs on held-out inputs. Few widths are measured; the reconstruction cost of
-the others says how the damage goes on between and beyond them.
-"""
+The readers of a dim are given weights that re-express the removed channels by all kept ones as well as a
+linear map can (a closed form of the calibration moments, the local part of what the repair will do); then the
+removed channels are zeroed and the network runs on held-out inputs. Few widths are measured; the
+reconstruction cost of the others says how the damage goes on between and beyond them."""
 
 from __future__ import annotations
 
@@ -74,7 +73,7 @@ def _sensitivity(trial: _Trial, width: Width) -> Sensitivity:
 
 
 def _scaled(local: FloatArray, measured: Sequence[tuple[int, float]]) -> FloatArray:
-    """Local costs times the ratio measured / local, interpolated geometrically between the measured widths."""
+    """Local costs times measured / local, interpolated geometrically between the measured widths."""
     n = len(local) - 1
     floor = 1e-12 * max(float(local[0]), 1e-30)
     at = np.array([k for k, _ in reversed(measured)], dtype=np.float64)
@@ -130,7 +129,7 @@ class _Trial:
             columns = weight[:, torch.from_numpy(positions)]
             into = torch.from_numpy(positions[kept])
             constant += _per_output(columns, rest) if affine.groups == 1 else 0.0
-            weight[:, into] = torch.tensordot(columns, mix, dims=([1], [0])).movedim(-1, 1)
+            weight[:, into] = torch.einsum("oj...,jk->ok...", columns, mix)
         self._set(affine.weight, weight if affine.layout == "oi" else weight.transpose(0, 1), saved)
         if affine.bias is not None and reading.centred and not is_shared(self.graph, affine.bias):
             self._set(affine.bias, self.graph.tensor(affine.bias).double() + constant, saved)

@@ -19,11 +19,12 @@ def quiet(message: str) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """``budget``: what is asked for. ``dims``: ``inner`` leaves out dims that run through a residual addition.
-    ``include``, ``exclude``: patterns of dim names. ``multiple``: widths the engine likes (8 on the measured CPUs).
-    ``normalised``: also cut dims whose cut changes the statistics of a normalisation. ``held_out``: the share of the
-    calibration inputs that nothing is fitted on. ``rounds``: how often the measured time may correct the plan.
-    ``tolerance``: how near the measured ratio has to come to a latency budget."""
+    """``budget``: what is asked for. ``dims``: ``inner`` leaves out dims that run through a residual
+    addition. ``include``, ``exclude``: patterns of dim names. ``multiple``: widths the engine likes (8 on the
+    measured CPUs). ``normalised``: also cut dims whose cut changes the statistics of a normalisation.
+    ``held_out``: the share of the calibration inputs that nothing is fitted on. ``rounds``: how often the
+    measured time may correct the plan. ``tolerance``: how near the measured ratio has to come to a latency
+    budget."""
 
     budget: Budget
     dims: Literal["all", "inner"] = "all"
@@ -62,7 +63,7 @@ class Settings:
         if not found:
             names = ", ".join(dim.name for dim in axes.prunable()[:5]) or "none"
             raise UsageError(
-                f"no dim may be cut: of those that could ({names}) the rules leave none; loosen --include, --exclude"
-                " or --dims, and see inspect --blockers"
+                f"no dim may be cut: of those that could ({names}) the rules leave none; loosen --include,"
+                " --exclude or --dims, and see inspect --blockers"
             )
         return found

@@ -29,11 +29,11 @@ from otgraph.transport.coupling import Coupling
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """``axes``: dims that the settings leave out are blocked. ``widths``: the dims to decide on, from the moments of
-    all of ``data``. ``fit`` and ``held`` are its first and its last part: trials are repaired on the one and judged
-    on the other (a stretch, so that inputs of one source do not lie on both sides when they come in order).
-    ``macs``: multiply-accumulates of the network
-    as a polynomial in the widths. ``classifier``: damage is KL, else relative L2."""
+    """``axes``: dims that the settings leave out are blocked. ``widths``: the dims to decide on, from the
+    moments of all of ``data``. ``fit`` and ``held`` are its first and its last part: trials are repaired on
+    the one and judged on the other (a stretch, so that inputs of one source do not lie on both sides when
+    they come in order). ``macs``: multiply-accumulates of the network as a polynomial in the widths.
+    ``classifier``: damage is KL, else relative L2."""
 
     graph: Graph
     axes: AxisMap
@@ -88,7 +88,9 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     terms = tuple(term for cost in macs_terms(graph, axes, shapes) for term in cost.terms)
     first = next(feeds(graph, held, settings.batch_size))
     classifier = output_divergence([graph(*first)], [graph(*first)]).kl is not None
-    return Study(graph, axes, found.widths, data, fit, held, terms, classifier, (*axes.remarks, *found.remarks))
+    return Study(
+        graph, axes, found.widths, data, fit, held, terms, classifier, (*axes.remarks, *found.remarks)
+    )
 
 
 def _example(graph: Graph, data: Data) -> tuple[torch.Tensor, ...]:

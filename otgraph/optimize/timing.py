@@ -1,9 +1,9 @@
 """What the nodes of a graph cost in time, as polynomials in the widths of its dims.
 
-Convolutions and products are timed one by one on the engine at a few widths (``latency.kernels``). What is left of
-the measured whole goes, a fixed overhead aside, to the other nodes in proportion to the elements they make: an
-element-wise node costs memory traffic. The sum ranks choices; the closed loop scales it to the clock.
-"""
+Convolutions and products are timed one by one on the engine at a few widths (``latency.kernels``). What is
+left of the measured whole goes, a fixed overhead aside, to the other nodes in proportion to the elements they
+make: an element-wise node costs memory traffic. The sum ranks choices; the closed loop scales it to the
+clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from otgraph.optimize.settings import Settings
 from otgraph.plan.terms import Polynomial, Term, collect, evaluate, expand, multiply
 
 
-def time_terms(graph: Graph, axes: AxisMap, engine: Engine, whole_ms: float, settings: Settings) -> Polynomial:
+def time_terms(
+    graph: Graph, axes: AxisMap, engine: Engine, whole_ms: float, settings: Settings
+) -> Polynomial:
     """Milliseconds of one inference (batch 1) as a polynomial in the widths of the prunable dims."""
     views = {view.node.name: view for view in affine_nodes(graph)}
     kernels = {name: kernel_of(graph, axes, view) for name, view in views.items()}

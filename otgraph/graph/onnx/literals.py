@@ -1,9 +1,9 @@
-"""Literal rules of the ``onnx`` dialect: shapes, split sizes and slice bounds come as tensors, often computed.
+"""Literal rules of the ``onnx`` dialect: shapes, split sizes and bounds come as tensors, often computed.
 
-A shape operand may be a stored constant, or a chain such as ``Shape → Gather → Concat`` in which some entries are
-constants that repeat a channel count. The chain is evaluated on the example inputs as it will be after the cut;
-entries that would be wrong are corrected where they are stored, or else scaled by an exact integer ratio.
-"""
+A shape operand may be a stored constant, or a chain such as ``Shape → Gather → Concat`` in which some entries
+are constants that repeat a channel count. The chain is evaluated on the example inputs as it will be after
+the cut; entries that would be wrong are corrected where they are stored, or else scaled by an exact integer
+ratio."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from otgraph.graph.affine import argument
 from otgraph.graph.graph import label, op_name
@@ -179,7 +180,7 @@ def _stem(node: fx.Node) -> str:
 
 
 def _value(operand: Any, cutting: Cutting, *, cut: bool) -> list[int] | None:
-    """The integers of a shape operand on the example inputs, before or after the cut; None if not computable."""
+    """The integers of a shape operand on the example inputs, before or after the cut, if computable."""
     if isinstance(operand, fx.Node):
         found = _evaluate(operand, cutting, cut)
         return None if found is None else [int(v) for v in found.reshape(-1).tolist()]
@@ -208,8 +209,8 @@ def _compute(node: fx.Node, cutting: Cutting, cut: bool) -> torch.Tensor | None:
     operands = {n: _evaluate(n, cutting, cut) for n in node.all_input_nodes}
     if any(value is None for value in operands.values()):
         return None
-    args = fx.node.map_arg(node.args, lambda n: operands[n])
-    kwargs = fx.node.map_arg(node.kwargs, lambda n: operands[n])
+    args = map_arg(node.args, lambda n: operands[n])
+    kwargs = map_arg(node.kwargs, lambda n: operands[n])
     result = node.target(*args, **kwargs)
     return result if isinstance(result, torch.Tensor) else None
 
@@ -219,7 +220,37 @@ _FLOATS = {1, 10, 11, 16}
 
 _SHAPE_ARITHMETIC = frozenset(
     f"onnx.{name}"
-    for name in ["Concat", "Gather", "Slice", "Unsqueeze", "Squeeze", "Cast", "Identity", "Add", "Sub", "Mul", "Div", "Mod", "Floor", "Ceil", "Reshape", "Max", "Min", "ReduceProd", "Where", "Equal", "Constant", "ConstantOfShape", "Neg", "Sqrt", "Range", "Less", "Greater", "Expand", "Reciprocal"]
+    for name in [
+        "Concat",
+        "Gather",
+        "Slice",
+        "Unsqueeze",
+        "Squeeze",
+        "Cast",
+        "Identity",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Mod",
+        "Floor",
+        "Ceil",
+        "Reshape",
+        "Max",
+        "Min",
+        "ReduceProd",
+        "Where",
+        "Equal",
+        "Constant",
+        "ConstantOfShape",
+        "Neg",
+        "Sqrt",
+        "Range",
+        "Less",
+        "Greater",
+        "Expand",
+        "Reciprocal",
+    ]
 )
 
 RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {
