@@ -1,0 +1,136 @@
+"""Which channels to keep, and what each repair gives back: the benchmark that decides the default criterion.
+
+    OMP_NUM_THREADS=1 python tools/bench_width.py [--criteria rerouting cholesky ...] [--json FILE]
+
+The embedded digit classifier is cut to a fraction of every inner or every dim under each criterion, with few
+and with more unlabelled calibration images. Columns: test accuracy (1,000 images) after the cut alone,
+re-routed and cut, cut and refitted by least squares, and after the whole ``apply`` pipeline; and for the last
+the KL divergence from the original's outputs, which tells apart what 1,000 labels cannot. The second table
+has one line per criterion: means over the cells, of the KL the geometric mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from bench_output import save, show
+
+import otgraph.api as otg
+from otgraph.calibrate.divergence import output_divergence
+from otgraph.calibrate.feeds import feeds
+from otgraph.data import Data
+from otgraph.graph.graph import Graph
+from otgraph.optimize.settings import Settings
+from otgraph.optimize.study import Study, study
+from otgraph.plan.budget import make_budget
+from otgraph.rewrite.catalogue import load_pipelines
+from otgraph.rewrite.contract import Context
+from otgraph.rewrite.manager import PassManager
+from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.sample import calibration_path, model_path, test_path
+from otgraph.transport.criteria.catalog import CRITERIA
+
+DEFAULT_CRITERIA = ("rerouting", "cholesky", "energy", "magnitude", "random")
+
+STAGES = {
+    "cut": "prune-channels",
+    "re-routed": "reroute-channels,prune-channels",
+    "least squares": "prune-channels,repair-least-squares",
+    "full": "apply",
+}
+"""Columns of the table and the pipelines behind them."""
+
+COLUMNS = {"criterion": "", "inputs": "d", "keep": ".3g", "dims": "", **dict.fromkeys(STAGES, ".3f")}
+KL = "KL of full"
+
+
+def main() -> None:
+    options = _arguments()
+    torch.set_num_threads(1)
+    graph = otg.load(model_path())
+    calibration, test = otg.load_data(str(calibration_path())), otg.load_data(str(test_path()))
+    judge = Judge(graph, test)
+    print(f"original: accuracy {judge(graph)[0]:.3f} on {len(test):,} images")
+    rows: list[dict[str, Any]] = []
+    started = time.process_time()
+    for criterion, inputs in product(options.criteria, options.inputs):
+        data = calibration.take(inputs, seed=options.seed)
+        found = study(graph, data, Settings(make_budget(keep=0.5), criterion=criterion, seed=options.seed))
+        for keep, dims in product(options.keep, options.dims):
+            where = {"criterion": criterion, "inputs": inputs, "keep": keep, "dims": dims}
+            rows.append(where | stages(found, counts_of(found, keep, dims), judge, options.seed))
+    columns = COLUMNS | {KL: ".4f"}
+    show("test accuracy", rows, columns)
+    show("by criterion", summary(rows), {"criterion": "", **dict.fromkeys(STAGES, ".4f"), KL: ".4f"})
+    print(f"{time.process_time() - started:.0f} CPU s")
+    save(options.json, {"accuracy": judge(graph)[0], "rows": rows, "summary": summary(rows)})
+
+
+def counts_of(found: Study, keep: float, dims: str) -> dict[str, int]:
+    """How many channels to keep of each dim; with ``inner``, those on a residual stream stay whole."""
+    chosen = {n: w for n, w in found.widths.items() if dims == "all" or not found.axes.dims[n].residual}
+    return {name: max(1, round(width.size * keep)) for name, width in chosen.items()}
+
+
+def stages(found: Study, counts: Mapping[str, int], judge: Judge, seed: int) -> dict[str, float]:
+    """Accuracy after each of ``STAGES`` and the KL divergence after the last."""
+    couplings = found.couplings(counts)
+    context = Context(data=found.data, original=found.graph, couplings=couplings, seed=seed)
+    result: dict[str, float] = {}
+    for stage, text in STAGES.items():
+        steps = parse_pipeline(load_pipelines().get(text, text))
+        accuracy, kl = judge(PassManager(steps, random_probes=0).run(found.graph, context).graph)
+        result |= {stage: accuracy, KL: kl}
+    return result
+
+
+class Judge:
+    """Accuracy of a graph on labelled inputs, and its mean KL divergence from the original."""
+
+    def __init__(self, original: Graph, test: Data) -> None:
+        self._labels = [torch.from_numpy(np.asarray(chunk.labels)) for chunk in test.batches(250)]
+        self._inputs = list(feeds(original, test, 250))
+        self._reference = [original(*feed) for feed in self._inputs]
+
+    def __call__(self, graph: Graph) -> tuple[float, float]:
+        outputs = [graph(*feed) for feed in self._inputs]
+        right = [batch[0].argmax(-1) == labels for batch, labels in zip(outputs, self._labels, strict=True)]
+        kl = output_divergence(self._reference, outputs).kl
+        return float(torch.cat(right).double().mean()), float("nan") if kl is None else kl
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line per criterion, the least KL first: means of the accuracies, the geometric mean of the KL."""
+    lines: list[dict[str, Any]] = []
+    for criterion in dict.fromkeys(row["criterion"] for row in rows):
+        mine = [row for row in rows if row["criterion"] == criterion]
+        accuracies = {stage: fmean(row[stage] for row in mine) for stage in STAGES}
+        kl = math.exp(fmean(math.log(max(row[KL], 1e-12)) for row in mine))
+        lines.append({"criterion": criterion, **accuracies, KL: kl})
+    return sorted(lines, key=lambda line: line[KL])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--criteria", nargs="+", choices=list(CRITERIA), default=list(DEFAULT_CRITERIA))
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.25], help="fractions of every dim")
+    parser.add_argument("--dims", nargs="+", choices=["inner", "all"], default=["inner", "all"])
+    parser.add_argument("--inputs", type=int, nargs="+", default=[64, 192], help="calibration images")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
