@@ -15,12 +15,14 @@ from otgraph.audit.compare import audit as audit_files
 from otgraph.audit.report import Audit
 from otgraph.calibrate.width import DEFAULT_CRITERION
 from otgraph.data import Array, Data
+from otgraph.data_check import check_data
 from otgraph.data_sources import load_data
 from otgraph.engines.catalogue import get_engine
 from otgraph.errors import UsageError
 from otgraph.files import check_writable
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.graph.specs import input_specs
 from otgraph.latency.protocol import Latency, measure
 from otgraph.load import load_model
 from otgraph.optimize.inspection import Inspection, inspect
@@ -90,9 +92,7 @@ def audit(a: Graph | str | Path, b: Graph | str | Path, data: Inputs, **choices:
     """
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
         first, second = _as_onnx(a, Path(folder) / "a.onnx"), _as_onnx(b, Path(folder) / "b.onnx")
-        inputs = data if isinstance(data, (Data, str)) else _arrays(data)
-        samples = load_data(inputs) if isinstance(inputs, str) else inputs
-        found = audit_files(first, second, samples, **choices)
+        found = audit_files(first, second, _data(data), **choices)
     names = [model.name if isinstance(model, Graph) else str(model) for model in (a, b)]
     return replace(found, a=replace(found.a, path=names[0]), b=replace(found.b, path=names[1]))
 
@@ -142,15 +142,20 @@ def bench(
 
 
 def as_data(inputs: Inputs, graph: Graph) -> Data:
-    """``inputs`` as ``Data`` whose arrays are called as the inputs of ``graph``."""
-    found = (
-        load_data(inputs)
-        if isinstance(inputs, str)
-        else inputs
-        if isinstance(inputs, Data)
-        else _arrays(inputs)
-    )
-    return found.named([port.name for port in graph.signature.inputs])
+    """``inputs`` as ``Data`` whose arrays are called as the inputs of ``graph``, checked against them.
+
+    Raises:
+        DataError: an array is missing, empty, of another type or shape, or holds NaN.
+    """
+    found = _data(inputs).named([port.name for port in graph.signature.inputs])
+    check_data(found, input_specs(graph))
+    return found
+
+
+def _data(inputs: Inputs) -> Data:
+    if isinstance(inputs, Data):
+        return inputs
+    return load_data(inputs) if isinstance(inputs, str) else _arrays(inputs)
 
 
 def _arrays(inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> Data:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from otgraph.data import Chunk, Data
+from otgraph.data import Array, Chunk, Data
 from otgraph.errors import DataError
-from otgraph.graph.graph import Graph
+from otgraph.graph.graph import Graph, Port
 
 Feed = tuple[torch.Tensor, ...]
 
@@ -19,7 +19,7 @@ def feeds(graph: Graph, data: Data, batch_size: int = 32) -> Iterator[Feed]:
     A model whose batch axis is fixed is called with exactly that many; samples left over are not used.
 
     Raises:
-        DataError: an input of the model has no array in ``data``.
+        DataError: an input of the model has no array in ``data``, or one of another type.
     """
     fixed = fixed_batch(graph)
     for chunk in data.batches(fixed or batch_size):
@@ -39,7 +39,16 @@ def feed(graph: Graph, chunk: Chunk) -> Feed:
         raise DataError(
             f"data: input {missing[0]!r} of the model has no array (there are: {has}); rename one"
         )
-    return tuple(torch.from_numpy(arrays[port.name].copy()).to(port.dtype) for port in ports)
+    return tuple(_tensor(arrays[port.name], port) for port in ports)
+
+
+def _tensor(array: Array, port: Port) -> torch.Tensor:
+    """The array in the model's type; another type is never cast, since that could change what it means."""
+    found = torch.from_numpy(array.copy())
+    if found.dtype != port.dtype:
+        wanted = str(port.dtype).removeprefix("torch.")
+        raise DataError(f"data: {port.name}: {array.dtype}, the model wants {wanted}; convert it first")
+    return found
 
 
 def fixed_batch(graph: Graph) -> int | None:

@@ -46,6 +46,7 @@ def optimize(
     include: opt.Include = None,
     exclude: opt.Exclude = None,
     multiple: opt.Multiple = 8,
+    samples: opt.Samples = None,
     data: Evaluation = None,
     metric: Metric = None,
     shape: opt.Shapes = None,
@@ -67,7 +68,7 @@ def optimize(
     opt.check_model_output(output, model)
     opt.check_outputs(output, plan_out, report)
     out = Output(json)
-    calibration = load_data(calib)
+    calibration = opt.read_calibration(calib, samples, seed)
     evaluation = calibration if data is None else load_data(data)
     api = load_api()
     graph = api.load_model(model, shapes)

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from otgraph.data import Data
+from otgraph.data_sources import load_data
 from otgraph.errors import UsageError
 from otgraph.files import check_writable
 
@@ -78,6 +80,10 @@ Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Never cut nodes with such names.")
 ]
 Multiple = Annotated[int, typer.Option("--multiple", min=1, help="Widths are multiples of this.")]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", min=1, help="Use so many of the inputs, drawn with --seed; all by default."),
+]
 Remarks = Annotated[bool, typer.Option("--remarks", help="Print every remark of the passes.")]
 
 _SHAPE = re.compile(r"(?P<name>[^=]+)=(?P<sizes>[1-9][0-9]*(,[1-9][0-9]*)*)")
@@ -98,6 +104,12 @@ def read_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--shape {text}: {match['name']} is given twice; keep one")
         shapes[match["name"]] = tuple(int(size) for size in match["sizes"].split(","))
     return shapes
+
+
+def read_calibration(spec: str, samples: int | None, seed: int) -> Data:
+    """The inputs that ``spec`` names, or ``samples`` of them."""
+    found = load_data(spec)
+    return found if samples is None else found.take(samples, seed)
 
 
 def check_model_output(path: Path, model: str) -> None:

@@ -41,6 +41,7 @@ def plan(
     include: opt.Include = None,
     exclude: opt.Exclude = None,
     multiple: opt.Multiple = 8,
+    samples: opt.Samples = None,
     shape: opt.Shapes = None,
     seed: opt.Seed = 0,
     json: opt.Json = False,
@@ -55,7 +56,7 @@ def plan(
     shapes = opt.read_shapes(shape)
     opt.check_outputs(output)
     out = Output(json)
-    calibration = load_data(calib)
+    calibration = opt.read_calibration(calib, samples, seed)
     api = load_api()
     graph = api.load_model(model, shapes)
     out.say(describe_model(model, graph))

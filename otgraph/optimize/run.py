@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from otgraph.audit.compare import audit
+from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Audit
 from otgraph.data import Data
+from otgraph.data_check import check_data
+from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
+from otgraph.graph.specs import input_specs
 from otgraph.optimize.planner import make_plan
 from otgraph.optimize.settings import Settings
 from otgraph.plan.plan import Plan
@@ -54,12 +58,13 @@ def optimize(
     """
     started = (time.process_time(), time.perf_counter())
     data = data.named([port.name for port in graph.signature.inputs])
+    evaluation = _checked(graph, evaluation or data, settings, metric)
     plan = make_plan(graph, data, settings)
     settings.progress("applying the plan")
     result = plan.apply_with_records(graph)
     spent = Cost(time.process_time() - started[0], time.perf_counter() - started[1])
     settings.progress("auditing")
-    found = audit_graphs(graph, result.graph, evaluation or data, settings, spent, metric)
+    found = audit_graphs(graph, result.graph, evaluation, settings, spent, metric)
     small = replace(result.graph, remarks=(*graph.remarks, *result.remarks))
     return Optimized(
         graph=small,
@@ -70,6 +75,16 @@ def optimize(
         credible=found.latency.credible_gain,
         missed=_missed(plan, found),
     )
+
+
+def _checked(graph: Graph, evaluation: Data, settings: Settings, metric: str | None) -> Data:
+    """The audit's inputs; what would fail at the end, after all the work, fails now."""
+    get_engine(settings.engine)
+    if metric is not None:
+        load_metric(metric)
+    named = evaluation.named([port.name for port in graph.signature.inputs])
+    check_data(named, input_specs(graph))
+    return named
 
 
 def audit_graphs(

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from otgraph.data import Data
+from otgraph.data_check import check_data
 from otgraph.errors import PlanError
 from otgraph.graph.graph import Graph
+from otgraph.graph.specs import input_specs
 from otgraph.plan.fingerprint import check, fingerprint_graph
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context, Pass
@@ -27,6 +29,7 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     Raises:
         PlanError: the plan was made for another model, or asks for what this version cannot do.
         PipelineError: the plan's pipeline names a pass or an option that is not installed.
+        DataError: the inputs do not fit the model.
         PassError: a pass broke its claim.
     """
     if plan.depth:
@@ -34,6 +37,9 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     check(plan.fingerprint, fingerprint_graph(graph), plan.origin)
     passes = parse_pipeline(plan.pipeline)
     found, how = _find_data(plan, data)
+    if found is not None:
+        found = found.named([port.name for port in graph.signature.inputs])
+        check_data(found, input_specs(graph))
     kept, remarks = (passes, ()) if found is not None else _without_repairs(passes, how)
     context = Context(data=found, original=graph, couplings=plan.couplings(), seed=plan.seed)
     result = PassManager(kept).run(graph, context)
@@ -47,7 +53,7 @@ def _find_data(plan: Plan, data: Data | None) -> tuple[Data | None, str]:
             return given, ""
     if plan.calibration is None:
         return None, "the plan names no calibration data"
-    return plan.calibration.find()
+    return plan.calibration.find(plan.seed)
 
 
 def _without_repairs(passes: tuple[Pass, ...], why: str) -> tuple[tuple[Pass, ...], tuple[Remark, ...]]:

@@ -26,9 +26,10 @@ class CalibrationReference:
         """The reference of ``data``."""
         return CalibrationReference(data.source, data_digest(data), len(data))
 
-    def find(self) -> tuple[Data | None, str]:
+    def find(self, seed: int = 0) -> tuple[Data | None, str]:
         """The data that ``source`` names if it is still the same, else None; and in words what was found.
 
+        A part is found again where it is the first ``count`` samples, or ``count`` drawn with ``seed``.
         Only files are read. A source that is a Python callable is not called: applying somebody's plan must
         not run the code that it names.
         """
@@ -38,7 +39,10 @@ class CalibrationReference:
             data = load_data(self.source)
         except DataError as error:
             return None, str(error)
-        for part in (data, data.take(self.count) if self.count else data):
+        parts = (
+            (data,) if self.count in (0, len(data)) else (data.take(self.count), data.take(self.count, seed))
+        )
+        for part in parts:
             if data_digest(part) == self.digest:
                 return part, f"read {self.source}"
         return None, f"{self.source} holds other data than the plan was made with"

@@ -102,7 +102,7 @@ def test_as_text(plan: Plan) -> None:
         f"plan for:    résnet ({plan.fingerprint.digest})\n"
         "budget:      latency 0.6x\n"
         "engine:      onnxruntime (threads 1)\n"
-        "criterion:   transport, seed 7\n"
+        "criterion:   rerouting, seed 7\n"
         "calibration: 4 inputs of calib.npz\n"
         "predicted:   time 0.61x, MACs 0.5x, damage 0.011, gap to the best allocation at most 0.05\n"
         "passes:      reroute-channels,prune-channels,fold-batch-norm\n"
