@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,14 +13,11 @@ from torch import fx
 from otgraph.graph.affine import Affine, is_shared, lay_weight, read_weight
 from otgraph.graph.graph import label
 from otgraph.remark import Remark
-from otgraph.repair.lockstep import Lockstep
 from otgraph.repair.normal import Choice, Correction, Normal, choose, solve
 from otgraph.repair.rows import Geometry
-from otgraph.repair.target import Target, TargetMode, find_target, following_addition, following_norm
+from otgraph.repair.target import Pair, Target, TargetMode, addition_of, find_target, norm_of
 
 SOURCE = "repair-least-squares"
-_ROWS_PER_COLUMN = 24
-"""Rows that each column of a system should have, where the inputs have that many positions."""
 
 
 @dataclass
@@ -27,25 +25,26 @@ class Fitter:
     """The state of one walk.
 
     ``held_out`` says which batches are kept from the fit. With ``fixed`` None, the ridge of each node is
-    chosen on them; otherwise ``fixed`` gives it (None: keep the old weights) and all batches are fitted.
+    chosen on them; otherwise ``fixed`` gives it (None: keep the old weights).
     ``choices`` and ``remarks`` are what was found, by node name.
     """
 
-    pair: Lockstep
+    pair: Pair
+    same: Collection[str]
     views: Mapping[str, Affine]
     held_out: Sequence[bool]
     ridges: tuple[float, ...]
     mode: TargetMode
     max_width: int
-    positions: int
     fixed: Mapping[str, float | None] | None = None
+    precision: torch.dtype = torch.float64
     choices: dict[str, Choice] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
 
     def before(self, node: fx.Node) -> None:
         """Repair ``node`` if it is an affine node whose input differs from the original's."""
         affine = self.views.get(node.name)
-        if affine is None or affine.data.name in self.pair.same:
+        if affine is None or affine.data.name in self.same:
             return
         refusal = self._refusal(affine)
         if refusal is None and (self.fixed is None or self.fixed.get(node.name) is not None):
@@ -57,7 +56,7 @@ class Fitter:
         """For each affine node, the original's values that its target may be made of."""
         found: dict[str, list[str]] = {}
         for name, affine in self.views.items():
-            added = following_addition(self.pair.new, affine.output)
+            added = addition_of(self.pair.new.graph, affine.output)
             found[name] = [affine.output.name, *([] if added is None else [added.node.name])]
         return found
 
@@ -80,11 +79,9 @@ class Fitter:
         if target is None:
             return "the original has no node of this name, so there is no target"
         weight = read_weight(self.pair.new.graph, affine)
-        geometry = Geometry.of(affine, weight)
-        if not geometry.fits(self.pair.new.values[affine.data.name][0], target.at(0)):
-            return (
-                f"the original's output has shape {tuple(target.at(0).shape)}, which does not fit this node"
-            )
+        geometry = Geometry.of(affine, weight, self.precision)
+        if geometry.shape(self.pair.new.values[affine.data.name][0]) != target.shape:
+            return f"the original's output has shape {target.shape}, which does not fit this node"
         intercept = self._intercept(affine)
         choice = self._choose(affine, geometry, target, constant="fitted" if intercept else "old")
         if self.fixed is None:
@@ -100,7 +97,7 @@ class Fitter:
         graph = self.pair.new.graph
         if affine.bias is not None:
             return None if is_shared(graph, affine.bias) else affine.bias
-        norm = following_norm(self.pair.new, affine.output)
+        norm = norm_of(graph, affine.output)
         return None if norm is None or is_shared(graph, norm.mean) else norm.mean
 
     def _choose(
@@ -121,25 +118,25 @@ class Fitter:
         """The normal equations of the fitted and of the held-out batches, and the power of the latter's
         target."""
         program = self.pair.new
-        old = geometry.columns(read_weight(program.graph, affine))
+        old = geometry.columns(read_weight(program.graph, affine)).to(self.precision)
         bias = torch.zeros(geometry.groups, 1, geometry.out, dtype=torch.float64)
         if affine.bias is not None:
             bias = program.tensor(affine.bias).double().reshape(bias.shape)
+        bias = bias.to(self.precision)
         sizes = (geometry.groups, geometry.width, geometry.out)
         parts = {False: Normal.zero(*sizes), True: Normal.zero(*sizes if self.fixed is None else (0, 0, 0))}
         power = 0.0
         values = program.values[affine.data.name]
-        positions = self._positions(geometry, sum(len(data) for data in values))
+        space = math.prod(geometry.space(values[0]))
         for index, data in enumerate(values):
-            held = self.held_out[index] and self.fixed is None
-            for rows, wanted in geometry.blocks(data, target.at(index), positions, seed=index):
+            held = self.held_out[index]
+            if held and self.fixed is not None:
+                continue
+            at = self.pair.pick(affine.output.name, space, geometry.width, index)
+            for rows, wanted in geometry.blocks(data, target.at(index, at), at):
                 parts[held] = parts[held].add(rows, wanted - rows @ old - bias)
                 power += float((wanted.square().sum(1) * importance).sum()) if held else 0.0
         return parts[False], parts[True], power
-
-    def _positions(self, geometry: Geometry, samples: int) -> int:
-        """Output positions to use of each sample: more where few samples must determine many columns."""
-        return max(self.positions, -(-_ROWS_PER_COLUMN * geometry.width // samples))
 
     def _write(self, affine: Affine, correction: Correction, intercept: str | None) -> None:
         program = self.pair.new

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Program:
         self.done: set[str] = set()
         self.overrides: dict[str, torch.Tensor] = {}
         self.nodes = {node.name: node for node in graph.module.graph.nodes}
-        self._batches = batches
+        self.batches = batches
         self._memory = memory
         self._mapped: set[str] = set()
         self._pending = [node for node in graph.module.graph.nodes if node.op != "get_attr"]
@@ -95,7 +95,7 @@ class Program:
 
     def evaluate(self, node: fx.Node) -> list[Any]:
         """The values of ``node`` from those of its inputs, one per batch."""
-        return [self._evaluate(node, index) for index in range(len(self._batches))]
+        return [self._evaluate(node, index) for index in range(len(self.batches))]
 
     def adopt(self, node: fx.Node, values: list[Any]) -> None:
         """Take ``values`` as those of ``node``, and free what only it needed."""
@@ -106,6 +106,13 @@ class Program:
         self.values[node.name], mapped = (values, False) if held else self._memory.place(values)
         if mapped:
             self._mapped.add(node.name)
+
+    def begin_with(self, executed: Collection[str], values: Mapping[str, list[Any]]) -> None:
+        """Take ``executed`` as done; ``values`` gives those of them that any other node reads."""
+        self.done |= set(executed)
+        for name in executed:
+            self._uses[name] = sum(user.name not in executed for user in self.nodes[name].users)
+        self.values.update(values)
 
     def share(self, node: fx.Node, other: Program) -> None:
         """Take the values of the node of the same name from ``other``, which has just executed it."""
@@ -137,7 +144,7 @@ class Program:
 
     def _evaluate(self, node: fx.Node, index: int) -> Any:
         if node.op == "placeholder":
-            return self._batches[index][self._position(node)]
+            return self.batches[index][self._position(node)]
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: self._load(source, index))
         if node.op == "output":
             return args[0]

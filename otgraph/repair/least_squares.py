@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from otgraph.repair.batches import Batch, split_batches
 from otgraph.repair.fitter import SOURCE, Fitter
 from otgraph.repair.frontier import Memory
 from otgraph.repair.lockstep import Lockstep, Walked, run_with
+from otgraph.repair.rows import Sampling
 from otgraph.repair.target import TargetMode
 
 RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, float("inf"))
@@ -29,8 +30,8 @@ class LeastSquaresOptions:
 
     ``ridges``: candidates for λ. ``strengths``: how much of the whole correction to try (0 always is). One
     part in ``folds`` of the inputs, of which at most ``inputs`` are used, is held out to choose both. Nodes
-    with more than ``max_width`` im2col columns are not fitted. ``positions``: output positions of a
-    convolution used of each input. ``memory``: bytes of intermediate values before they go to files.
+    with more than ``max_width`` im2col columns are not fitted. ``sampling``: which output positions of
+    a convolution are used. ``memory``: bytes of intermediate values before they go to files.
     """
 
     ridges: tuple[float, ...] = RIDGES
@@ -39,9 +40,20 @@ class LeastSquaresOptions:
     inputs: int = 512
     target: TargetMode = TargetMode.STREAM
     max_width: int = 6000
-    positions: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
     memory: int = 1536 << 20
     seed: int = 0
+    precision: torch.dtype = torch.float64
+
+    @staticmethod
+    def quick(ridge: float = 1e-2, inputs: int = 48) -> LeastSquaresOptions:
+        """For ``TrialRepair``: one ridge for every node, few inputs and positions, products in float32."""
+        return LeastSquaresOptions(
+            ridges=(ridge,),
+            inputs=inputs,
+            sampling=Sampling(positions=8, per_column=8, least=512, most=48),
+            precision=torch.float32,
+        )
 
 
 @dataclass(frozen=True)
@@ -120,16 +132,17 @@ def _walk(
     memory: Memory,
     fixed: Mapping[str, float | None] | None,
 ) -> tuple[Fitter, Walked]:
-    pair = Lockstep(new, original, [batch.inputs for batch in batches], memory)
+    pair = Lockstep(new, original, [batch.inputs for batch in batches], memory, options.sampling)
     fitter = Fitter(
         pair=pair,
+        same=pair.same,
         views={view.node.name: view for view in affine_nodes(new)},
-        held_out=[batch.fold == 0 for batch in batches],
+        held_out=[fixed is None and batch.fold == 0 for batch in batches],
         ridges=options.ridges,
         mode=options.target,
         max_width=options.max_width,
-        positions=options.positions,
         fixed=fixed,
+        precision=options.precision,
     )
     return fitter, pair.walk(fitter.before, lambda _: None, fitter.needs())
 

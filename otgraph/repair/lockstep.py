@@ -12,6 +12,7 @@ from torch import fx
 from otgraph.calibrate.feeds import Feed
 from otgraph.graph.graph import Graph
 from otgraph.repair.frontier import Memory, Program
+from otgraph.repair.rows import Sampling, gathered
 
 Visit = Callable[[fx.Node], None]
 
@@ -60,7 +61,16 @@ class Lockstep:
     repair puts the tensors it changed; a node executed after that uses them.
     """
 
-    def __init__(self, new: Graph, original: Graph, batches: Sequence[Feed], memory: Memory) -> None:
+    def __init__(
+        self,
+        new: Graph,
+        original: Graph,
+        batches: Sequence[Feed],
+        memory: Memory,
+        sampling: Sampling | None = None,
+    ) -> None:
+        self.sampling = sampling or Sampling()
+        self.samples = sum(len(batch[0]) for batch in batches)
         self.new = Program(new, batches, memory)
         self.original = Program(original, batches, memory)
         self.same = same_nodes(new, original)
@@ -92,6 +102,21 @@ class Lockstep:
             return None
         self.original.advance_to(name)
         return self.original.values.get(name)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of the original's value for the first batch; None where ``reference`` is."""
+        found = self.reference(name)
+        return None if found is None else tuple(found[0].shape)
+
+    def pick(self, name: str, total: int, width: int, batch: int) -> torch.Tensor:
+        """The positions that the sampling draws for one batch."""
+        return Sampling.pick(total, self.sampling.count(width, self.samples), batch)
+
+    def sample(self, name: str, batch: int, axis: int, at: torch.Tensor) -> torch.Tensor:
+        """The original's value at some positions, as ``gathered`` takes it."""
+        found = self.reference(name)
+        assert found is not None
+        return gathered(found[batch], axis, at)
 
     def _step(self, node: fx.Node) -> None:
         self.new.step(node)

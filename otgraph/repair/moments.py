@@ -21,7 +21,7 @@ from otgraph.remark import Remark
 from otgraph.repair.batches import Batch, split_batches
 from otgraph.repair.frontier import Memory
 from otgraph.repair.lockstep import Lockstep, Walked
-from otgraph.repair.target import following_norm, kept_of, restrict
+from otgraph.repair.target import kept_of, norm_of, restrict
 from otgraph.repair.transport_map import AffineMap, gaussian_map
 
 SOURCE = "repair-moments"
@@ -121,7 +121,7 @@ class _Run:
     def after(self, node: fx.Node) -> None:
         """Affine nodes without one: map weights, bias and the values just computed."""
         affine = self.affine.get(node.name)
-        if affine is None or not self._concerned(node) or following_norm(self.pair.new, node) is not None:
+        if affine is None or not self._concerned(node) or norm_of(self.pair.new.graph, node) is not None:
             return
         graph = self.pair.new.graph
         if affine.transposed or is_shared(graph, affine.weight):

@@ -43,11 +43,18 @@ class Normal:
         )
 
     def add(self, rows: torch.Tensor, residuals: torch.Tensor) -> Normal:
-        """Add rows (g, p, K) and residuals (g, p, O) *in place*; returns self with the new count."""
+        """Add rows (g, p, K) and residuals (g, p, O) *in place*; returns self with the new count.
+
+        Products are taken in the type of the rows, sums of blocks in float64.
+        """
         self.x.add_(rows.sum(1))
         self.r.add_(residuals.sum(1))
-        self.xx.baddbmm_(rows.transpose(1, 2), rows)
-        self.xr.baddbmm_(rows.transpose(1, 2), residuals)
+        if rows.dtype == torch.float64:
+            self.xx.baddbmm_(rows.transpose(1, 2), rows)
+            self.xr.baddbmm_(rows.transpose(1, 2), residuals)
+        else:
+            self.xx.add_(rows.transpose(1, 2) @ rows)
+            self.xr.add_(rows.transpose(1, 2) @ residuals)
         self.rr.add_(residuals.square().sum(1))
         return Normal(self.count + rows.shape[1], self.x, self.r, self.xx, self.xr, self.rr)
 

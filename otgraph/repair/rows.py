@@ -1,4 +1,4 @@
-"""An affine node as a plain regression: its input as rows (im2col), its output as targets, group by group."""
+"""An affine node as a plain regression: sampled output positions as rows (im2col) and targets, by groups."""
 
 from __future__ import annotations
 
@@ -8,12 +8,43 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from otgraph.graph.affine import Affine
 
 BLOCK_BYTES = 64 << 20
-"""Bytes of float64 rows that are made at a time."""
+"""Bytes of rows that are made at a time."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which output positions of each input are used: neighbours say nearly the same, and the early layers of
+    an image network have 10,000 of them.
+
+    At least ``positions`` of each input, and ``per_column`` rows in all for each column of the system; all,
+    where an input has no more. Drawn for each batch by its number alone, so that two networks are read at
+    the same places.
+    """
+
+    positions: int = 16
+    per_column: int = 16
+    least: int = 4096
+    """Rows in all, however narrow the system is."""
+    most: int | None = None
+    """At most so many positions of an input."""
+
+    def count(self, width: int, samples: int) -> int:
+        """How many positions to use of each of ``samples`` inputs for a system of ``width`` columns."""
+        rows = max(self.per_column * width, self.least)
+        count = max(self.positions, -(-rows // max(samples, 1)))
+        return count if self.most is None else min(count, self.most)
+
+    @staticmethod
+    def pick(total: int, count: int, batch: int) -> torch.Tensor:
+        """``count`` of ``total`` positions (all, if there are no more), ascending, for one batch."""
+        if count >= total:
+            return torch.arange(total)
+        random = np.random.default_rng((batch, total))
+        return torch.from_numpy(np.sort(random.choice(total, count, replace=False)))
 
 
 @dataclass(frozen=True)
@@ -26,19 +57,26 @@ class Geometry:
     groups: int
     width: int
     out: int
+    precision: torch.dtype = torch.float64
 
     @staticmethod
-    def of(affine: Affine, weight: torch.Tensor) -> Geometry:
+    def of(affine: Affine, weight: torch.Tensor, precision: torch.dtype = torch.float64) -> Geometry:
         """From a weight as ``read_weight`` gives it: (out, in/groups, *kernel)."""
         groups = affine.groups
-        return Geometry(affine, tuple(weight.shape[2:]), groups, weight[0].numel(), weight.shape[0] // groups)
+        sizes = (groups, weight[0].numel(), weight.shape[0] // groups)
+        return Geometry(affine, tuple(weight.shape[2:]), *sizes, precision)
 
-    def fits(self, data: torch.Tensor, target: torch.Tensor) -> bool:
-        """Whether ``target`` has the shape of this node's output for the input ``data``."""
+    def space(self, data: torch.Tensor) -> tuple[int, ...]:
+        """The output axes besides samples and channels: spatial ones, or the steps of a sequence."""
         if self.affine.kind == "linear":
-            return target.shape == (*data.shape[:-1], self.out)
-        spatial = self._windows(data[:1]).shape[2 : 2 + len(self.kernel)]
-        return target.shape == (data.shape[0], self.groups * self.out, *spatial)
+            return tuple(data.shape[1:-1])
+        return self._sizes(data.shape[2:])
+
+    def shape(self, data: torch.Tensor) -> tuple[int, ...]:
+        """The shape of the node's output for the input ``data``."""
+        if self.affine.kind == "linear":
+            return (*data.shape[:-1], self.out)
+        return (data.shape[0], self.groups * self.out, *self.space(data))
 
     def columns(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight (out, in/groups, *kernel) as matrices of shape (groups, width, out), float64."""
@@ -49,56 +87,67 @@ class Geometry:
         return columns.transpose(1, 2).reshape(like.shape).to(like.dtype)
 
     def blocks(
-        self, data: torch.Tensor, target: torch.Tensor, positions: int | None = None, seed: int = 0
+        self, data: torch.Tensor, target: torch.Tensor, at: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield rows (groups, p, width) and targets (groups, p, out), both float64.
+        """Yield rows (groups, p, width) and targets (groups, p, out), both of ``precision``.
 
-        ``data`` is the node's input, ``target`` has the shape of its output. ``positions``: at most so many
-        of the output positions of a sample are used, drawn anew for every block with ``seed``: neighbours
-        say nearly the same, and the early layers of an image network have 10,000 of them. A block holds at
-        most about ``BLOCK_BYTES`` of rows (those of one sample at least).
+        ``data``: the node's input; ``target``: what ``gathered`` takes of its output at the positions ``at``.
+        A block holds at most about ``BLOCK_BYTES`` of rows (those of one sample at least).
         """
+        size = self.precision.itemsize * max(len(at), 1) * self.width * self.groups
+        samples = max(1, BLOCK_BYTES // size)
+        for first in range(0, data.shape[0], samples):
+            part = slice(first, first + samples)
+            yield self._rows(data[part], at), self._targets(target[part])
+
+    def _rows(self, data: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """(groups, N*p, width): the input at the positions, window by window."""
         if self.affine.kind == "linear":
-            yield from self._linear_blocks(data, target)
-            return
-        windows = self._windows(data)  # (N, C, *out, *kernel), a view
-        space = windows.shape[2 : 2 + len(self.kernel)]
-        total = math.prod(space)
-        random = np.random.default_rng(seed)
-        used = total if positions is None else min(total, positions)
-        samples = max(1, BLOCK_BYTES // max(1, 8 * used * self.width * self.groups))
-        for first in range(0, windows.shape[0], samples):
-            chosen = np.arange(total) if used == total else np.sort(random.choice(total, used, replace=False))
-            at = tuple(torch.from_numpy(index) for index in np.unravel_index(chosen, space))
-            cut = (slice(first, first + samples), slice(None), *at)
-            yield self._rows(windows[cut]), self._targets(target[cut])
+            return gathered(data, -1, at).transpose(1, 2).reshape(1, -1, self.width).to(self.precision)
+        flat, inside = self._sources(data.shape[2:], at)
+        values = _take(data.flatten(2), flat.reshape(-1))
+        n, channels = values.shape[:2]
+        if not inside.all():
+            values = values * inside.reshape(-1).to(values.dtype)
+        split = values.view(n, self.groups, channels // self.groups, len(at), -1)
+        rows = split.permute(1, 0, 3, 2, 4).reshape(self.groups, n * len(at), self.width)
+        return rows.to(self.precision)
 
-    def _linear_blocks(
-        self, data: torch.Tensor, target: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        rows, wanted = data.reshape(-1, data.shape[-1]), target.reshape(-1, target.shape[-1])
-        size = max(1, BLOCK_BYTES // (8 * self.width))
-        for r, t in zip(rows.split(size), wanted.split(size), strict=True):
-            yield r.double()[None], t.double()[None]
-
-    def _windows(self, data: torch.Tensor) -> torch.Tensor:
+    def _sources(self, spatial: torch.Size, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each position and tap the flat input index, and whether it lies inside: both (p, taps)."""
         affine = self.affine
-        pads = [p for pair in reversed(affine.padding) for p in pair]
-        view = functional.pad(data, pads) if any(pads) else data
-        for axis, (size, stride, dilation) in enumerate(
-            zip(self.kernel, affine.stride, affine.dilation, strict=True), start=2
-        ):
-            view = view.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-        return view
+        outputs = np.unravel_index(at.numpy(), self._sizes(spatial))
+        taps = np.unravel_index(np.arange(math.prod(self.kernel)), self.kernel)
+        flat = np.zeros((len(at), len(taps[0])), np.int64)
+        inside = np.ones_like(flat, dtype=bool)
+        for axis, size in enumerate(spatial):
+            first = outputs[axis] * affine.stride[axis] - affine.padding[axis][0]
+            index = first[:, None] + taps[axis][None] * affine.dilation[axis]
+            inside &= (index >= 0) & (index < size)
+            flat = flat * size + index.clip(0, size - 1)
+        return torch.from_numpy(flat), torch.from_numpy(inside)
 
-    def _rows(self, windows: torch.Tensor) -> torch.Tensor:
-        """(N, C, positions, *kernel) → (groups, N*positions, C/groups*kernel)."""
-        n, channels, positions = windows.shape[:3]
-        split = windows.reshape(n, self.groups, channels // self.groups, positions, *self.kernel)
-        kernel_axes = range(4, 4 + len(self.kernel))
-        return split.permute(1, 0, 3, 2, *kernel_axes).reshape(self.groups, -1, self.width).double()
+    def _sizes(self, spatial: torch.Size) -> tuple[int, ...]:
+        affine = self.affine
+        axes = zip(spatial, self.kernel, affine.stride, affine.padding, affine.dilation, strict=True)
+        return tuple((size + sum(pads) - d * (k - 1) - 1) // stride + 1 for size, k, stride, pads, d in axes)
 
     def _targets(self, target: torch.Tensor) -> torch.Tensor:
+        """(N, groups*out, p) → (groups, N*p, out)."""
         n = target.shape[0]
         split = target.reshape(n, self.groups, self.out, -1)
-        return split.permute(1, 0, 3, 2).reshape(self.groups, -1, self.out).double()
+        return split.permute(1, 0, 3, 2).reshape(self.groups, -1, self.out).to(self.precision)
+
+
+def gathered(value: torch.Tensor, axis: int, at: torch.Tensor) -> torch.Tensor:
+    """``value``, channels on ``axis`` (1 or -1), at flat positions of its other axes: (N, channels, p)."""
+    if axis == 1:
+        flat = value.flatten(2) if value.dim() > 2 else value.unsqueeze(2)
+    else:
+        flat = value.reshape(value.shape[0], -1, value.shape[-1]).transpose(1, 2)
+    return flat if len(at) == flat.shape[2] else _take(flat, at)
+
+
+def _take(flat: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """``flat[:, :, at]``; torch's gather is several times faster than its indexing."""
+    return flat.gather(2, at.expand(*flat.shape[:2], -1))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import fx
 
 from otgraph.graph.affine import Affine, BatchNorm, read_batch_norm
-from otgraph.graph.graph import op_name
+from otgraph.graph.graph import Graph, op_name
 from otgraph.repair.frontier import Program
-from otgraph.repair.lockstep import Lockstep
+from otgraph.repair.rows import gathered
 
 Kept = Mapping[int, np.ndarray]
 """Axis → the positions of the original's axis that are left, in order."""
@@ -31,14 +31,38 @@ class TargetMode(enum.Enum):
     OUTPUT."""
 
 
+At = Callable[[int, torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
-    """Wanted outputs: ``at(batch)`` has the shape of the node's output. ``importance`` (out,) weighs
-    squared errors."""
+    """Wanted outputs: ``at(batch, positions)`` has shape (N, out, p), like ``gathered``. ``importance``
+    (out,) weighs squared errors. ``shape``: of the wanted output of the first batch."""
 
-    at: Callable[[int], torch.Tensor]
+    at: At
     importance: torch.Tensor
     mode: TargetMode
+    shape: tuple[int, ...]
+
+
+class Pair(Protocol):
+    """The new network as far as it is executed, and the original's values by node name."""
+
+    @property
+    def new(self) -> Program:
+        """The new network."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of the original's value for the first batch; None where there is none."""
+
+    def pick(self, name: str, total: int, width: int, batch: int) -> torch.Tensor:
+        """Which of ``total`` output positions to use of the layer ``name`` of ``width`` columns."""
+        ...
+
+    def sample(self, name: str, batch: int, axis: int, at: torch.Tensor) -> torch.Tensor:
+        """The original's value as ``gathered`` takes it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,17 +86,17 @@ def restrict(value: torch.Tensor, kept: Kept) -> torch.Tensor:
     return value
 
 
-def following_norm(program: Program, node: fx.Node) -> BatchNorm | None:
+def norm_of(graph: Graph, node: fx.Node) -> BatchNorm | None:
     """The batch norm that alone reads ``node``, its statistics its own, if there is one."""
     if len(node.users) != 1:
         return None
-    norm = read_batch_norm(program.graph, next(iter(node.users)))
+    norm = read_batch_norm(graph, next(iter(node.users)))
     return norm if norm is not None and norm.data is node else None
 
 
-def following_addition(program: Program, node: fx.Node) -> Addition | None:
+def addition_of(graph: Graph, node: fx.Node) -> Addition | None:
     """The addition that alone reads ``node``, directly or through its batch norm."""
-    norm = following_norm(program, node)
+    norm = norm_of(graph, node)
     last = node if norm is None else norm.node
     if len(last.users) != 1:
         return None
@@ -86,19 +110,36 @@ def following_addition(program: Program, node: fx.Node) -> Addition | None:
     return Addition(user, skip, norm)
 
 
-def find_target(pair: Lockstep, affine: Affine, mode: TargetMode) -> Target | None:
+def find_target(pair: Pair, affine: Affine, mode: TargetMode) -> Target | None:
     """The target of ``affine``, a node of the new network; None where the original has no such node."""
-    wanted = pair.reference(affine.output.name)
+    wanted = _wanted(pair, affine.output, affine.axis)
     if wanted is None:
         return None
-    kept = kept_of(affine.output)
-    norm = following_norm(pair.new, affine.output)
-    gain = _gain(pair.new, norm, restrict(wanted[0], kept).shape[affine.axis])
+    shape, plain = wanted
+    norm = norm_of(pair.new.graph, affine.output)
+    gain = _gain(pair.new, norm, shape[affine.axis])
     if mode is TargetMode.STREAM:
-        mended = _stream(pair, affine, gain, lambda index: restrict(wanted[index], kept))
+        mended = _stream(pair, affine, gain, shape, plain)
         if mended is not None:
-            return Target(mended, gain.square(), TargetMode.STREAM)
-    return Target(lambda index: restrict(wanted[index], kept), gain.square(), TargetMode.OUTPUT)
+            return Target(mended, gain.square(), TargetMode.STREAM, shape)
+    return Target(plain, gain.square(), TargetMode.OUTPUT, shape)
+
+
+def _wanted(pair: Pair, node: fx.Node, axis: int) -> tuple[tuple[int, ...], At] | None:
+    """What the original gives at ``node``, as far as it is left: the shape, and the values by position."""
+    shape = pair.shape(node.name)
+    if shape is None or len(shape) < 2:
+        return None
+    kept = {a % len(shape): index for a, index in kept_of(node).items()}
+    channels = kept.pop(axis % len(shape), None)
+    if kept:
+        return None  # positions themselves were cut: the sampled ones are not the same
+    if channels is None:
+        return shape, lambda index, at: pair.sample(node.name, index, axis, at)
+    chosen = torch.as_tensor(np.asarray(channels, np.int64))
+    left = list(shape)
+    left[axis] = len(chosen)
+    return tuple(left), lambda index, at: pair.sample(node.name, index, axis, at).index_select(1, chosen)
 
 
 def _gain(program: Program, norm: BatchNorm | None, channels: int) -> torch.Tensor:
@@ -109,29 +150,23 @@ def _gain(program: Program, norm: BatchNorm | None, channels: int) -> torch.Tens
     return weight.double() / (program.tensor(norm.var).double() + norm.eps).sqrt()
 
 
-def _stream(
-    pair: Lockstep, affine: Affine, gain: torch.Tensor, plain: Callable[[int], torch.Tensor]
-) -> Callable[[int], torch.Tensor] | None:
-    added = following_addition(pair.new, affine.output)
+def _stream(pair: Pair, affine: Affine, gain: torch.Tensor, shape: tuple[int, ...], plain: At) -> At | None:
+    added = addition_of(pair.new.graph, affine.output)
     if added is None or added.skip.name not in pair.new.values:
         return None
-    sums, skips = pair.reference(added.node.name), pair.new.values[added.skip.name]
-    if sums is None:
+    wanted, skips = _wanted(pair, added.node, affine.axis), pair.new.values[added.skip.name]
+    if wanted is None or not wanted[0] == tuple(skips[0].shape) == shape:
         return None
-    kept = kept_of(added.node)
-    first = plain(0)
-    if not restrict(sums[0], kept).shape == skips[0].shape == first.shape:
-        return None
-    shape = [1] * first.dim()
-    shape[affine.axis] = -1
-    shift = _shift(pair.new, added.norm, gain).view(shape)
-    gain = gain.view(shape)
+    sums = wanted[1]
+    shift = _shift(pair.new, added.norm, gain).view(-1, 1)
+    gain = gain.view(-1, 1)
     live = gain.abs() > _DEAD * gain.abs().max()  # a channel the norm silences cannot mend anything
     inverse = torch.where(live, 1 / gain, torch.zeros_like(gain))
 
-    def at(index: int) -> torch.Tensor:
-        mended = (restrict(sums[index], kept).double() - skips[index].double() - shift) * inverse
-        return torch.where(live, mended, plain(index).double())
+    def at(index: int, positions: torch.Tensor) -> torch.Tensor:
+        skip = gathered(skips[index], affine.axis, positions)
+        mended = (sums(index, positions).double() - skip.double() - shift) * inverse
+        return torch.where(live, mended, plain(index, positions).double())
 
     return at
 
