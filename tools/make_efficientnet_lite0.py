@@ -3,7 +3,8 @@
 Into the output folder (default ``data/efficientnet_lite0``) go
 
 * ``efficientnet_lite0.onnx``: input ``image`` (batch, 3, 224, 224) float32, output ``logits`` (batch, 1000);
-* ``calib.npz``: ``image``, random crops and flips of 24 photographs, no labels;
+* ``calib.npz``: ``image``, random crops and flips of 24 photographs, no labels; those of one photograph follow
+  each other, so that a stretch that is held out consists of other photographs;
 * ``test.npz``: ``image`` and ``labels`` (n, 3; padded with -1), crops of 12 other photographs: for agreement
   with the original, since a crop may not show what its photograph's label names;
 * ``photos.npz``: ``image`` and ``labels``, centre crops of the labelled photographs of both sides: for top-1.
@@ -82,7 +83,8 @@ def main() -> None:
     export(load_net(), model, options.exporter)
 
     calibration, _ = random_crops(CALIBRATION, options.calibration, options.seed)
-    np.savez(options.out / "calib.npz", image=calibration)
+    by_photograph = np.argsort(np.arange(options.calibration) % len(CALIBRATION), kind="stable")
+    np.savez(options.out / "calib.npz", image=calibration[by_photograph])
     test, test_labels = random_crops(HELD_OUT, options.test, options.seed + 1)
     np.savez(options.out / "test.npz", image=test, labels=test_labels)
     photos, photo_labels = centre_crops(LABELLED), label_rows(LABELLED)
