@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from otgraph.cli import options as opt
-from otgraph.cli.describe import describe_model
+from otgraph.cli.describe import describe_data, describe_model
 from otgraph.cli.lazy import load_api
 from otgraph.cli.output import Output, progress
+from otgraph.data_sources import load_data
 
 ShowDims = Annotated[
     bool, typer.Option("--dims", help="Each dim: its size, what writes, reads and carries it.")
@@ -18,31 +19,55 @@ ShowGraph = Annotated[bool, typer.Option("--graph", help="The program, with the 
 ShowBlockers = Annotated[
     bool, typer.Option("--blockers", help="What cannot be cut, and which operator is why.")
 ]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calib", metavar="DATA", help=f"Inputs: also show what removing channels costs. {opt.DATA_HELP}"
+    ),
+]
 
 
 def inspect(
     *,
     model: opt.Model,
+    calib: Calibration = None,
+    criterion: opt.Criterion = None,
     dims: ShowDims = False,
     graph: ShowGraph = False,
     blockers: ShowBlockers = False,
+    samples: opt.Samples = None,
     shape: opt.Shapes = None,
+    seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
-    """Show what of MODEL can be cut. Without options: dims and blockers.
+    """Show what of MODEL can be cut, and with --calib what that costs. Without options: dims and blockers.
 
-    Example: otgraph inspect net.onnx --blockers
+    Example: otgraph inspect net.onnx --calib calib.npz --samples 64
     """
     shapes = opt.read_shapes(shape)
     out = Output(json)
+    data = None if calib is None else load_data(calib)
+    if data is not None and samples is not None:
+        data = data.take(samples, seed)
     api = load_api()
     loaded = api.load_model(model, shapes)
     with progress() as show:
         show("analysing the axes")
-        found = api.inspect(loaded)
+        if data is None:
+            found = api.inspect(loaded)
+        else:
+            show(f"analysing the axes, calibrating on {len(data)} inputs")
+            choice = {} if criterion is None else {"criterion": criterion}
+            found = api.inspect(loaded, data, seed=seed, **choice)
     out.say(describe_model(model, loaded))
+    if data is not None:
+        out.say(describe_data("calib", data))
     chosen = [(dims, found.dims_text), (blockers, found.blockers_text), (graph, found.graph_text)]
-    texts = [text for wanted, text in chosen if wanted] or [found.dims_text, found.blockers_text]
+    texts = [text for wanted, text in chosen if wanted]
+    if not texts:
+        texts = [found.dims_text, found.blockers_text]
+    if data is not None:
+        texts.append(found.curves_text)
     for text in texts:
         out.say("")
         out.say(text)

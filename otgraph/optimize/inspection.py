@@ -6,9 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import fx
+
+from otgraph.calibrate.feeds import feeds
+from otgraph.calibrate.width import DEFAULT_CRITERION
+from otgraph.data import Data
+from otgraph.data_check import check_data
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
+from otgraph.graph.axes.expression import Expression
 from otgraph.graph.graph import Graph, label, op_name
+from otgraph.graph.specs import input_specs
+from otgraph.optimize.annotations import SHARES, DimCurve, annotated_curves
+from otgraph.remark import Remark
+from otgraph.rewrite.contract import Context
+from otgraph.rewrite.manager import PassManager
+from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.transport.criteria.catalog import criterion as find_criterion
 
 
 @dataclass(frozen=True)
@@ -24,10 +38,12 @@ class Blocker:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A graph with its axes."""
+    """A graph with its axes. ``curves``: what removing channels costs, of the dims that are annotated."""
 
     graph: Graph
     axes: AxisMap
+    curves: tuple[DimCurve, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     def blockers(self) -> tuple[Blocker, ...]:
         """Why dims are blocked, the reason that blocks most parameters first."""
@@ -70,17 +86,51 @@ class Inspection:
         return (_table(rows) if len(rows) > 1 else "nothing is blocked") + said
 
     @property
-    def graph_text(self) -> str:
-        """The program, one line per node, with the axes of every value and what annotations say."""
-        lines: list[str] = []
-        for node in self.graph.module.graph.nodes:
-            results = self.axes.values.get(node.name, ())
-            shapes = " ".join("[" + ", ".join(map(str, result)) + "]" for result in results)
-            inputs = ", ".join(n.name for n in node.all_input_nodes)
-            name = label(node)
-            where = f"  # {name}" if name != node.name else ""
-            lines.append(f"{node.name} = {op_name(node)}({inputs}) {shapes}{where}")
+    def curves_text(self) -> str:
+        """A table of what keeping three quarters, half and a quarter of each dim costs."""
+        if not self.curves:
+            return "no dim is annotated; give calibration inputs"
+        shares = [f"{share} %" for share in SHARES]
+        rows = [("cost of keeping", "size", *shares, *(f"gap at {share}" for share in shares))]
+        for curve in self.curves:
+            costs = [f"{point.cost:.2%}" for point in curve.points]
+            gaps = [f"{point.gap:.2%}" for point in curve.points]
+            rows.append((curve.dim, str(curve.size), *costs, *gaps))
+        lines = [
+            _table(rows),
+            f"cost: by {self.curves[0].criterion}, as a share of dropping every channel of the dim",
+            "gap: the share of the re-routing cost that any other choice of as many could save at most",
+            *(str(remark) for remark in self.remarks if remark.kind == "missed"),
+        ]
         return "\n".join(lines)
+
+    @property
+    def graph_text(self) -> str:
+        """The program, one line per operator: weights and results with their axes, a dim by its name."""
+        lines: list[str] = []
+        annotated = {curve.node: f"annotated: {curve.dim}" for curve in self.curves}
+        for node in self.graph.module.graph.nodes:
+            if node.op == "get_attr":
+                continue
+            results = " ".join(_axes(result) for result in self.axes.values.get(node.name, ()))
+            inputs = ", ".join(self._operand(source) for source in node.all_input_nodes)
+            if node.op == "placeholder":
+                lines.append(f"input {node.name} {results}")
+            elif node.op == "output":
+                lines.append(f"return {inputs}")
+            else:
+                name = label(node)
+                notes = [name] if name != node.name else []
+                notes += [annotated[node.name]] if node.name in annotated else []
+                comment = f"  # {'; '.join(notes)}" if notes else ""
+                lines.append(f"{node.name} = {op_name(node)}({inputs}) {results}{comment}")
+        return "\n".join(lines)
+
+    def _operand(self, node: fx.Node) -> str:
+        if node.op != "get_attr":
+            return node.name
+        name = str(node.target)
+        return name + _axes(self.axes.tensors.get(name, ()))
 
     def to_json(self) -> dict[str, Any]:
         """Dims, blockers and remarks as plain JSON values."""
@@ -98,13 +148,35 @@ class Inspection:
                 for dim in self.axes.dims.values()
             ],
             "blockers": [{**vars(b), "dims": list(b.dims)} for b in self.blockers()],
-            "remarks": [r.to_json() for r in (*self.graph.remarks, *self.axes.remarks)],
+            "curves": [curve.to_json() for curve in self.curves],
+            "remarks": [r.to_json() for r in (*self.graph.remarks, *self.axes.remarks, *self.remarks)],
         }
 
 
-def inspect(graph: Graph) -> Inspection:
-    """Analyse the axes of ``graph``."""
-    return Inspection(graph, analyse(graph))
+def inspect(
+    graph: Graph, data: Data | None = None, *, criterion: str = DEFAULT_CRITERION, seed: int = 0
+) -> Inspection:
+    """Analyse the axes of ``graph``, and with calibration inputs what removing channels of each dim costs.
+
+    Annotations that ``graph`` carries already are shown as well. Raises ``DataError`` where the inputs do not
+    fit the model, ``UsageError`` where there is no such criterion.
+    """
+    remarks: tuple[Remark, ...] = ()
+    if data is not None:
+        find_criterion(criterion)
+        data = data.named([port.name for port in graph.signature.inputs])
+        check_data(data, input_specs(graph))
+        graph = graph.with_example(next(feeds(graph, data, 2), graph.example))
+        annotate = PassManager(parse_pipeline(f"annotate-width{{criterion={criterion}}}"), random_probes=0)
+        result = annotate.run(graph, Context(data=data, seed=seed))
+        graph, remarks = result.graph, result.remarks
+    axes = analyse(graph)
+    known = (*graph.remarks, *axes.remarks)
+    return Inspection(graph, axes, annotated_curves(graph), tuple(r for r in remarks if r not in known))
+
+
+def _axes(result: Sequence[Expression]) -> str:
+    return "[" + ", ".join(map(str, result)) + "]"
 
 
 def _verdict(dim: Dim) -> str:

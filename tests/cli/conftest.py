@@ -126,10 +126,14 @@ class FakeApi(SimpleNamespace):
         self._note("audit", a, b, data, **options)
         return FakeAudit(passed=self.passed)
 
-    def inspect(self, graph: FakeGraph) -> Any:
-        self._note("inspect", graph)
+    def inspect(self, graph: FakeGraph, data: Any = None, **options: Any) -> Any:
+        self._note("inspect", graph, data, **options)
         return SimpleNamespace(
-            dims_text="DIMS", blockers_text="BLOCKERS", graph_text="GRAPH", to_json=lambda: {"dims": []}
+            dims_text="DIMS",
+            blockers_text="BLOCKERS",
+            graph_text="GRAPH",
+            curves_text="CURVES",
+            to_json=lambda: {"dims": []},
         )
 
     def run_pipeline(self, graph: FakeGraph, text: str, data: Any, **options: Any) -> Any:

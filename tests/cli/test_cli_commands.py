@@ -38,6 +38,7 @@ def test_a_missed_audit_exits_with_1(command, api) -> None:
         ((), ["DIMS", "BLOCKERS"]),
         (("--dims",), ["DIMS"]),
         (("--graph", "--blockers"), ["BLOCKERS", "GRAPH"]),
+        (("--dims", "--calib", "calib.npz"), ["DIMS", "CURVES"]),
     ],
 )
 def test_inspect_shows_what_is_asked_for(command, api, flags: tuple[str, ...], shown: list[str]) -> None:
@@ -49,6 +50,15 @@ def test_inspect_shows_what_is_asked_for(command, api, flags: tuple[str, ...], s
         "model": "net.onnx",
         "dims": [],
     }
+
+
+def test_inspect_calibrates_on_the_samples_asked_for(command, api) -> None:
+    args = ("--calib", "calib.npz", "--samples", "3", "--seed", "7", "--criterion", "energy")
+    assert command("inspect", "net.onnx", *args).code == 0
+    (_, data), given = api.calls["inspect"]
+    assert len(data) == 3 and given == {"seed": 7, "criterion": "energy"}
+    assert command("inspect", "net.onnx").code == 0
+    assert api.calls["inspect"][0][1] is None
 
 
 def test_run_prints_remarks_and_one_line_per_pass(command, api) -> None:

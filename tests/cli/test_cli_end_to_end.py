@@ -88,6 +88,14 @@ def test_what_inspect_says(command: Command) -> None:
     assert "model output logits" in out
 
 
+def test_inspect_with_inputs_shows_what_removal_costs(command: Command) -> None:
+    code, out, _ = command("inspect", "net.onnx", "--calib", "calib.npz")
+    assert code == 0
+    assert "gap at 50 %" in out and "cost: by " in out
+    code, out, error = command("inspect", "net.onnx", "--calib", "calib.npz", "--criterion", "nonsense")
+    assert code == 2 and "criterion 'nonsense': unknown" in error
+
+
 def broken(name: str) -> None:
     """Put one kind of unusable input in the place of a good one."""
     image = np.load("calib.npz")["image"]
