@@ -25,7 +25,8 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.specs import input_specs
 from otgraph.latency.protocol import Latency, measure
 from otgraph.load import load_model
-from otgraph.optimize.inspection import Inspection, inspect
+from otgraph.optimize.inspection import Inspection
+from otgraph.optimize.inspection import inspect as _inspect
 from otgraph.optimize.planner import make_plan as _make_plan
 from otgraph.optimize.run import Optimized
 from otgraph.optimize.run import optimize as _optimize
@@ -49,6 +50,16 @@ Inputs = Data | str | Mapping[str, npt.ArrayLike] | npt.ArrayLike
 def load(path: str | Path) -> Graph:
     """Read a model file (``.onnx`` or ``.pt2``), or what ``package.module:callable`` returns."""
     return load_model(str(path))
+
+
+def inspect(
+    graph: Graph, data: Inputs | None = None, *, criterion: str = DEFAULT_CRITERION, seed: int = 0
+) -> Inspection:
+    """What of ``graph`` can be cut, and with calibration inputs what removing channels of each dim costs.
+
+    Raises ``DataError`` where the inputs do not fit the model, ``UsageError`` for an unknown criterion.
+    """
+    return _inspect(graph, None if data is None else as_data(data, graph), criterion=criterion, seed=seed)
 
 
 def make_plan(
