@@ -3,8 +3,8 @@
 Into the output folder (default ``data/efficientnet_lite0``) go
 
 * ``efficientnet_lite0.onnx``: input ``image`` (batch, 3, 224, 224) float32, output ``logits`` (batch, 1000);
-* ``calib.npz``: ``image``, random crops and flips of 24 photographs, no labels; those of one photograph follow
-  each other, so that a stretch that is held out consists of other photographs;
+* ``calib.npz``: ``image``, random crops and flips of 24 photographs, no labels; those of one photograph
+  follow each other, so that a stretch that is held out consists of other photographs;
 * ``test.npz``: ``image`` and ``labels`` (n, 3; padded with -1), crops of 12 other photographs: for agreement
   with the original, since a crop may not show what its photograph's label names;
 * ``photos.npz``: ``image`` and ``labels``, centre crops of the labelled photographs of both sides: for top-1.
