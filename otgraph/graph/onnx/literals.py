@@ -29,7 +29,8 @@ def _reshape(node: fx.Node, cutting: Cutting) -> None:
     before = _value(argument(node, 1, "shape"), cutting, cut=False)
     if before is not None:
         after = [size for _, size in cutting.sizes(node)]
-        _require(node, 1, [None if v in (-1, 0) else s for v, s in zip(before, after, strict=True)], cutting)
+        required = [None if v in (-1, 0) else s for v, s in zip(before, after, strict=True)]
+        _require(node, _key(node, 1, "shape"), required, cutting)
 
 
 def _expand(node: fx.Node, cutting: Cutting) -> None:
@@ -61,9 +62,23 @@ def _split(node: fx.Node, cutting: Cutting) -> None:
         return
     sizes = [after for _, after in parts]
     if argument(node, 1, "split") is not None:
-        _require(node, 1, sizes, cutting)
-    elif len(set(sizes)) > 1:
+        _require(node, _key(node, 1, "split"), sizes, cutting)
+    elif sizes != _equal_parts(sum(sizes), len(sizes)):
+        _say_sizes(node, sizes, cutting)
+
+
+def _equal_parts(size: int, count: int) -> list[int]:
+    part = math.ceil(size / count)
+    return [min(part, max(size - k * part, 0)) for k in range(count)]
+
+
+def _say_sizes(node: fx.Node, sizes: list[int], cutting: Cutting) -> None:
+    """Sizes where there were none: an attribute before opset 13, an input instead of a number since."""
+    if cutting.graph.header.opsets.get("", 0) < 13:
+        cutting.editor.set_argument(node, "split", sizes)
+    else:
         cutting.editor.set_argument(node, 1, _constant(node, sizes, cutting))
+    cutting.editor.set_argument(node, "num_outputs", None)
 
 
 def _slice(node: fx.Node, cutting: Cutting) -> None:
@@ -79,7 +94,12 @@ def _slice(node: fx.Node, cutting: Cutting) -> None:
     masks = [cutting.mask(source, int(axis)) for axis in along]
     for position, name, places in ((1, "starts", starts), (2, "ends", ends)):
         wanted = [place_after_cut(p, m) if not m.all() else None for p, m in zip(places, masks, strict=True)]
-        _require(node, position if len(node.args) > position else name, wanted, cutting)
+        _require(node, _key(node, position, name), wanted, cutting)
+
+
+def _key(node: fx.Node, position: int, name: str) -> int | str:
+    """How an operand is given: by position, or as the attribute that it was in older opsets."""
+    return name if name in node.kwargs else position
 
 
 def _group(key: str) -> Callable[[fx.Node, Cutting], None]:
