@@ -19,6 +19,7 @@ from scipy.optimize import nnls
 
 from otgraph.engines.engine import Engine
 from otgraph.errors import ModelError
+from otgraph.latency.table import LatencyTable
 
 RUNS = 12
 """Runs per width; the minimum counts."""
@@ -70,12 +71,18 @@ def time_kernels(
     *,
     threads: int = 1,
     multiple: int = 8,
+    table: LatencyTable | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[Kernel, KernelTime]:
-    """Time every distinct kernel. One that the engine cannot run by itself is left out."""
+    """Time every distinct kernel, those aside that ``table`` knows. One that the engine cannot run by itself is
+    left out."""
     found: dict[Kernel, KernelTime] = {}
     distinct = list(dict.fromkeys(kernels))
     for number, kernel in enumerate(distinct, 1):
+        known = None if table is None else table.load(kernel)
+        if known is not None:
+            found[kernel] = KernelTime(**known)
+            continue
         progress(f"timing node {number} of {len(distinct)}")
         try:
             points = [
@@ -84,6 +91,8 @@ def time_kernels(
         except ModelError:
             continue
         found[kernel] = fit_time(points, tied=kernel.kind == "depthwise")
+        if table is not None:
+            table.store(kernel, found[kernel])
     return found
 
 

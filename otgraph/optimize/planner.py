@@ -13,13 +13,16 @@ from otgraph.data import Data
 from otgraph.errors import UsageError
 from otgraph.graph.graph import Graph
 from otgraph.latency.model import AffineModel
+from otgraph.optimize.interaction import corrected
+from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import Sensitivity, measure_sensitivities
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import Study, study
+from otgraph.optimize.trial import Trial
 from otgraph.optimize.timing import time_terms
 from otgraph.plan.allocation import Allocation, Choice, Problem, minimise_damage, minimise_time
-from otgraph.plan.calibration import CalibrationReference
+from otgraph.plan.calibration import CalibrationReference, data_digest
 from otgraph.plan.candidates import candidate_widths
 from otgraph.plan.decision import DimDecision, Predictions
 from otgraph.plan.fingerprint import fingerprint_graph
@@ -41,12 +44,24 @@ def make_plan(graph: Graph, data: Data, settings: Settings) -> Plan:
     found = study(graph, data, settings)
     if settings.budget.kind == "keep":
         return _plan(found, settings, _by_fraction(found, settings), Predictions(), {})
-    held = measure_sensitivities(
-        found.graph, found.axes, found.widths, found.held, settings.batch_size, settings.progress
-    )
+    saved = Saved(settings.cache, *_what_trials_depend_on(found, settings))
+    trial = Trial(found.graph, found.axes, found.widths, found.fit, found.held, saved)
+    tried = measure_sensitivities(trial, settings.trial_seconds, settings.progress)
     with Stopwatch(found.graph, found.held, settings.engine, settings.threads, settings.seed) as clock:
-        planner = _Planner(found, settings, held, clock)
+        planner = _Planner(found, settings, tried, trial, clock)
         return planner.by_damage() if settings.budget.kind == "damage" else planner.by_latency()
+
+
+def _what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
+    return (
+        fingerprint_graph(found.graph).digest,
+        data_digest(found.fit),
+        data_digest(found.held),
+        settings.criterion,
+        str(settings.seed),
+        torch.__version__,
+        "2",  # raised whenever a trial is made in another way
+    )
 
 
 @dataclass(frozen=True)
@@ -60,11 +75,16 @@ class _Planner:
     """Allocates, builds, measures and corrects, until the clock (or the measured damage) agrees."""
 
     def __init__(
-        self, found: Study, settings: Settings, sensitivities: Mapping[str, Sensitivity], clock: Stopwatch
+        self,
+        found: Study,
+        settings: Settings,
+        sensitivities: Mapping[str, Sensitivity],
+        trial: Trial,
+        clock: Stopwatch,
     ) -> None:
         self.found = found
         self.settings = settings
-        self.sensitivities = sensitivities
+        self.trial = trial
         self.clock = clock
         settings.progress("measuring the original")
         self.original_ms = clock.original().ms
@@ -73,9 +93,28 @@ class _Planner:
         self.base = self.problem.time(self.problem.full())
 
     def by_latency(self) -> Plan:
-        """Least damage within the latency; each measurement corrects the line from node times to latency."""
+        """Least damage within the latency; then once more with the damages that the whole was seen to have."""
         target = self._target()
-        model = AffineModel(1.0, self.base, slope=1.0)
+        best = self._within(target, AffineModel(1.0, self.base, slope=1.0))
+        widths = dict(best.allocation.widths)
+        whole = self.trial.damage(widths)
+        for _ in range(self.settings.corrections):
+            problem = corrected(
+                self.problem, widths, self.trial, whole, self.settings.trial_seconds, self.settings.progress
+            )
+            if problem is None:
+                break
+            before, self.problem = self.problem, problem
+            other = self._within(target, best.model)
+            damage = self.trial.damage(other.allocation.widths)
+            if damage >= whole or _miss(other.ratio, target, self.settings.tolerance)[0]:
+                self.problem = before
+                break
+            best, whole, widths = other, damage, dict(other.allocation.widths)
+        return self._finish(best, best.ratio, whole)
+
+    def _within(self, target: float, model: AffineModel) -> _Candidate:
+        """The line from summed node times to latency is corrected by each measurement until the clock agrees."""
         tried: list[_Candidate] = []
         for number in range(1, self.settings.rounds + 1):
             budget = model.macs_for(target) or 0.0
@@ -88,8 +127,7 @@ class _Planner:
             tried.append(_Candidate(allocation, ratio, model))
             if abs(ratio / target - 1) <= self.settings.tolerance:
                 break
-        best = min(tried, key=lambda c: _miss(c.ratio, target, self.settings.tolerance))
-        return self._finish(best, best.ratio)
+        return min(tried, key=lambda c: _miss(c.ratio, target, self.settings.tolerance))
 
     def by_damage(self) -> Plan:
         """Least time within the damage: predicted damage is scaled by what repaired candidates measure."""
@@ -137,9 +175,10 @@ class _Planner:
         context = Context(couplings=self.found.couplings(widths), seed=self.settings.seed)
         return PassManager(steps).run(self.found.graph, context).graph
 
-    def _finish(self, best: _Candidate, measured: float | None) -> Plan:
+    def _finish(self, best: _Candidate, measured: float | None, whole: float | None = None) -> Plan:
         allocation = best.allocation
-        damage = allocation.damage if self.found.classifier else math.sqrt(allocation.damage)
+        damage = allocation.damage if whole is None else whole
+        damage = damage if self.found.classifier else math.sqrt(damage)
         predictions = Predictions(
             time_ratio=best.model.ratio(allocation.time) if measured is None else measured,
             damage=damage,

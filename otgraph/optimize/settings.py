@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Literal
 
 from otgraph.calibrate.width import DEFAULT_CRITERION
@@ -23,7 +24,10 @@ class Settings:
     addition. ``include``, ``exclude``: patterns of dim names. ``multiple``: widths the engine likes (8 on the
     measured CPUs). ``normalised``: also cut dims whose cut changes the statistics of a normalisation.
     ``held_out``: the share of the calibration inputs that nothing is fitted on. ``rounds``: how often the
-    measured time may correct the plan. ``tolerance``: how near the measured ratio has to come to a latency
+    measured time may correct the plan. ``cache``: a folder that keeps
+    measurements, so that an interrupted run goes on where it was. ``corrections``: how often damages
+    may be corrected by trials of the whole, ``trial_seconds``: CPU seconds that a round of trials may take.
+    ``tolerance``: how near the measured ratio has to come to a latency
     budget."""
 
     budget: Budget
@@ -40,8 +44,11 @@ class Settings:
     batch_size: int = 32
     rounds: int = 5
     tolerance: float = 0.02
+    corrections: int = 2
+    trial_seconds: float = 90.0
     candidates: int = 16
     pipeline: str = "apply"
+    cache: Path | None = None
     progress: Callable[[str], None] = quiet
 
     def selects(self, dim: Dim) -> bool:

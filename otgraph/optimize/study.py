@@ -19,8 +19,8 @@ from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.legal import legalise
 from otgraph.graph.graph import Graph
 from otgraph.graph.specs import input_specs
-from otgraph.optimize.sensitivity import additive
 from otgraph.optimize.settings import Settings
+from otgraph.optimize.trial import additive
 from otgraph.plan.macs import macs_terms
 from otgraph.plan.terms import Term
 from otgraph.remark import Remark

@@ -19,6 +19,7 @@ from otgraph.graph.axes.expression import Expression
 from otgraph.graph.graph import Graph
 from otgraph.latency.kernels import Kernel, KernelTime, time_kernels
 from otgraph.latency.model import OVERHEAD
+from otgraph.latency.table import LatencyTable
 from otgraph.optimize.settings import Settings
 from otgraph.plan.terms import Polynomial, Term, collect, evaluate, expand, multiply
 
@@ -30,8 +31,17 @@ def time_terms(
     views = {view.node.name: view for view in affine_nodes(graph)}
     kernels = {name: kernel_of(graph, axes, view) for name, view in views.items()}
     known = [kernel for kernel in kernels.values() if kernel is not None]
+    table = None
+    if settings.cache is not None:
+        device = {**engine.describe(), "threads": settings.threads, "multiple": settings.multiple}
+        table = LatencyTable(settings.cache / "latency.sqlite", device)
     times = time_kernels(
-        engine, known, threads=settings.threads, multiple=settings.multiple, progress=settings.progress
+        engine,
+        known,
+        threads=settings.threads,
+        multiple=settings.multiple,
+        table=table,
+        progress=settings.progress,
     )
     dims = frozenset(dim.name for dim in axes.prunable())
     terms: list[Term] = []
