@@ -1,4 +1,4 @@
-"""Sizes in ONNX files after a cut: the masking law in torch and in ONNX Runtime, at other batches and sizes."""
+"""Sizes in ONNX files after a cut: the masking law in torch and ONNX Runtime, at other batches and sizes."""
 
 from __future__ import annotations
 
