@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from otgraph.audit.quantities import amount
 from otgraph.cli import options as opt
 from otgraph.cli.lazy import load_api
 from otgraph.cli.output import Output, progress
@@ -49,7 +50,7 @@ def build(
         show(f"building for {engine}")
         api.build(graph, output, engine=engine, threads=threads)
     size = output.stat().st_size
-    out.say(f"wrote {output} ({size / 1e6:.1f} MB)")
+    out.say(f"wrote {output} ({amount(size, "B")})")
     out.result({"command": "build", "output": str(output), "engine": engine, "bytes": size})
 
 

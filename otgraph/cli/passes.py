@@ -62,7 +62,7 @@ def _say_page(out: Output, page: Any) -> None:
     for title, text in page.sections.items():
         out.say("")
         out.say(Text(title, style="bold"))
-        out.say("\n".join(f"  {line}".rstrip() for line in text.splitlines()))
+        out.say("\n".join(f"  {line}".rstrip().replace("``", "`") for line in text.splitlines()))
     for option in page.options:
         default = "required" if option.default is None else f"default {option.default}"
         out.say(f"  {option.name}: {option.type} ({default})")

@@ -104,7 +104,7 @@ def test_the_catalogue_lists_passes_and_pipelines(command) -> None:
 
 def test_build_writes_an_artifact(command, api) -> None:
     ran = command("build", "net.onnx", "-o", "net.engine", "--engine", "onnxruntime")
-    assert (ran.code, ran.out) == (0, "wrote net.engine (0.0 MB)\n")
+    assert (ran.code, ran.out) == (0, "wrote net.engine (5 B)\n")
     assert command("build", "net.onnx", "-o", "net.engine", "--json").document["bytes"] == 5
 
 
