@@ -50,7 +50,7 @@ def build(
         show(f"building for {engine}")
         api.build(graph, output, engine=engine, threads=threads)
     size = output.stat().st_size
-    out.say(f"wrote {output} ({amount(size, "B")})")
+    out.say(f"wrote {output} ({amount(size, 'B')})")
     out.result({"command": "build", "output": str(output), "engine": engine, "bytes": size})
 
 
