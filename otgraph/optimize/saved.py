@@ -13,7 +13,7 @@ ENVIRONMENT = "OTGRAPH_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """Where measurements are kept: ``$OTGRAPH_CACHE``, or the user's cache folder; None where it cannot be made."""
+    """Where measurements are kept: ``$OTGRAPH_CACHE`` or the user's cache folder; None if it cannot be used."""
     given = os.environ.get(ENVIRONMENT)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(given) if given else base / "otgraph"
@@ -21,14 +21,14 @@ def cache_folder() -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    return folder
+    return folder if os.access(folder, os.W_OK) else None
 
 
 class Saved:
     """Measured numbers by key, for one model, its data and one way to choose channels.
 
-    ``what`` tells runs apart: whatever a measurement depends on goes into it. Written after each measurement, as a
-    whole; without a ``folder`` nothing is written.
+    ``what`` tells runs apart: whatever a measurement depends on goes into it. Written after each measurement,
+    as a whole; without a ``folder`` nothing is written.
     """
 
     def __init__(self, folder: Path | None, *what: str) -> None:
