@@ -46,8 +46,8 @@ class RepairLeastSquares(Pass):
     Options
         ``inputs``: how many calibration inputs to use at most. ``folds``: one part in so many of them is held
         out. ``target``: ``stream``, or ``output`` to aim at each layer's own output everywhere. ``ridges``:
-        the candidates, relative to the inputs' second moments. ``max-width``: the most im2col columns to
-        solve for.
+        the candidates, relative to the inputs' second moments. ``depthwise``: refit depthwise convolutions
+        too. ``max-width``: the most im2col columns to solve for.
     """
 
     name: ClassVar[str] = "repair-least-squares"
@@ -58,6 +58,7 @@ class RepairLeastSquares(Pass):
     folds: int = 4
     target: Literal["stream", "output"] = "stream"
     ridges: tuple[float, ...] = RIDGES
+    depthwise: bool = False
     max_width: int = 6000
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
@@ -72,6 +73,7 @@ class RepairLeastSquares(Pass):
             folds=self.folds,
             inputs=self.inputs,
             target=TargetMode(self.target),
+            depthwise=self.depthwise,
             max_width=self.max_width,
             seed=context.seed,
         )

@@ -15,7 +15,7 @@ from otgraph.graph.graph import label
 from otgraph.remark import Remark
 from otgraph.repair.normal import Choice, Correction, Normal, choose, solve
 from otgraph.repair.rows import Geometry
-from otgraph.repair.target import Pair, Target, TargetMode, addition_of, find_target, norm_of
+from otgraph.repair.target import Pair, Target, TargetMode, find_target, norm_of
 
 SOURCE = "repair-least-squares"
 
@@ -38,6 +38,7 @@ class Fitter:
     max_width: int
     fixed: Mapping[str, float | None] | None = None
     precision: torch.dtype = torch.float64
+    depthwise: bool = True
     choices: dict[str, Choice] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
 
@@ -46,19 +47,19 @@ class Fitter:
         affine = self.views.get(node.name)
         if affine is None or affine.data.name in self.same:
             return
+        if self._skips(affine):
+            return
         refusal = self._refusal(affine)
         if refusal is None and (self.fixed is None or self.fixed.get(node.name) is not None):
             refusal = self._repair(affine)
         if refusal is not None:
             self.remarks.append(Remark("missed", SOURCE, label(node), refusal))
 
-    def needs(self) -> dict[str, list[str]]:
-        """For each affine node, the original's values that its target may be made of."""
-        found: dict[str, list[str]] = {}
-        for name, affine in self.views.items():
-            added = addition_of(self.pair.new.graph, affine.output)
-            found[name] = [affine.output.name, *([] if added is None else [added.node.name])]
-        return found
+    def _skips(self, affine: Affine) -> bool:
+        """A depthwise layer has a handful of weights per channel, of which a refit makes little."""
+        if self.depthwise or affine.groups == 1:
+            return False
+        return read_weight(self.pair.new.graph, affine).shape[1] == 1
 
     def _refusal(self, affine: Affine) -> str | None:
         graph = self.pair.new.graph

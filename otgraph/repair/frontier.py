@@ -94,8 +94,17 @@ class Program:
         self.adopt(node, self.evaluate(node))
 
     def evaluate(self, node: fx.Node) -> list[Any]:
-        """The values of ``node`` from those of its inputs, one per batch."""
-        return [self._evaluate(node, index) for index in range(len(self.batches))]
+        """The values of ``node`` from those of its inputs, one per batch.
+
+        An input that nothing else needs is freed batch by batch, so that both are never whole in memory.
+        """
+        dying = [s.name for s in node.all_input_nodes if s.op != "get_attr" and self._uses[s.name] == 1]
+        values: list[Any] = []
+        for index in range(len(self.batches)):
+            values.append(self._evaluate(node, index))
+            for name in dying:
+                self.values[name][index] = None
+        return values
 
     def adopt(self, node: fx.Node, values: list[Any]) -> None:
         """Take ``values`` as those of ``node``, and free what only it needed."""
@@ -118,7 +127,7 @@ class Program:
         """Take the values of the node of the same name from ``other``, which has just executed it."""
         self._finish(node)
         if self._uses[node.name]:
-            self.values[node.name] = other.values[node.name]
+            self.values[node.name] = list(other.values[node.name])  # each frees its own
             if node.name in other._mapped:
                 self._mapped.add(node.name)
 

@@ -120,10 +120,12 @@ def test_grouped_and_depthwise_convolutions_undo_a_change_of_their_input(groups:
         m[0].bias.data += 1
 
     original, new = cut(module, x, edit)
-    repair = repair_least_squares(new, original, as_data(x))
+    repair = repair_least_squares(new, original, as_data(x), LeastSquaresOptions(depthwise=True))
     fresh = inputs(8, 3, 9, 9, seed=1)
     assert error(original, new, Repair({}, ()), fresh) > 0.1
     assert error(original, new, repair, fresh) < 1e-5
+    left = repair_least_squares(new, original, as_data(x)).updates
+    assert ("1.weight" in left) == (groups < 6)  # by default depthwise layers keep their weights
 
 
 def test_the_constant_goes_into_the_batch_norm_exactly() -> None:

@@ -1,0 +1,104 @@
+"""``Teacher``: what a repair needs of the original network, computed once however often it is walked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from otgraph.calibrate.feeds import Feed
+from otgraph.graph.affine import affine_nodes, read_weight
+from otgraph.graph.graph import Graph
+from otgraph.repair.checkpoints import Checkpoints
+from otgraph.repair.frontier import Program
+from otgraph.repair.rows import Sampling, gathered
+from otgraph.repair.target import addition_of
+
+
+class Teacher:
+    """The original's outputs, and its values at sampled positions of every layer and addition: the targets.
+
+    The original runs batch by batch, so this costs no memory but the samples. Of the first ``fitted`` batches
+    targets are taken, the others only have outputs. ``hold``: bytes of other values to keep, from which the
+    changed part of a cut network is entered; without them the unchanged part is computed again.
+    """
+
+    def __init__(
+        self, original: Graph, batches: Sequence[Feed], fitted: int, sampling: Sampling, hold: int = 0
+    ) -> None:
+        self.original = original
+        self.batches = batches
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._fitted = fitted
+        self._samples: dict[tuple[str, int, int], torch.Tensor] = {}  # by node, batch and positions
+        self._places = _places(original, sampling, sum(len(batch[0]) for batch in batches[:fitted]))
+        self._values = Checkpoints(original, batches, hold, self._visit)
+
+    @property
+    def outputs(self) -> list[tuple[torch.Tensor, ...]]:
+        """One tuple per batch."""
+        return self._values.outputs
+
+    def pick(self, name: str, total: int, batch: int) -> torch.Tensor:
+        """Which of ``total`` positions were sampled for the layer ``name``."""
+        return Sampling.pick(total, self._places[name][0][1], batch)
+
+    def sample(self, name: str, batch: int, positions: int) -> torch.Tensor:
+        """The value of a node at that many positions, as ``gathered`` takes it."""
+        return self._samples[name, batch, positions]
+
+    def enter(self, program: Program, same: frozenset[str]) -> None:
+        """Give ``program``, a changed version, the original's values where its changed part begins."""
+        executed = {name for name in same if program.nodes[name].op != "get_attr"}
+        border = [
+            name for name in executed if any(user.name not in same for user in program.nodes[name].users)
+        ]
+        program.begin_with(executed, self._values.values(border, len(program.batches)))
+
+    def _visit(self, node: fx.Node, batch: int, value: Any) -> None:
+        places = self._places.get(node.name)
+        if places is None or not isinstance(value, torch.Tensor) or value.dim() < 2:
+            return
+        self.shapes.setdefault(node.name, tuple(value.shape))
+        if batch >= self._fitted:
+            return
+        for axis, count in places:
+            total = value[0].numel() // max(value.shape[axis], 1)
+            at = Sampling.pick(total, count, batch)
+            if (node.name, batch, len(at)) not in self._samples:
+                self._samples[node.name, batch, len(at)] = gathered(value, axis, at).clone()
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A program and the teacher of its targets (a ``Pair``)."""
+
+    new: Program
+    teacher: Teacher
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of the original's value for the first batch; None where it has no such layer or addition."""
+        return self.teacher.shapes.get(name)
+
+    def pick(self, name: str, total: int, width: int, batch: int) -> torch.Tensor:
+        """The positions that the teacher sampled."""
+        return self.teacher.pick(name, total, batch)
+
+    def sample(self, name: str, batch: int, axis: int, at: torch.Tensor) -> torch.Tensor:
+        """What the teacher sampled there."""
+        return self.teacher.sample(name, batch, len(at))
+
+
+def _places(original: Graph, sampling: Sampling, samples: int) -> dict[str, list[tuple[int, int]]]:
+    """Node → channel axis and positions of each input, for layers and the additions that follow them."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for view in affine_nodes(original):
+        place = view.axis, sampling.count(read_weight(original, view)[0].numel(), samples)
+        places.setdefault(view.output.name, []).insert(0, place)  # its own comes first
+        added = addition_of(original, view.output)
+        if added is not None:
+            places.setdefault(added.node.name, []).append(place)
+    return places
