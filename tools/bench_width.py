@@ -3,18 +3,22 @@
     OMP_NUM_THREADS=1 python tools/bench_width.py [--criteria rerouting cholesky ...] [--json FILE]
 
 The embedded digit classifier is cut to a fraction of every inner or every dim under each criterion, with few
-and with more unlabelled calibration images. Columns: test accuracy (1,000 images) after the cut alone,
-re-routed and cut, cut and refitted by least squares, and after the whole ``apply`` pipeline; and for the last
-the KL divergence from the original's outputs, which tells apart what 1,000 labels cannot. The second table
-has one line per criterion: means over the cells, of the KL the geometric mean.
+and with more unlabelled calibration images. Columns: accuracy on the 1,000 test images (the original's is
+0.985) after the cut alone, re-routed and cut, cut and refitted by least squares, and after the whole
+``apply`` pipeline; and for the last the KL divergence from the original's outputs, which tells apart what
+1,000 labels cannot. The second table has one line per criterion: means over the cells, of the KL the
+geometric mean.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -55,24 +59,44 @@ KL = "KL of full"
 
 def main() -> None:
     options = _arguments()
-    torch.set_num_threads(1)
-    graph = otg.load(model_path())
-    calibration, test = otg.load_data(str(calibration_path())), otg.load_data(str(test_path()))
-    judge = Judge(graph, test)
-    print(f"original: accuracy {judge(graph)[0]:.3f} on {len(test):,} images")
-    rows: list[dict[str, Any]] = []
-    started = time.process_time()
-    for criterion, inputs in product(options.criteria, options.inputs):
-        data = calibration.take(inputs, seed=options.seed)
-        found = study(graph, data, Settings(make_budget(keep=0.5), criterion=criterion, seed=options.seed))
-        for keep, dims in product(options.keep, options.dims):
-            where = {"criterion": criterion, "inputs": inputs, "keep": keep, "dims": dims}
-            rows.append(where | stages(found, counts_of(found, keep, dims), judge, options.seed))
+    tasks = [
+        Task(criterion, inputs, tuple(options.keep), tuple(options.dims), options.seed)
+        for criterion, inputs in product(options.criteria, options.inputs)
+    ]
+    started = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        rows = [row for made in pool.map(run_task, tasks) for row in made]
     columns = COLUMNS | {KL: ".4f"}
     show("test accuracy", rows, columns)
     show("by criterion", summary(rows), {"criterion": "", **dict.fromkeys(STAGES, ".4f"), KL: ".4f"})
-    print(f"{time.process_time() - started:.0f} CPU s")
-    save(options.json, {"accuracy": judge(graph)[0], "rows": rows, "summary": summary(rows)})
+    print(f"{time.perf_counter() - started:.0f} s")
+    save(options.json, {"rows": rows, "summary": summary(rows)})
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one worker does: one calibration, and every width that is asked for."""
+
+    criterion: str
+    inputs: int
+    keep: tuple[float, ...]
+    dims: tuple[str, ...]
+    seed: int
+
+
+def run_task(task: Task) -> list[dict[str, Any]]:
+    """One row per fraction and choice of dims."""
+    torch.set_num_threads(1)
+    graph = otg.load(model_path())
+    judge = Judge(graph, otg.load_data(str(test_path())))
+    data = otg.load_data(str(calibration_path())).take(task.inputs, seed=task.seed)
+    found = study(graph, data, Settings(make_budget(keep=0.5), criterion=task.criterion, seed=task.seed))
+    rows: list[dict[str, Any]] = []
+    for keep, dims in product(task.keep, task.dims):
+        where = {"criterion": task.criterion, "inputs": task.inputs, "keep": keep, "dims": dims}
+        rows.append(where | stages(found, counts_of(found, keep, dims), judge, task.seed))
+    return rows
 
 
 def counts_of(found: Study, keep: float, dims: str) -> dict[str, int]:
@@ -127,6 +151,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.25], help="fractions of every dim")
     parser.add_argument("--dims", nargs="+", choices=["inner", "all"], default=["inner", "all"])
     parser.add_argument("--inputs", type=int, nargs="+", default=[64, 192], help="calibration images")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
