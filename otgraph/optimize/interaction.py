@@ -6,6 +6,7 @@ against how much it was predicted to, says by how much this dim's curve is wrong
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,8 +16,26 @@ import numpy as np
 from otgraph.optimize.trial import Trial
 from otgraph.plan.problem import Choice, Problem
 
+EVEN = 4
+"""The power of a share in the *even* reading: high enough that the largest shares decide."""
+
 RANGE = 16.0
 """A curve is scaled by at most this much, up or down, relative to the typical correction."""
+
+
+def variants(problem: Problem) -> dict[str, Problem]:
+    """Other readings of the same curves, since damages of many cuts neither just add up nor all interact.
+
+    *additive*: as it is. *coherent*: errors of different dims point the same way, so their sizes (roots) add up.
+    *even*: deep cuts interact most, so every dim gives up a like share.
+    """
+    coherent = [replace(c, damages=tuple(math.sqrt(d) for d in c.damages)) for c in problem.choices]
+    even = [replace(c, damages=tuple((1 - w / c.widths[0]) ** EVEN for w in c.widths)) for c in problem.choices]
+    return {
+        "additive": problem,
+        "coherent": replace(problem, choices=tuple(coherent)),
+        "even": replace(problem, choices=tuple(even)),
+    }
 
 
 def corrected(

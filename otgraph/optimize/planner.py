@@ -13,7 +13,7 @@ from otgraph.data import Data
 from otgraph.errors import UsageError
 from otgraph.graph.graph import Graph
 from otgraph.latency.model import AffineModel
-from otgraph.optimize.interaction import corrected
+from otgraph.optimize.interaction import corrected, variants
 from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import Sensitivity, measure_sensitivities
 from otgraph.optimize.settings import Settings
@@ -60,7 +60,7 @@ def _what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
         settings.criterion,
         str(settings.seed),
         torch.__version__,
-        "2",  # raised whenever a trial is made in another way
+        "3",  # raised whenever a trial is made in another way
     )
 
 
@@ -93,25 +93,47 @@ class _Planner:
         self.base = self.problem.time(self.problem.full())
 
     def by_latency(self) -> Plan:
-        """Least damage within the latency; then once more with the damages that the whole was seen to have."""
+        """Least damage within the latency. The first allocation teaches the model of time; then allocations are tried
+        whole, and the best of them is corrected by what its parts were seen to do within it."""
         target = self._target()
         best = self._within(target, AffineModel(1.0, self.base, slope=1.0))
-        widths = dict(best.allocation.widths)
-        whole = self.trial.damage(widths)
+        damage = self.trial.damage(best.allocation.widths)
+        problem, expected = self._best_reading(best, damage, target)
         for _ in range(self.settings.corrections):
-            problem = corrected(
-                self.problem, widths, self.trial, whole, self.settings.trial_seconds, self.settings.progress
+            start = self._widths(problem, best.model, target)
+            found = corrected(
+                problem, start, self.trial, expected, self.settings.trial_seconds, self.settings.progress
             )
-            if problem is None:
+            if found is None:
                 break
-            before, self.problem = self.problem, problem
+            again = self._tried(found, best.model, target)
+            if again >= expected:
+                break
+            problem, expected = found, again
+        if expected < damage:
+            self.problem = problem
             other = self._within(target, best.model)
-            damage = self.trial.damage(other.allocation.widths)
-            if damage >= whole or _miss(other.ratio, target, self.settings.tolerance)[0]:
-                self.problem = before
-                break
-            best, whole, widths = other, damage, dict(other.allocation.widths)
-        return self._finish(best, best.ratio, whole)
+            found_damage = self.trial.damage(other.allocation.widths)
+            if found_damage < damage and not _miss(other.ratio, target, self.settings.tolerance)[0]:
+                best, damage = other, found_damage
+        return self._finish(best, best.ratio, damage)
+
+    def _best_reading(self, best: _Candidate, damage: float, target: float) -> tuple[Problem, float]:
+        found = (self.problem, damage)
+        for name, problem in variants(self.problem).items():
+            self.settings.progress(f"trying the {name} allocation whole")
+            damage = self._tried(problem, best.model, target)
+            if damage < found[1]:
+                found = (problem, damage)
+        return found
+
+    def _tried(self, problem: Problem, model: AffineModel, target: float) -> float:
+        """The damage of the allocation of ``problem``, tried whole."""
+        return self.trial.damage(self._widths(problem, model, target))
+
+    def _widths(self, problem: Problem, model: AffineModel, target: float) -> dict[str, int]:
+        budget = max(model.macs_for(target) or 0.0, problem.time(problem.least()))
+        return dict(minimise_damage(problem, budget).widths)
 
     def _within(self, target: float, model: AffineModel) -> _Candidate:
         """The line from summed node times to latency is corrected by each measurement until the clock agrees."""
@@ -177,8 +199,7 @@ class _Planner:
 
     def _finish(self, best: _Candidate, measured: float | None, whole: float | None = None) -> Plan:
         allocation = best.allocation
-        damage = allocation.damage if whole is None else whole
-        damage = damage if self.found.classifier else math.sqrt(damage)
+        damage = math.sqrt(allocation.damage if whole is None else whole)
         predictions = Predictions(
             time_ratio=best.model.ratio(allocation.time) if measured is None else measured,
             damage=damage,

@@ -45,7 +45,7 @@ class Settings:
     rounds: int = 5
     tolerance: float = 0.02
     corrections: int = 2
-    trial_seconds: float = 90.0
+    trial_seconds: float = 60.0
     candidates: int = 16
     pipeline: str = "apply"
     cache: Path | None = None
