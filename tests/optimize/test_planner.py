@@ -1,0 +1,306 @@
+"""Deciding under each budget, with a clock that obeys a made-up law instead of measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from otgraph.data import Data
+from otgraph.data_sources import load_data
+from otgraph.errors import DataError, UsageError
+from otgraph.graph.affine import affine_nodes
+from otgraph.graph.capture import capture
+from otgraph.graph.graph import Graph
+from otgraph.load import load_model
+from otgraph.optimize import planner
+from otgraph.optimize.planner import make_plan
+from otgraph.optimize.settings import Settings
+from otgraph.optimize.stopwatch import Stopwatch
+from otgraph.optimize.study import study
+from otgraph.plan.budget import Budget
+from otgraph.plan.macs import macs_terms
+from otgraph.plan.plan import Plan
+from otgraph.plan.terms import collect
+from otgraph.rewrite.shapes import value_infos
+from otgraph.sample import calibration_path, model_path
+
+Law = Callable[[float], float]
+ORIGINAL_MS = 8.0
+
+
+def macs(graph: Graph) -> float:
+    """Multiply-accumulates of the convolutions and products on the example."""
+    infos = value_infos(graph)
+    return float(
+        sum(
+            graph.tensor(view.weight).numel() * np.prod(infos[view.node].shape[2:])
+            for view in affine_nodes(graph)
+        )
+    )
+
+
+@dataclass
+class Clock:
+    """What the planner measured: the fraction of the MACs left, for every candidate."""
+
+    law: Law
+    asked: list[float]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time is what ``law`` makes of the fraction of MACs; a node's time is its MACs."""
+    made = Clock(lambda share: 0.15 + 0.85 * share, [])
+
+    def start(self: Stopwatch, original: Graph, *arguments: Any) -> None:
+        self.engine = SimpleNamespace(describe=lambda: {"engine": "scripted"})  # type: ignore[assignment]
+        self.whole = macs(original)  # type: ignore[attr-defined]
+
+    def ratio(self: Stopwatch, candidate: Graph) -> Any:
+        share = macs(candidate) / self.whole  # type: ignore[attr-defined]
+        made.asked.append(share)
+        return SimpleNamespace(ratio=made.law(share))
+
+    def terms(graph: Graph, axes: Any, *arguments: Any) -> Any:
+        shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
+        return collect([term for cost in macs_terms(graph, axes, shapes) for term in cost.terms])
+
+    monkeypatch.setattr(Stopwatch, "__init__", start)
+    monkeypatch.setattr(Stopwatch, "__exit__", lambda *_: None)
+    monkeypatch.setattr(Stopwatch, "original", lambda _: SimpleNamespace(ms=ORIGINAL_MS))
+    monkeypatch.setattr(Stopwatch, "ratio", ratio)
+    monkeypatch.setattr(planner, "time_terms", terms)
+    return made
+
+
+class Net(nn.Module):
+    """A residual dim of 16, inner dims of 24 and 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3, padding=1), nn.Conv2d(24, 16, 1)
+        self.c, self.head = nn.Conv2d(16, 32, 3), nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.stem(x))
+        y = y + self.b(torch.relu(self.a(y)))
+        return self.head(torch.relu(self.c(y)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def net(data: Data) -> Graph:
+    """Its logits differ from input to input, so that every cut shows."""
+    torch.manual_seed(0)
+    module = Net().eval()
+    with torch.no_grad():
+        logits = module(torch.from_numpy(data.chunks[0].arrays["x"]))
+        module.head.weight /= logits.std(0)[:, None] / 3
+        module.head.bias.copy_((module.head.bias - logits.mean(0)) / logits.std(0) * 3)
+    return capture(module, (torch.randn(2, 3, 10, 10),))
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(32, 3, 10, 10)) + random.normal(size=(32, 3, 1, 1))
+    return Data.from_arrays({"x": x.astype(np.float32)})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trials are the same for every budget: made once for this file."""
+    return tmp_path_factory.mktemp("trials")
+
+
+@pytest.fixture
+def decide(net: Graph, data: Data, cache: Path, clock: Clock) -> Callable[..., Plan]:
+    def make(kind: Any, value: float, **choices: Any) -> Plan:
+        return make_plan(net, data, Settings(Budget(kind, value), cache=cache, **choices))
+
+    return make
+
+
+def widths(plan: Plan) -> dict[str, int]:
+    return {dim.name: len(dim.kept) for dim in plan.dims}
+
+
+# a measured latency
+
+LAWS: dict[str, Law] = {
+    "an overhead": lambda share: 0.15 + 0.85 * share,
+    "bent": lambda share: share**0.7,
+    "steeper than the MACs": lambda share: max(1.2 * share - 0.2, 0.01),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("target", [0.8, 0.6])
+def test_the_loop_meets_the_measured_latency(
+    decide: Callable[..., Plan], clock: Clock, law: str, target: float
+) -> None:
+    clock.law = LAWS[law]
+    plan = decide("ratio", target, multiple=1, candidates=32, corrections=0)
+    assert plan.predictions.time_ratio == pytest.approx(target, rel=0.04)
+    assert len(clock.asked) <= 5
+    assert clock.law(clock.asked[-1]) == pytest.approx(target, rel=0.04)
+    assert plan.predictions.damage is not None and plan.predictions.damage > 0
+    assert plan.device == {"engine": "scripted"} and 0 <= (plan.predictions.gap or 0) < 1
+
+
+def test_a_time_is_relative_to_what_the_original_takes(decide: Callable[..., Plan]) -> None:
+    by_time, by_ratio = decide("time", 0.7 * ORIGINAL_MS), decide("ratio", 0.7)
+    assert widths(by_time) == widths(by_ratio)
+
+
+def test_widths_are_multiples(decide: Callable[..., Plan]) -> None:
+    assert {width % 8 for width in widths(decide("ratio", 0.7)).values()} == {0}
+
+
+def test_less_time_costs_more(decide: Callable[..., Plan]) -> None:
+    damages = [decide("ratio", r, corrections=0).predictions.damage or 0 for r in (0.9, 0.7, 0.5)]
+    assert damages == sorted(damages) and damages[0] < damages[2]
+
+
+def test_corrections_never_end_with_more_damage(decide: Callable[..., Plan]) -> None:
+    plain, corrected = (decide("ratio", 0.6, corrections=n, multiple=1).predictions for n in (0, 2))
+    assert (corrected.damage or 0) <= (plain.damage or 0)
+
+
+def test_what_is_out_of_reach_says_what_is_not(decide: Callable[..., Plan], clock: Clock) -> None:
+    with pytest.raises(UsageError) as caught:
+        decide("ratio", 0.02)
+    text = str(caught.value)
+    assert text.startswith(
+        "latency 0.02x: out of reach; the smallest predicted with these dims and widths is 0."
+    )
+    assert not clock.asked
+    nearest = float(text.split(" is ")[1].split("x;")[0])
+    assert 0.02 < nearest < 0.5
+
+
+def test_where_the_clock_disappoints_the_nearest_is_taken(decide: Callable[..., Plan], clock: Clock) -> None:
+    clock.law = lambda share: 0.8 + 0.2 * share
+    plan = decide("ratio", 0.5, corrections=0)
+    assert plan.predictions.time_ratio == pytest.approx(clock.law(min(clock.asked)))
+    assert plan.predictions.time_ratio > 0.75
+
+
+# a limit on the damage
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.2])
+def test_the_damage_that_repaired_candidates_have_stays_within(
+    decide: Callable[..., Plan], net: Graph, data: Data, limit: float
+) -> None:
+    plan = decide("damage", limit, multiple=1)
+    settings = Settings(plan.budget)
+    found = study(net, data, settings)
+    allowed = limit if found.classifier else limit**2
+    assert 0.1 * allowed < found.damage(plan.apply(net, found.fit)) <= allowed * (1 + 1e-6)
+
+
+def test_more_damage_buys_time(decide: Callable[..., Plan]) -> None:
+    times = [decide("damage", limit, multiple=1).predictions.time_ratio or 1 for limit in (0.02, 0.3)]
+    assert times[1] < times[0]
+
+
+def test_a_limit_that_nothing_meets(decide: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner.Study, "damage", _ruined)
+    with pytest.raises(UsageError, match=r"max-drop 0\.01: no candidate stayed within it on held-out inputs"):
+        decide("damage", 0.01)
+
+
+def _ruined(*_: object) -> float:
+    return 1e9
+
+
+# a fraction
+
+
+@pytest.mark.parametrize("share", [0.75, 0.5, 0.25])
+def test_keep_is_exact(decide: Callable[..., Plan], share: float) -> None:
+    plan = decide("keep", share)
+    assert sorted(widths(plan).values()) == [16 * share, 24 * share, 32 * share]
+    assert all(dim.size * share == len(dim.kept) for dim in plan.dims)
+    assert 0 < (plan.predictions.macs_ratio or 0) < 1
+
+
+def test_keep_everything_and_next_to_nothing(decide: Callable[..., Plan]) -> None:
+    assert decide("keep", 1.0).couplings() == {}
+    assert set(widths(decide("keep", 0.001)).values()) == {1}
+
+
+# rules
+
+
+def test_rules_choose_the_dims(decide: Callable[..., Plan]) -> None:
+    everything = set(widths(decide("keep", 0.5)))
+    inner = set(widths(decide("keep", 0.5, dims="inner")))
+    assert len(everything) == 3 and len(inner) == 2 and inner < everything
+    assert set(widths(decide("keep", 0.5, include=("a*",)))) == {"a"}
+    assert set(widths(decide("keep", 0.5, exclude=("a*",)))) == everything - {"a"}
+    assert set(widths(decide("ratio", 0.9, include=("c",), corrections=0))) <= {"c"}
+
+
+def test_rules_that_leave_nothing(decide: Callable[..., Plan]) -> None:
+    with pytest.raises(
+        UsageError, match=r"no dim may be cut: of those that could \(stem, a, c\) the rules leave"
+    ):
+        decide("keep", 0.5, include=("b*",))
+
+
+# inputs, seeds, plans
+
+
+def test_too_few_or_foreign_inputs(net: Graph, data: Data) -> None:
+    settings = Settings(Budget("keep", 0.5))
+    with pytest.raises(DataError, match="holds 3 samples; give at least 4"):
+        make_plan(net, data.take(3), settings)
+    other = Data.from_arrays({"x": np.zeros((8, 3, 10, 11))})
+    with pytest.raises(DataError, match="x: float64, the model wants float32"):
+        make_plan(net, other, settings)
+
+
+def test_the_same_call_gives_the_same_plan(decide: Callable[..., Plan]) -> None:
+    for kind, value in (("keep", 0.5), ("ratio", 0.7)):
+        assert decide(kind, value, seed=3) == decide(kind, value, seed=3)
+
+
+def test_a_plan_survives_its_file(
+    decide: Callable[..., Plan], net: Graph, data: Data, tmp_path: Path
+) -> None:
+    plan = decide("ratio", 0.6)
+    plan.save(tmp_path / "plan.json")
+    again = Plan.load(tmp_path / "plan.json")
+    one, two = plan.apply(net), again.apply(net, data)
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, two.tensor(name)), name
+
+
+def test_nothing_is_edited(decide: Callable[..., Plan], net: Graph) -> None:
+    before = {name: tensor.clone() for name, tensor in net.tensors().items()}
+    decide("keep", 0.5).apply(net)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.tensors().items())
+    assert replace(net).tensors().keys() == before.keys()
+
+
+# the embedded sample
+
+
+@pytest.mark.slow
+def test_the_sample_meets_its_budget(clock: Clock, cache: Path) -> None:
+    graph, inputs = load_model(str(model_path())), load_data(str(calibration_path())).take(48)
+    clock.law = LAWS["bent"]
+    settings = Settings(Budget("ratio", 0.6), cache=cache, corrections=0, trial_seconds=5.0)
+    plan = make_plan(graph, inputs, settings)
+    assert plan.predictions.time_ratio == pytest.approx(0.6, rel=0.03)
+    assert {dim.size for dim in plan.dims} <= {16, 32, 64}
+    assert len(plan.dims) > 5
