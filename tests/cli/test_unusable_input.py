@@ -1,0 +1,238 @@
+"""Unusable input to the commands beside ``optimize``, and interrupted runs: a clear error and no output."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from otgraph.cli.main import run_command
+from otgraph.sample import calibration_path, model_path
+
+MODEL = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,3,6,6] image) => (float[N,4] logits) {
+    c = Conv <pads = [1, 1, 1, 1]> (image, w)
+    r = Relu (c)
+    a = GlobalAveragePool (r)
+    f = Flatten (a)
+    logits = Gemm <transB = 1> (f, u)
+}"""
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in a folder with a model, its plan, and DATA; returns code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    model = parser.parse_model(MODEL)
+    for name, shape in {"w": (16, 3, 3, 3), "u": (4, 16)}.items():
+        model.graph.initializer.append(
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        )
+    onnx.save(model, "net.onnx")
+    np.savez("calib.npz", image=rng.normal(size=(12, 3, 6, 6)).astype(np.float32))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = run_command(arguments)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def bad_data(kind: str) -> None:
+    image = np.load("calib.npz")["image"]
+    arrays = {
+        "name": {"picture": image, "other": image},
+        "shape": {"image": image[:, :, :5]},
+        "type": {"image": image.astype(np.float64)},
+        "empty": {"image": image[:0]},
+        "nan": {"image": np.where(image > 2, np.float32(np.nan), image)},
+        "infinite": {"image": np.where(image > 2, np.float32(np.inf), image)},
+    }
+    np.savez("bad.npz", **arrays[kind])
+
+
+DATA = {
+    "name": "bad.npz: no array for input 'image' (has: other, picture); rename it",
+    "shape": "bad.npz: image: has shape (…, 3, 5, 6), the model wants (N, 3, 6, 6)",
+    "type": "bad.npz: image: float64, the model wants float32; convert it with .astype(np.float32)",
+    "empty": "bad.npz: is empty (no samples); give at least one",
+    "nan": "NaN in sample 0; remove or mend it",
+    "infinite": "infinite values in sample 0; remove or mend it",
+}
+COMMANDS = {
+    "plan": ("plan", "net.onnx", "--calib", "bad.npz", "--keep", "0.5", "-o", "out.json"),
+    "apply": ("apply", "net.onnx", "plan.json", "--calib", "bad.npz", "-o", "out.onnx"),
+    "run": ("run", "net.onnx", "-p", "annotate-width", "--calib", "bad.npz", "-o", "out.onnx"),
+    "audit": ("audit", "net.onnx", "net.onnx", "--data", "bad.npz", "--html", "out.html"),
+    "optimize --data": (
+        *("optimize", "net.onnx", "--calib", "calib.npz", "--data", "bad.npz", "--keep", "0.5"),
+        *("-o", "out.onnx"),
+    ),
+}
+
+
+def refused(ran: tuple[int, str, str], message: str) -> None:
+    code, _, err = ran
+    assert code == 2, err
+    lines = err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], err
+    assert "a mistake of otgraph" not in err
+    assert not list(Path().glob("out*")) and not list(Path().glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("kind", DATA)
+def test_data_that_does_not_fit(command: Command, name: str, kind: str) -> None:
+    if name == "apply":
+        command("plan", "net.onnx", "--calib", "calib.npz", "--keep", "0.5", "-o", "plan.json")
+    bad_data(kind)
+    refused(command(*COMMANDS[name]), DATA[kind])
+
+
+MODELS: dict[str, tuple[Callable[[], object], str]] = {
+    "missing": (lambda: Path("net.onnx").unlink(), "net.onnx: "),
+    "a folder": (lambda: (Path("net.onnx").unlink(), Path("net.onnx").mkdir()), "net.onnx: "),
+    "truncated": (lambda: os.truncate("net.onnx", 150), "net.onnx: "),
+    "empty": (lambda: Path("net.onnx").write_bytes(b""), "net.onnx: "),
+    "a text": (lambda: Path("net.onnx").write_text("not a model at all\n" * 9), "net.onnx: "),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("name", ["inspect", "bench", "build", "run", "audit", "plan"])
+def test_models_that_cannot_be_read(command: Command, kind: str, name: str) -> None:
+    spoil, message = MODELS[kind]
+    spoil()
+    calls = {
+        "inspect": ("inspect", "net.onnx"),
+        "bench": ("bench", "net.onnx"),
+        "build": ("build", "net.onnx", "-o", "out.bin"),
+        "run": ("run", "net.onnx", "-p", "cleanup", "-o", "out.onnx"),
+        "audit": ("audit", "net.onnx", "net.onnx", "--data", "calib.npz"),
+        "plan": ("plan", "net.onnx", "--calib", "calib.npz", "--keep", "0.5", "-o", "out.json"),
+    }
+    refused(command(*calls[name]), message)
+
+
+OPTIMIZE = ("optimize", "net.onnx", "--calib", "calib.npz", "--keep", "0.5", "-o")
+OUTPUTS = {
+    "in a folder that is not there": (
+        (*OPTIMIZE, "no/out.onnx"),
+        "no/out.onnx: the folder no does not exist",
+    ),
+    "onto a folder": ((*OPTIMIZE, "place.onnx"), "place.onnx: is a folder; give a file name"),
+    "inside a file": ((*OPTIMIZE, "calib.npz/out.onnx"), "the folder calib.npz does not exist"),
+    "in no writable place": ((*OPTIMIZE, "/proc/out.onnx"), "/proc/out.onnx: cannot write into /proc"),
+    "a report": ((*OPTIMIZE, "out.onnx", "--report", "no/r.html"), "no/r.html: the folder no does not exist"),
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_outputs_that_cannot_be_written(command: Command, kind: str) -> None:
+    Path("place.onnx").mkdir()
+    arguments, message = OUTPUTS[kind]
+    refused(command(*arguments), message)
+
+
+PLANS: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
+    "an unknown field": (lambda d: {**d, "colour": "red"}, "plan.json: "),
+    "a missing field": (lambda d: {k: v for k, v in d.items() if k != "dims"}, "plan.json: "),
+    "another version": (lambda d: {**d, "version": 99}, "plan.json: "),
+    "an unknown pass": (lambda d: {**d, "pipeline": "shrink-ray"}, "no pass is called 'shrink-ray'"),
+    "no object": (lambda d: [d], "plan.json: "),
+}
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_plans_that_cannot_be_used(command: Command, kind: str) -> None:
+    command("plan", "net.onnx", "--calib", "calib.npz", "--keep", "0.5", "-o", "plan.json")
+    change, message = PLANS[kind]
+    Path("plan.json").write_text(json.dumps(change(json.loads(Path("plan.json").read_text()))))
+    refused(command("apply", "net.onnx", "plan.json", "-o", "out.onnx"), message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*OPTIMIZE, "out.onnx", "--colour", "red"), "No such option: --colour"),
+        ((*OPTIMIZE, "out.onnx", "--samples", "0"), "Invalid value for '--samples'"),
+        ((*OPTIMIZE, "out.onnx", "--dims", "outer"), "Invalid value for '--dims'"),
+        (("optimise", "net.onnx"), "No such command 'optimise'"),
+        (("optimize", "net.onnx", "--keep", "0.5", "-o", "out.onnx"), "Missing option '--calib'"),
+    ],
+)
+def test_unknown_options(command: Command, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "") and message in re.sub(r"[^\x20-\x7e]+\s*", " ", err)
+    assert not list(Path().glob("out*"))
+
+
+def test_some_of_the_samples_are_used(command: Command) -> None:
+    code, out, _ = command(*OPTIMIZE, "out.onnx", "--samples", "8", "--plan-out", "p.json", "--seed", "3")
+    assert code in (0, 1) and "calib  calib.npz: 8 samples" in out
+    assert json.loads(Path("p.json").read_text())["calibration"]["count"] == 8
+    code, out, _ = command("apply", "net.onnx", "p.json", "-o", "again.onnx", "--remarks")
+    assert code == 0 and "left out" not in out
+
+
+def test_a_missed_budget_is_said_and_exits_with_1(command: Command) -> None:
+    arguments = ("optimize", "net.onnx", "--calib", "calib.npz", "--latency", "0.0001ms", "-o", "out.onnx")
+    code, out, err = command(*arguments)
+    if code == 2:  # the prediction already knows that nothing reaches it
+        assert "out of reach" in err and not Path("out.onnx").exists()
+    else:
+        assert code == 1 and re.search(r"missed: .*0\.0001ms was asked for|no credible gain", out)
+
+
+def test_the_json_of_optimize_names_no_temporary_file(command: Command) -> None:
+    code, out, _ = command(*OPTIMIZE, "out.onnx", "--json")
+    document = json.loads(out)
+    assert code in (0, 1) and document["audit"]["a"]["path"] == "net.onnx"
+    assert "/otgraph-" not in out
+
+
+# interrupted runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, how: signal.Signals) -> None:
+    arguments = ("optimize", str(model_path()), "--calib", str(calibration_path()), "--latency", "0.6x")
+    outputs = ("-o", "out.onnx", "--plan-out", "plan.json", "--report", "report.html")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from otgraph.cli.main import main; main()", *arguments, *outputs],
+        cwd=tmp_path,
+        env={**os.environ, "OTGRAPH_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: bool(list(tmp_path.glob("cache/*"))) or process.poll() is not None)
+    assert process.poll() is None, process.stderr and process.stderr.read()
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    if how is signal.SIGINT:
+        assert (process.returncode, err) == (130, "error: interrupted; nothing is left half-written\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    for saved in tmp_path.glob("cache/trials-*.json"):
+        assert json.loads(saved.read_text())  # whole, so the next run goes on from it
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert happened()
