@@ -142,13 +142,17 @@ def test_the_constant_goes_into_the_batch_norm_exactly() -> None:
         m[0].bias.data += torch.randn(6)
 
     original, new = cut(module, x, edit)
-    repair = repair_least_squares(new, original, as_data(x), LeastSquaresOptions(ridges=(float("inf"),)))
+    repair = repair_least_squares(
+        new, original, as_data(x), LeastSquaresOptions(ridges=(float("inf"),), common=())
+    )
     changed = [name for name, value in repair.updates.items() if not torch.equal(value, new.tensor(name))]
     assert changed == ["2.running_mean"]
     assert error(original, new, repair, inputs(4, 3, 7, 7, seed=1)) < 1e-5
     bare = copy.deepcopy(module)
     original, new = cut(nn.Sequential(*list(bare)[:2]), x, edit)  # no place for a constant
-    repair = repair_least_squares(new, original, as_data(x), LeastSquaresOptions(ridges=(float("inf"),)))
+    repair = repair_least_squares(
+        new, original, as_data(x), LeastSquaresOptions(ridges=(float("inf"),), common=())
+    )
     assert repair.updates == {} and repair.strength == 0
 
 
@@ -244,7 +248,7 @@ def test_a_repair_that_only_fits_noise_is_refused() -> None:
     repair = repair_least_squares(new, original, as_data(x))
     assert repair.after.damage <= repair.before.damage
     assert error(original, new, repair, fresh) < 1.1 * before
-    only_tiny = LeastSquaresOptions(ridges=(1e-8,), strengths=(1.0,))
+    only_tiny = LeastSquaresOptions(ridges=(1e-8,), common=(), strengths=(1.0,))
     assert repair_least_squares(new, original, as_data(x), only_tiny).updates == {}
 
 
