@@ -109,7 +109,7 @@ def repair_least_squares(
         return Repair({}, (Remark("missed", SOURCE, new.name, text),))
     teacher = Teacher(original, [batch.inputs for batch in batches], len(batches), options.sampling)
     first = walk(new, teacher, held_out, options, Memory(options.memory, scratch))
-    ridges: dict[str, float | None] = {name: choice.ridge for name, choice in first.choices.items()}
+    ridges: Mapping[str, float | None] = {name: choice.ridge for name, choice in first.choices.items()}
     held = [index for index, out in enumerate(held_out) if out]
     reference = [teacher.outputs[i] for i in held]
     best, figures = first, {"damage_per_layer": _damage(first, reference, held)}
@@ -117,7 +117,7 @@ def repair_least_squares(
         other = walk(new, teacher, held_out, options, Memory(options.memory, scratch), fixed=common)
         figures[f"damage_common_{common:g}"] = _damage(other, reference, held)
         if figures[f"damage_common_{common:g}"] < min(list(figures.values())[:-1]):
-            best, ridges = other, dict[str, float | None].fromkeys(ridges, common)
+            best, ridges = other, dict.fromkeys(ridges, common)
     outputs = [outputs_of(best.pair.new)[i] for i in held]
     inputs = [batches[i].inputs for i in held]
     updates = best.pair.new.overrides
