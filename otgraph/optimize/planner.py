@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -116,7 +117,47 @@ class _Planner:
             found_damage = self.trial.damage(other.allocation.widths)
             if found_damage < damage and not _miss(other.ratio, target, self.settings.tolerance)[0]:
                 best, damage = other, found_damage
-        return self._finish(best, best.ratio, damage)
+        best = self._given_back(best, target)
+        return self._finish(best, best.ratio, self.trial.damage(best.allocation.widths))
+
+    def _given_back(self, best: _Candidate, target: float) -> _Candidate:
+        """Widen what the clock does not reward: the time of narrow layers goes in steps that no smooth model has.
+
+        Dims are given one candidate width back, those first that it helps most, wherever the measured ratio stays
+        within the budget.
+        """
+        started = time.process_time()
+        current, refused = best, set[str]()
+        while True:
+            names = [n for n in self._by_relief(current.allocation.widths) if n not in refused]
+            if not names or time.process_time() - started > self.settings.trial_seconds:
+                return current
+            name = names[0]
+            wider = self._widened(current, name)
+            self.settings.progress(f"giving {name} back some width")
+            ratio = self.clock.ratio(self._build(wider.widths)).ratio
+            fits = ratio <= target * (1 + self.settings.tolerance / 2)
+            if fits and self.trial.damage(wider.widths) < self.trial.damage(current.allocation.widths):
+                current = replace(current, allocation=wider, ratio=ratio)
+            else:
+                refused.add(name)
+
+    def _widened(self, current: _Candidate, name: str) -> Allocation:
+        """The allocation with one dim a candidate wider; nothing is proved of it."""
+        old = current.allocation.widths
+        candidates = next(choice.widths for choice in self.problem.choices if choice.name == name)
+        widths = {**old, name: candidates[candidates.index(old[name]) - 1]}
+        spent = self.problem.time_at(widths)
+        return replace(current.allocation, widths=widths, time=spent, objective=math.inf)
+
+    def _by_relief(self, widths: Mapping[str, int]) -> list[str]:
+        """The dims that are cut, those first whose curve falls most with the next wider candidate."""
+        relief: dict[str, float] = {}
+        for choice in self.problem.choices:
+            at = choice.widths.index(widths[choice.name])
+            if at:
+                relief[choice.name] = choice.damages[at] - choice.damages[at - 1]
+        return sorted(relief, key=lambda name: -relief[name])
 
     def _best_reading(self, best: _Candidate, damage: float, target: float) -> tuple[Problem, float]:
         found = (self.problem, damage)
@@ -203,8 +244,8 @@ class _Planner:
         predictions = Predictions(
             time_ratio=best.model.ratio(allocation.time) if measured is None else measured,
             damage=damage,
-            bound=allocation.bound,
-            gap=allocation.gap,
+            bound=allocation.bound if math.isfinite(allocation.objective) else None,
+            gap=allocation.gap if math.isfinite(allocation.objective) else None,
         )
         device = {key: str(value) for key, value in self.clock.engine.describe().items()}
         plan = _plan(self.found, self.settings, dict(allocation.widths), predictions, device)

@@ -46,7 +46,7 @@ class Plan:
     predictions: Predictions = field(default_factory=Predictions)
     engine: str = "onnxruntime"
     device: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])
-    criterion: str = "rerouting"
+    criterion: str = "cholesky"
     seed: int = 0
     calibration: CalibrationReference | None = None
     created_by: Mapping[str, str] = field(default_factory=dict[str, str])
