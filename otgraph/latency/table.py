@@ -1,4 +1,4 @@
-"""The latency table: what was measured of single nodes, kept in SQLite so that it is measured once per device."""
+"""The latency table: what was measured of single nodes, kept in SQLite, so once per device."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CREATE TABLE IF NOT EXISTS kernel_times (
 
 
 class LatencyTable:
-    """Fitted times by device and kernel. ``device`` is what an engine says of itself (``Engine.describe``) with the
-    number of threads: figures of one engine, version or machine are never taken for another's.
+    """Fitted times by device and kernel. ``device`` is what an engine says of itself (``Engine.describe``)
+    with the number of threads: figures of one engine, version or machine are never taken for another's.
 
     Raises ``OutputError`` where the file cannot be used.
     """

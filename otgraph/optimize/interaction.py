@@ -1,7 +1,7 @@
 """Cuts do not add up: the damages of an allocation are corrected by trials of the whole of it.
 
-Every dim of a composed cut is given one candidate width back, one dim at a time; how much the measured damage falls,
-against how much it was predicted to, says by how much this dim's curve is wrong where it matters.
+Every dim of a composed cut is given one candidate width back, one dim at a time; how much the measured damage
+falls, against how much it was predicted to, says by how much this dim's curve is wrong where it matters.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ RANGE = 16.0
 def variants(problem: Problem) -> dict[str, Problem]:
     """Other readings of the same curves, since damages of many cuts neither just add up nor all interact.
 
-    *additive*: as it is. *coherent*: errors of different dims point the same way, so their sizes (roots) add up.
-    *even*: deep cuts interact most, so every dim gives up a like share.
+    *additive*: as it is. *coherent*: errors of different dims point the same way, so their sizes (roots) add
+    up. *even*: deep cuts interact most, so every dim gives up a like share.
     """
     coherent = [replace(c, damages=tuple(math.sqrt(d) for d in c.damages)) for c in problem.choices]
-    even = [replace(c, damages=tuple((1 - w / c.widths[0]) ** EVEN for w in c.widths)) for c in problem.choices]
+    even = [
+        replace(c, damages=tuple((1 - w / c.widths[0]) ** EVEN for w in c.widths)) for c in problem.choices
+    ]
     return {
         "additive": problem,
         "coherent": replace(problem, choices=tuple(coherent)),
@@ -48,7 +50,8 @@ def corrected(
 ) -> Problem | None:
     """``problem`` with each dim's damages scaled by what it does within the cut to ``widths``.
 
-    ``whole``: the measured damage of that cut. None when the trials would take more than ``seconds`` of CPU time.
+    ``whole``: the measured damage of that cut. None when the trials would take more than ``seconds`` of CPU
+    time.
     """
     ratios: dict[str, float] = {}
     started = time.process_time()

@@ -13,7 +13,7 @@ ENVIRONMENT = "OTGRAPH_CACHE"
 
 
 def cache_folder() -> Path | None:
-    """Where measurements are kept: ``$OTGRAPH_CACHE`` or the user's cache folder; None if it cannot be used."""
+    """``$OTGRAPH_CACHE`` or the user's cache folder, where measurements are kept; None if unusable."""
     given = os.environ.get(ENVIRONMENT)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(given) if given else base / "otgraph"

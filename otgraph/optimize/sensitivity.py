@@ -1,8 +1,8 @@
 """What cutting one dim does to the network's output: local curves scaled by measured output divergence.
 
-Each dim is cut to a few widths in trials that include a repair: what a cut costs *after* its repair is often a tenth
-of what it costs before, and ranks dims otherwise. The reconstruction cost of the calibration moments says how the
-damage goes on between and beyond the widths that were tried.
+Each dim is cut to a few widths in trials that include a repair: what a cut costs *after* its repair is often
+a tenth of what it costs before, and ranks dims otherwise. The reconstruction cost of the calibration moments
+says how the damage goes on between and beyond the widths that were tried.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def measure_sensitivities(
 ) -> dict[str, Sensitivity]:
     """The sensitivity of every dim of ``trial``, one dim at a time.
 
-    All dims are tried at the first of ``PROBES``; further ones only while that takes less than ``seconds`` of CPU
-    time in all.
+    All dims are tried at the first of ``PROBES``; further ones only while that takes less than ``seconds`` of
+    CPU time in all.
     """
     measured: dict[str, dict[int, float]] = {name: {} for name in trial.widths}
     started = time.process_time()

@@ -24,9 +24,9 @@ FIT, JUDGE = 48, 64
 class Trial:
     """Damage of cuts of ``graph``: repaired on ``fit``, judged on ``held``, which the repair has not seen.
 
-    Damage is the squared relative L2 distance of the outputs, for classifiers too: independent errors add up in it, and
-    on the few inputs of a trial it is far steadier than KL, which hangs on the one or two inputs that are nearly
-    undecided. ``saved`` keeps what was measured.
+    Damage is the squared relative L2 distance of the outputs, for classifiers too: independent errors add up
+    in it, and on the few inputs of a trial it is far steadier than KL, which hangs on the one or two inputs
+    that are nearly undecided. ``saved`` keeps what was measured.
     """
 
     def __init__(
