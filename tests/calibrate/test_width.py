@@ -48,7 +48,7 @@ def graph() -> Graph:
 
 @pytest.fixture(scope="module")
 def found(graph: Graph, data: Data) -> WidthAnalysis:
-    return analyse_width(graph, analyse(graph), data)
+    return analyse_width(graph, analyse(graph), data, "rerouting")
 
 
 @pytest.fixture(scope="module")

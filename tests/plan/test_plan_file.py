@@ -48,6 +48,7 @@ def plan() -> Plan:
         ),
         predictions=Predictions(time_ratio=0.61, damage=0.011, macs_ratio=0.5, bound=0.0105, gap=0.05),
         device={"cpu": "some cpu", "threads": 1, "load": 0.5, "gpu": None, "steady": True},
+        criterion="rerouting",
         seed=7,
         calibration=CalibrationReference.of(data),
         created_by={"otgraph": "0.1.0"},

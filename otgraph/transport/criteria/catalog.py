@@ -19,7 +19,8 @@ from otgraph.transport.criteria.wasserstein import Wasserstein
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
         "barycentre": Barycentre(),
-        # With the few inputs of a calibration a larger ridge chooses better, judged on others (tools/bench_width.py).
+        # With the few inputs of a calibration a larger ridge chooses better, judged on others
+        # (tools/bench_width.py).
         "cholesky": Cholesky(ridge=0.1),
         "energy": Energy(),
         "intra-fusion": IntraFusion(),
