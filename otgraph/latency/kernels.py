@@ -74,8 +74,8 @@ def time_kernels(
     table: LatencyTable | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[Kernel, KernelTime]:
-    """Time every distinct kernel, those aside that ``table`` knows. One that the engine cannot run by itself is
-    left out."""
+    """Time every distinct kernel, those aside that ``table`` knows. One that the engine cannot run by itself
+    is left out."""
     found: dict[Kernel, KernelTime] = {}
     distinct = list(dict.fromkeys(kernels))
     for number, kernel in enumerate(distinct, 1):

@@ -20,8 +20,8 @@ from otgraph.optimize.sensitivity import Sensitivity, measure_sensitivities
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import Study, study
-from otgraph.optimize.trial import Trial
 from otgraph.optimize.timing import time_terms
+from otgraph.optimize.trial import Trial
 from otgraph.plan.allocation import Allocation, Choice, Problem, minimise_damage, minimise_time
 from otgraph.plan.calibration import CalibrationReference, data_digest
 from otgraph.plan.candidates import candidate_widths
@@ -94,8 +94,8 @@ class _Planner:
         self.base = self.problem.time(self.problem.full())
 
     def by_latency(self) -> Plan:
-        """Least damage within the latency. The first allocation teaches the model of time; then allocations are tried
-        whole, and the best of them is corrected by what its parts were seen to do within it."""
+        """Least damage within the latency. The first allocation teaches the model of time; then allocations
+        are tried whole, and the best of them is corrected by what its parts were seen to do within it."""
         target = self._target()
         best = self._within(target, AffineModel(1.0, self.base, slope=1.0))
         damage = self.trial.damage(best.allocation.widths)
@@ -121,10 +121,11 @@ class _Planner:
         return self._finish(best, best.ratio, self.trial.damage(best.allocation.widths))
 
     def _given_back(self, best: _Candidate, target: float) -> _Candidate:
-        """Widen what the clock does not reward: the time of narrow layers goes in steps that no smooth model has.
+        """Widen what the clock does not reward: the time of narrow layers goes in steps that no smooth model
+        has.
 
-        Dims are given one candidate width back, those first that it helps most, wherever the measured ratio stays
-        within the budget.
+        Dims are given one candidate width back, those first that it helps most, wherever the measured ratio
+        stays within the budget.
         """
         started = time.process_time()
         current, refused = best, set[str]()
@@ -177,7 +178,7 @@ class _Planner:
         return dict(minimise_damage(problem, budget).widths)
 
     def _within(self, target: float, model: AffineModel) -> _Candidate:
-        """The line from summed node times to latency is corrected by each measurement until the clock agrees."""
+        """Each measurement corrects the line from summed node times to latency until the clock agrees."""
         tried: list[_Candidate] = []
         for number in range(1, self.settings.rounds + 1):
             budget = model.macs_for(target) or 0.0
