@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ RANGE = 16.0
 """A curve is scaled by at most this much, up or down, relative to the typical correction."""
 
 
-def variants(problem: Problem) -> dict[str, Problem]:
+def variants(problem: Problem, residual: Collection[str]) -> dict[str, Problem]:
     """Other readings of the same curves, since damages of many cuts neither just add up nor all interact.
 
     *additive*: as it is. *coherent*: errors of different dims point the same way, so their sizes (roots) add
@@ -33,8 +33,13 @@ def variants(problem: Problem) -> dict[str, Problem]:
     even = [
         replace(c, damages=tuple((1 - w / c.widths[0]) ** EVEN for w in c.widths)) for c in problem.choices
     ]
+    inner = [
+        replace(c, widths=c.widths[:1], damages=c.damages[:1]) if c.name in residual else c
+        for c in problem.choices
+    ]
     return {
         "additive": problem,
+        "inner": replace(problem, choices=tuple(inner)),
         "coherent": replace(problem, choices=tuple(coherent)),
         "even": replace(problem, choices=tuple(even)),
     }

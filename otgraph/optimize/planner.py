@@ -112,8 +112,7 @@ class _Planner:
                 break
             problem, expected = found, again
         if expected < damage:
-            self.problem = problem
-            other = self._within(target, best.model)
+            other = self._within(target, best.model, problem)
             found_damage = self.trial.damage(other.allocation.widths)
             if found_damage < damage and not _miss(other.ratio, target, self.settings.tolerance)[0]:
                 best, damage = other, found_damage
@@ -162,7 +161,11 @@ class _Planner:
 
     def _best_reading(self, best: _Candidate, damage: float, target: float) -> tuple[Problem, float]:
         found = (self.problem, damage)
-        for name, problem in variants(self.problem).items():
+        residual = {dim.name for dim in self.found.axes.prunable() if dim.residual}
+        budget = best.model.macs_for(target) or 0.0
+        for name, problem in variants(self.problem, residual).items():
+            if problem.time(problem.least()) > budget:
+                continue
             self.settings.progress(f"trying the {name} allocation whole")
             damage = self._tried(problem, best.model, target)
             if damage < found[1]:
@@ -177,12 +180,12 @@ class _Planner:
         budget = max(model.macs_for(target) or 0.0, problem.time(problem.least()))
         return dict(minimise_damage(problem, budget).widths)
 
-    def _within(self, target: float, model: AffineModel) -> _Candidate:
+    def _within(self, target: float, model: AffineModel, problem: Problem | None = None) -> _Candidate:
         """Each measurement corrects the line from summed node times to latency until the clock agrees."""
         tried: list[_Candidate] = []
         for number in range(1, self.settings.rounds + 1):
             budget = model.macs_for(target) or 0.0
-            allocation = self._allocate(budget, model, target)
+            allocation = self._allocate(problem or self.problem, budget, model, target)
             if any(dict(c.allocation.widths) == dict(allocation.widths) for c in tried):
                 break  # the corrected line asks for the same widths again
             self.settings.progress(f"measuring candidate {number}")
@@ -222,8 +225,8 @@ class _Planner:
             return self.settings.budget.value
         return self.settings.budget.value / self.original_ms
 
-    def _allocate(self, budget: float, model: AffineModel, target: float) -> Allocation:
-        least = self.problem.time(self.problem.least())
+    def _allocate(self, problem: Problem, budget: float, model: AffineModel, target: float) -> Allocation:
+        least = problem.time(problem.least())
         if budget < least and model.points:
             budget = least  # the line was corrected downwards past what can be cut: go as far as possible
         if budget < least:
@@ -231,7 +234,7 @@ class _Planner:
                 f"latency {target:.3g}x: out of reach; the smallest predicted with these dims and widths is"
                 f" {model.ratio(least):.3f}x; ask for that or more, or let more dims be cut"
             )
-        return minimise_damage(self.problem, budget)
+        return minimise_damage(problem, budget)
 
     def _build(self, widths: Mapping[str, int]) -> Graph:
         """The cut network without repairs: weights do not matter to the clock."""
@@ -252,7 +255,7 @@ class _Planner:
         plan = _plan(self.found, self.settings, dict(allocation.widths), predictions, device)
         predicted = {c.name: dict(zip(c.widths, c.damages, strict=True)) for c in self.problem.choices}
         dims = tuple(
-            replace(d, damage=predicted[d.name].get(len(d.kept), d.damage)) if d.name in predicted else d
+            replace(d, damage=math.sqrt(predicted[d.name].get(len(d.kept), 0.0))) if d.name in predicted else d
             for d in plan.dims
         )
         return replace(plan, dims=dims)

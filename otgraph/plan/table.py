@@ -16,14 +16,14 @@ def plan_table(plan: Plan) -> str:
         (
             dim.name,
             f"{len(dim.kept)} of {dim.size}",
-            f"{dim.damage:.3g}",
+            f"{dim.damage:.3g}" if dim.damage else "–",
             f"{dim.cost:.3g}",
             f"{dim.bound:.3g}",
         )
         for dim in cut
     ]
     lines = [f"{name + ':':<13}{text}" for name, text in _facts(plan)]
-    lines += ["", *_columns([("dim", "kept", "damage", "cost", "cost at least"), *rows])] if rows else []
+    lines += ["", *_columns([("dim", "kept", "damage alone", "cost", "cost at least"), *rows])] if rows else []
     lines += [f"{action.kind} {', '.join(action.nodes)}" for action in plan.depth]
     whole = len(plan.dims) - len(cut)
     lines += [f"{whole} more {'dim is' if whole == 1 else 'dims are'} kept whole"] if whole else []
@@ -35,7 +35,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     figures = [
         ("time", _figure(predicted.time_ratio, "x")),
         ("MACs", _figure(predicted.macs_ratio, "x")),
-        ("damage", _figure(predicted.damage, "")),
+        ("relative L2", _figure(predicted.damage, "")),
         ("gap to the best allocation at most", _figure(predicted.gap, "")),
     ]
     device = ", ".join(f"{key} {value}" for key, value in plan.device.items())

@@ -105,11 +105,11 @@ def test_as_text(plan: Plan) -> None:
         "engine:      onnxruntime (threads 1)\n"
         "criterion:   rerouting, seed 7\n"
         "calibration: 4 inputs of calib.npz\n"
-        "predicted:   time 0.61x, MACs 0.5x, damage 0.011, gap to the best allocation at most 0.05\n"
+        "predicted:   time 0.61x, MACs 0.5x, relative L2 0.011, gap to the best allocation at most 0.05\n"
         "passes:      reroute-channels,prune-channels,fold-batch-norm\n"
         "\n"
-        "dim          kept  damage  cost  cost at least\n"
-        "a.weight  8 of 16    0.01  0.25            0.2\n"
+        "dim          kept  damage alone  cost  cost at least\n"
+        "a.weight  8 of 16          0.01  0.25            0.2\n"
         "1 more dim is kept whole"
     )
 
