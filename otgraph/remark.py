@@ -22,7 +22,7 @@ class Remark:
     source: str
     where: str
     message: str
-    metrics: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str])
+    metrics: Mapping[str, float | int | str] = field(default_factory=dict[str, float | int | str], hash=False)
 
     def __str__(self) -> str:
         numbers = "".join(f" {key}={value}" for key, value in self.metrics.items())
