@@ -142,6 +142,8 @@ def cut(axis: Axis, at: Sequence[int]) -> list[Axis]:
         axis = as_indexed(axis)
     if axis.kind == "indexed":
         index = index_of(axis)
+        if any(stop - start == 1 for start, stop in spans):
+            block(axis, "one position of an axis that was cut in the middle goes its own way")
         return [indexed(axis.parts[0], index[start:stop]) for start, stop in spans]
     return [Axis(stop - start, blocked="cut in the middle of fixed factors") for start, stop in spans]
 

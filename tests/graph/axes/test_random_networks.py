@@ -272,6 +272,27 @@ def test_many_random_networks_obey_the_masking_law(example: tuple[nn.Module, int
     check(example)
 
 
+@pytest.mark.parametrize("at", [1, 2, 3, 7])
+def test_a_shuffled_axis_is_cut_anywhere(at: int) -> None:
+    """Of a part of one channel nothing can be removed: an axis of size 1 carries no dim."""
+
+    class Shuffled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8 - at, 6, 1), nn.Linear(6 + at, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            n, _, h, w = x.shape
+            y = self.stem(x).view(n, 2, 4, h, w).transpose(1, 2).reshape(n, 8, h, w)
+            return self.head(torch.cat([y[:, :at], torch.relu(self.a(y[:, at:]))], 1).mean((2, 3)))
+
+    torch.manual_seed(0)
+    module = randomised(Shuffled())
+    for seed in range(6):
+        error, power, _ = law(module, seed)
+        assert error <= 1e-10 and power >= 1e-3
+
+
 def test_a_planted_wrong_rule_breaks_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
     """Concatenation in the wrong order: shapes still fit, the function does not."""
 
