@@ -44,8 +44,8 @@ class Settings:
     batch_size: int = 32
     rounds: int = 5
     tolerance: float = 0.02
-    corrections: int = 2
-    trial_seconds: float = 60.0
+    corrections: int = 1
+    trial_seconds: float = 45.0
     candidates: int = 16
     pipeline: str = "apply"
     cache: Path | None = None
