@@ -13,8 +13,8 @@ CATALOG = {
 }
 
 PIPELINES = {
-    # Re-routing reads the channels that the cut removes, so it comes first; repairs use batch norms.
-    # Moments are matched on few inputs: after least squares it seldom helps, and it walks both networks whole.
+    # Re-routing reads the channels that the cut removes, so it comes first; repairs use batch norms. Moments
+    # are matched on few inputs: after least squares it seldom helps, and it walks both networks whole.
     "apply": (
         "reroute-channels,prune-channels,repair-least-squares,repair-moments{inputs=64},"
         "fold-batch-norm,cleanup"

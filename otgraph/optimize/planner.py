@@ -255,7 +255,9 @@ class _Planner:
         plan = _plan(self.found, self.settings, dict(allocation.widths), predictions, device)
         predicted = {c.name: dict(zip(c.widths, c.damages, strict=True)) for c in self.problem.choices}
         dims = tuple(
-            replace(d, damage=math.sqrt(predicted[d.name].get(len(d.kept), 0.0))) if d.name in predicted else d
+            replace(d, damage=math.sqrt(predicted[d.name].get(len(d.kept), 0.0)))
+            if d.name in predicted
+            else d
             for d in plan.dims
         )
         return replace(plan, dims=dims)

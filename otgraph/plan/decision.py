@@ -16,8 +16,9 @@ class DimDecision:
 
     ``kept``: ascending indices. ``target``: for each channel the kept one it is merged into, -1 where it is
     dropped; ``scales``: per reader the factor of each channel (see ``Coupling``). ``damage``: predicted
-    relative L2 distance of the outputs when only this dim is cut, 0 where nothing was predicted. ``cost`` and ``bound``: in units of the readers' squared outputs, the second a
-    certified lower bound on what any set of this many channels costs.
+    relative L2 distance of the outputs when only this dim is cut, 0 where nothing was predicted. ``cost`` and
+    ``bound``: in units of the readers' squared outputs, the second a certified lower bound on what any set of
+    this many channels costs.
     """
 
     name: str

@@ -23,7 +23,9 @@ def plan_table(plan: Plan) -> str:
         for dim in cut
     ]
     lines = [f"{name + ':':<13}{text}" for name, text in _facts(plan)]
-    lines += ["", *_columns([("dim", "kept", "damage alone", "cost", "cost at least"), *rows])] if rows else []
+    lines += (
+        ["", *_columns([("dim", "kept", "damage alone", "cost", "cost at least"), *rows])] if rows else []
+    )
     lines += [f"{action.kind} {', '.join(action.nodes)}" for action in plan.depth]
     whole = len(plan.dims) - len(cut)
     lines += [f"{whole} more {'dim is' if whole == 1 else 'dims are'} kept whole"] if whole else []
