@@ -45,6 +45,35 @@ class NodeCost:
         return NodeCost(self.node, tuple(Term(factor * each.coefficient, each.dims) for each in self.terms))
 
 
+@dataclass(frozen=True)
+class TimeTable:
+    """A measured cost over the candidate widths of one or two ``dims``; no smooth form says what an engine
+    does with narrow layers.
+
+    ``values`` has one entry per combination of widths, in the order of ``dims``; other widths are not known.
+    """
+
+    dims: tuple[str, ...]
+    values: Mapping[tuple[int, ...], float]
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        """The cost at ``widths``, which must be among those tabulated."""
+        return self.values[tuple(widths[name] for name in self.dims)]
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """What one node takes: a table, a polynomial, or the sum of both."""
+
+    node: str
+    terms: Polynomial = ()
+    table: TimeTable | None = None
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        """The time at ``widths``."""
+        return evaluate(self.terms, widths) + (0.0 if self.table is None else self.table.at(widths))
+
+
 def evaluate(terms: Iterable[Term], widths: Mapping[str, int]) -> float:
     """The sum of ``terms`` at ``widths``."""
     return sum((term.at(widths) for term in terms), 0.0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from otgraph.data import Data
 from otgraph.graph.graph import Graph
+from otgraph.graph.span import Collapse
 from otgraph.rewrite.options import format_options
 from otgraph.transport.coupling import Coupling
 
@@ -35,12 +36,14 @@ class Context:
 
     ``data``: unlabelled calibration inputs. ``original``: the graph before the first transform, the reference
     of every repair. ``couplings``: dim name → what to keep of it, decided before anything is edited.
+    ``collapses``: spans and what becomes of them, decided likewise, by the names of the original's nodes.
     ``scratch``: a folder for what would not fit in memory. ``seed``: of every random choice.
     """
 
     data: Data | None = None
     original: Graph | None = None
     couplings: Mapping[str, Coupling] = field(default_factory=dict[str, Coupling])
+    collapses: tuple[Collapse, ...] = ()
     scratch: Path | None = None
     seed: int = 0
 
