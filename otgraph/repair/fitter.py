@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import fx
 
+from otgraph.calibrate.normal import Choice, Correction, Normal, choose, solve
+from otgraph.calibrate.rows import Geometry
 from otgraph.graph.affine import Affine, is_shared, lay_weight, read_weight
 from otgraph.graph.graph import label
 from otgraph.remark import Remark
-from otgraph.repair.normal import Choice, Correction, Normal, choose, solve
-from otgraph.repair.rows import Geometry
 from otgraph.repair.target import Pair, Target, TargetMode, find_target, norm_of
 
 SOURCE = "repair-least-squares"

@@ -10,6 +10,7 @@ import torch
 
 from otgraph.calibrate.divergence import Divergence, Outputs, output_divergence
 from otgraph.calibrate.feeds import Feed
+from otgraph.calibrate.rows import Sampling
 from otgraph.data import Data
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.graph import Graph
@@ -18,7 +19,6 @@ from otgraph.repair.batches import split_batches
 from otgraph.repair.fitter import SOURCE, Fitter
 from otgraph.repair.frontier import Memory, Program
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
-from otgraph.repair.rows import Sampling
 from otgraph.repair.target import TargetMode
 from otgraph.repair.teacher import Taught, Teacher
 

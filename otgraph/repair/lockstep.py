@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from otgraph.calibrate.feeds import Feed
+from otgraph.calibrate.rows import Sampling, gathered
 from otgraph.graph.graph import Graph
 from otgraph.repair.frontier import Memory, Program
-from otgraph.repair.rows import Sampling, gathered
 
 Visit = Callable[[fx.Node], None]
 

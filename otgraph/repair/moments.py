@@ -14,6 +14,7 @@ from torch import fx
 
 from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.calibrate.moments import MeanVariance, mean_variance
+from otgraph.calibrate.transport_map import AffineMap, gaussian_map
 from otgraph.data import Data
 from otgraph.graph.affine import Affine, BatchNorm, affine_nodes, is_shared, lay_weight, read_batch_norm
 from otgraph.graph.graph import Graph, label
@@ -22,7 +23,6 @@ from otgraph.repair.batches import Batch, split_batches
 from otgraph.repair.frontier import Memory
 from otgraph.repair.lockstep import Lockstep, Walked
 from otgraph.repair.target import kept_of, norm_of, restrict
-from otgraph.repair.transport_map import AffineMap, gaussian_map
 
 SOURCE = "repair-moments"
 

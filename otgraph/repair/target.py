@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import fx
 
+from otgraph.calibrate.rows import gathered
 from otgraph.graph.affine import Affine, BatchNorm, read_batch_norm
 from otgraph.graph.graph import Graph, op_name
 from otgraph.repair.frontier import Program
-from otgraph.repair.rows import gathered
 
 Kept = Mapping[int, np.ndarray]
 """Axis → the positions of the original's axis that are left, in order."""

@@ -10,11 +10,11 @@ import torch
 from torch import fx
 
 from otgraph.calibrate.feeds import Feed
+from otgraph.calibrate.rows import Sampling, gathered
 from otgraph.graph.affine import affine_nodes, read_weight
 from otgraph.graph.graph import Graph
 from otgraph.repair.checkpoints import Checkpoints
 from otgraph.repair.frontier import Program
-from otgraph.repair.rows import Sampling, gathered
 from otgraph.repair.target import addition_of
 
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.moments import MeanVariance
+from otgraph.calibrate.transport_map import gaussian_map
 from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.repair.lockstep import run_with
 from otgraph.repair.moments import MomentRepair, repair_moments
-from otgraph.repair.transport_map import gaussian_map
 
 
 def graphs(module: nn.Module, x: torch.Tensor, edit: Callable[[nn.Module], None]) -> tuple[Graph, Graph]:

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from otgraph.calibrate.normal import Normal, choose, solve, squared_error
+from otgraph.calibrate.rows import Geometry, Sampling, gathered
 from otgraph.graph.affine import affine_nodes, read_weight
 from otgraph.graph.capture import capture
-from otgraph.repair.normal import Normal, choose, solve, squared_error
-from otgraph.repair.rows import Geometry, Sampling, gathered
 
 INF = float("inf")
 
@@ -136,7 +136,7 @@ def test_rows_of_one_dimensional_same_padding() -> None:
 
 
 def test_rows_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otgraph.repair.rows.BLOCK_BYTES", 2000)
+    monkeypatch.setattr("otgraph.calibrate.rows.BLOCK_BYTES", 2000)
     torch.manual_seed(0)
     assert check_rows(nn.Conv2d(4, 6, 3, bias=False).double(), torch.randn(3, 4, 9, 8).double()) == 3
     assert check_rows(nn.Linear(50, 3, bias=False).double(), torch.randn(20, 50).double()) > 3
