@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, final
 
 import numpy as np
@@ -12,6 +11,7 @@ from otgraph.calibrate.width import Width
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.name_pattern import allowed
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.rewriter import Rewriter
@@ -51,7 +51,7 @@ class PruneChannels(Pass):
         ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner``
         to leave out dims that run through an addition of two computed values. ``multiple``: widths are
         rounded to it where a dim is larger. ``include``, ``exclude``: patterns of dim names (``*`` and
-        ``?``).
+        ``?``); a name with brackets is written in quotes.
     """
 
     name: ClassVar[str] = "prune-channels"
@@ -110,8 +110,7 @@ def selected(dim: Dim, dims: str, include: tuple[str, ...], exclude: tuple[str, 
     """Whether the rules of the user let this dim be cut. Normalised dims change statistics and stay whole."""
     if dim.normalised or (dims == "inner" and dim.residual):
         return False
-    named = not include or any(fnmatchcase(dim.name, pattern) for pattern in include)
-    return named and not any(fnmatchcase(dim.name, pattern) for pattern in exclude)
+    return allowed(dim.name, include, exclude)
 
 
 def kept_count(size: int, fraction: float, multiple: int) -> int:

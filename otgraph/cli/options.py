@@ -74,10 +74,12 @@ Criterion = Annotated[
     ),
 ]
 Include = Annotated[
-    list[str] | None, typer.Option("--include", metavar="PATTERN", help="Only cut nodes with such names.")
+    list[str] | None,
+    typer.Option("--include", metavar="PATTERN", help="Only cut dims with such names; * and ? are special."),
 ]
 Exclude = Annotated[
-    list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Never cut nodes with such names.")
+    list[str] | None,
+    typer.Option("--exclude", metavar="PATTERN", help="Never cut dims with such names: see inspect --dims."),
 ]
 Multiple = Annotated[int, typer.Option("--multiple", min=1, help="Widths are multiples of this.")]
 Samples = Annotated[

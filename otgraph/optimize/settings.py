@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from otgraph.calibrate.width import DEFAULT_CRITERION
 from otgraph.errors import UsageError
 from otgraph.graph.axes.axis_map import AxisMap, Dim
+from otgraph.graph.axes.name_pattern import allowed
 from otgraph.plan.budget import Budget
 
 
@@ -21,7 +21,7 @@ def quiet(message: str) -> None:
 @dataclass(frozen=True)
 class Settings:
     """``budget``: what is asked for. ``dims``: ``inner`` leaves out dims that run through a residual
-    addition. ``include``, ``exclude``: patterns of dim names. ``multiple``: widths the engine likes (8 on the
+    addition. ``include``, ``exclude``: patterns of dim names (``*`` and ``?``). ``multiple``: widths the engine likes (8 on the
     measured CPUs). ``normalised``: also cut dims whose cut changes the statistics of a normalisation.
     ``held_out``: the share of the calibration inputs that nothing is fitted on. ``rounds``: how often the
     measured time may correct the plan. ``cache``: a folder that keeps
@@ -57,8 +57,7 @@ class Settings:
             return False
         if self.dims == "inner" and dim.residual:
             return False
-        named = not self.include or any(fnmatchcase(dim.name, pattern) for pattern in self.include)
-        return named and not any(fnmatchcase(dim.name, pattern) for pattern in self.exclude)
+        return allowed(dim.name, self.include, self.exclude)
 
     def selected(self, axes: AxisMap) -> tuple[Dim, ...]:
         """The dims to decide on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from otgraph.rewrite.manager import PassManager, Result
 from otgraph.rewrite.masking import mask_graph, relative_error
 from otgraph.rewrite.pipeline import parse_pipeline
 from otgraph.transport.coupling import Coupling
-from passes.prune_channels import PruneChannels, kept_count
+from passes.prune_channels import PruneChannels, kept_count, selected
 
 ONNX = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[N,3,6,6] x) => (float[N,4] y) {
@@ -118,6 +119,16 @@ def test_patterns_choose_and_spare() -> None:
     assert sizes(run(graph, "prune-channels{keep=0.5 exclude=[st*]}").graph) == {"stem": 8, "a": 3}
     untouched = run(graph, "prune-channels{keep=0.5 include=[nothing]}")
     assert untouched.records[0].edits == 0 and sizes(untouched.graph) == sizes(graph)
+
+
+def test_brackets_of_a_name_are_taken_literally() -> None:
+    torch.manual_seed(0)
+    graph = capture(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), torch.randn(2, 3))
+    dim = replace(analyse(graph).prunable()[0], name="conv[1]")
+    assert selected(dim, "all", ("conv[1]",), ()) and not selected(dim, "all", ("*",), ("*[1]",))
+    assert not selected(replace(dim, name="conv1"), "all", ("conv[1]",), ())
+    step = PruneChannels(include=("*[1]",))
+    assert str(step) == 'prune-channels{include=["*[1]"]}' and parse_pipeline(str(step)) == (step,)
 
 
 def test_the_largest_weights_stay_where_nothing_is_annotated() -> None:
