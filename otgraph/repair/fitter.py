@@ -15,7 +15,15 @@ from otgraph.calibrate.rows import Geometry
 from otgraph.graph.affine import Affine, is_shared, lay_weight, read_weight
 from otgraph.graph.graph import label
 from otgraph.remark import Remark
-from otgraph.repair.target import Pair, Target, TargetMode, find_target, norm_of
+from otgraph.repair.target import (
+    Pair,
+    Target,
+    TargetMode,
+    find_target,
+    is_stand_in,
+    norm_of,
+    original_name,
+)
 
 SOURCE = "repair-least-squares"
 
@@ -56,8 +64,9 @@ class Fitter:
             self.remarks.append(Remark("missed", SOURCE, label(node), refusal))
 
     def _skips(self, affine: Affine) -> bool:
-        """A depthwise layer has a handful of weights per channel, of which a refit makes little."""
-        if self.depthwise or affine.groups == 1:
+        """A depthwise layer has a handful of weights per channel, of which a refit makes little; one that
+        stands for an activation or a span has nothing else to it."""
+        if self.depthwise or affine.groups == 1 or is_stand_in(affine.output):
             return False
         return read_weight(self.pair.new.graph, affine).shape[1] == 1
 
@@ -133,7 +142,7 @@ class Fitter:
             held = self.held_out[index]
             if held and self.fixed is not None:
                 continue
-            at = self.pair.pick(affine.output.name, space, geometry.width, index)
+            at = self.pair.pick(original_name(affine.output), space, geometry.width, index)
             for rows, wanted in geometry.blocks(data, target.at(index, at), at):
                 parts[held] = parts[held].add(rows, wanted - rows @ old - bias)
                 power += float((wanted.square().sum(1) * importance).sum()) if held else 0.0

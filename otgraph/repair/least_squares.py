@@ -19,7 +19,7 @@ from otgraph.repair.batches import split_batches
 from otgraph.repair.fitter import SOURCE, Fitter
 from otgraph.repair.frontier import Memory, Program
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
-from otgraph.repair.target import TargetMode
+from otgraph.repair.target import TargetMode, stood_for
 from otgraph.repair.teacher import Taught, Teacher
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
@@ -107,7 +107,8 @@ def repair_least_squares(
     if len(set(held_out)) < 2:
         text = "one batch of inputs cannot be split into a fitted and a held-out part; give more inputs"
         return Repair({}, (Remark("missed", SOURCE, new.name, text),))
-    teacher = Teacher(original, [batch.inputs for batch in batches], len(batches), options.sampling)
+    inputs = [batch.inputs for batch in batches]
+    teacher = Teacher(original, inputs, len(batches), options.sampling, extra=stood_for(new))
     first = walk(new, teacher, held_out, options, Memory(options.memory, scratch))
     ridges: Mapping[str, float | None] = {name: choice.ridge for name, choice in first.choices.items()}
     held = [index for index, out in enumerate(held_out) if out]
@@ -119,9 +120,10 @@ def repair_least_squares(
         if figures[f"damage_common_{common:g}"] < min(list(figures.values())[:-1]):
             best, ridges = other, dict.fromkeys(ridges, common)
     outputs = [outputs_of(best.pair.new)[i] for i in held]
-    inputs = [batches[i].inputs for i in held]
     updates = best.pair.new.overrides
-    strength, damage = _strength(new, updates, inputs, reference, outputs, options.strengths)
+    strength, damage = _strength(
+        new, updates, [inputs[i] for i in held], reference, outputs, options.strengths
+    )
     remarks = [*first.remarks, _verdict(new, strength, damage, figures)]
     memory = Memory(options.memory, scratch)
     if strength > 0:

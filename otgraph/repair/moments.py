@@ -22,7 +22,7 @@ from otgraph.remark import Remark
 from otgraph.repair.batches import Batch, split_batches
 from otgraph.repair.frontier import Memory
 from otgraph.repair.lockstep import Lockstep, Walked
-from otgraph.repair.target import kept_of, norm_of, restrict
+from otgraph.repair.target import kept_of, norm_of, original_name, restrict
 
 SOURCE = "repair-moments"
 
@@ -133,10 +133,11 @@ class _Run:
             self._map(affine, gaussian_map(found, wanted, self.strength))
 
     def _concerned(self, node: fx.Node) -> bool:
-        return self.strength > 0 and node.name not in self.pair.same and node.name in self.pair.original.nodes
+        known = original_name(node) in self.pair.original.nodes
+        return self.strength > 0 and node.name not in self.pair.same and known
 
     def _target(self, node: fx.Node, axis: int = 1) -> MeanVariance | None:
-        reference = self.pair.reference(node.name)
+        reference = self.pair.reference(original_name(node))
         if reference is None:
             return None
         kept = kept_of(node)
@@ -207,10 +208,12 @@ def _run(
     run = _Run(
         pair, fitted or range(len(batches)), strength, {view.output.name: view for view in affine_nodes(new)}
     )
-    names = [
-        n.name for n in new.module.graph.nodes if n.name in run.affine or read_batch_norm(new, n) is not None
-    ]
-    run.walked = pair.walk(run.before, run.after, {name: [name] for name in names})
+    needs = {
+        n.name: [original_name(n)]
+        for n in new.module.graph.nodes
+        if n.name in run.affine or read_batch_norm(new, n) is not None
+    }
+    run.walked = pair.walk(run.before, run.after, needs)
     return run
 
 

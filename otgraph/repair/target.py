@@ -79,6 +79,22 @@ def kept_of(node: fx.Node) -> Kept:
     return (node.meta.get("otgraph") or {}).get("kept") or {}
 
 
+def original_name(node: fx.Node) -> str:
+    """The node of the original whose value ``node`` reproduces: that of its name, unless a rewrite put
+    ``node`` in the place of another and noted which."""
+    return (node.meta.get("otgraph") or {}).get("stands_for") or node.name
+
+
+def is_stand_in(node: fx.Node) -> bool:
+    """Whether a rewrite put ``node`` in the place of another."""
+    return original_name(node) != node.name
+
+
+def stood_for(graph: Graph) -> frozenset[str]:
+    """The nodes of the original that nodes of ``graph`` stand for."""
+    return frozenset(original_name(node) for node in graph.module.graph.nodes if is_stand_in(node))
+
+
 def restrict(value: torch.Tensor, kept: Kept) -> torch.Tensor:
     """The kept positions of an original value."""
     for axis, index in kept.items():
@@ -102,7 +118,7 @@ def addition_of(graph: Graph, node: fx.Node) -> Addition | None:
         return None
     user = next(iter(last.users))
     operands: Sequence[Any] = user.args[:2]
-    if op_name(user) not in _ADDITIONS or len(user.args) != 2 or user.kwargs or operands[0] is operands[1]:
+    if op_name(user) not in ADDITIONS or len(user.args) != 2 or user.kwargs or operands[0] is operands[1]:
         return None
     skip = operands[1] if operands[0] is last else operands[0]
     if not isinstance(skip, fx.Node) or skip.op == "get_attr":
@@ -127,7 +143,8 @@ def find_target(pair: Pair, affine: Affine, mode: TargetMode) -> Target | None:
 
 def _wanted(pair: Pair, node: fx.Node, axis: int) -> tuple[tuple[int, ...], At] | None:
     """What the original gives at ``node``, as far as it is left: the shape, and the values by position."""
-    shape = pair.shape(node.name)
+    name = original_name(node)
+    shape = pair.shape(name)
     if shape is None or len(shape) < 2:
         return None
     kept = {a % len(shape): index for a, index in kept_of(node).items()}
@@ -135,11 +152,11 @@ def _wanted(pair: Pair, node: fx.Node, axis: int) -> tuple[tuple[int, ...], At] 
     if kept:
         return None  # positions themselves were cut: the sampled ones are not the same
     if channels is None:
-        return shape, lambda index, at: pair.sample(node.name, index, axis, at)
+        return shape, lambda index, at: pair.sample(name, index, axis, at)
     chosen = torch.as_tensor(np.asarray(channels, np.int64))
     left = list(shape)
     left[axis] = len(chosen)
-    return tuple(left), lambda index, at: pair.sample(node.name, index, axis, at).index_select(1, chosen)
+    return tuple(left), lambda index, at: pair.sample(name, index, axis, at).index_select(1, chosen)
 
 
 def _gain(program: Program, norm: BatchNorm | None, channels: int) -> torch.Tensor:
@@ -179,5 +196,5 @@ def _shift(program: Program, norm: BatchNorm | None, gain: torch.Tensor) -> torc
     return bias - program.tensor(norm.mean).double() * gain
 
 
-_ADDITIONS = ("aten.add", "aten.add_", "onnx.Add")
+ADDITIONS = ("aten.add", "aten.add_", "onnx.Add")
 _DEAD = 1e-4

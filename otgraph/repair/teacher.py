@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ from torch import fx
 from otgraph.calibrate.feeds import Feed
 from otgraph.calibrate.rows import Sampling, gathered
 from otgraph.graph.affine import affine_nodes, read_weight
-from otgraph.graph.graph import Graph
+from otgraph.graph.graph import Graph, op_name
 from otgraph.repair.checkpoints import Checkpoints
 from otgraph.repair.frontier import Program
-from otgraph.repair.target import addition_of
+from otgraph.repair.target import ADDITIONS, addition_of
 
 
 class Teacher:
@@ -23,18 +23,28 @@ class Teacher:
 
     The original runs batch by batch, so this costs no memory but the samples. Of the first ``fitted`` batches
     targets are taken, the others only have outputs. ``hold``: bytes of other values to keep, from which the
-    changed part of a cut network is entered; without them the unchanged part is computed again.
+    changed part of a cut network is entered; without them the unchanged part is computed again. ``extra``:
+    other nodes that are targets, because nodes of the new network stand for them.
     """
 
     def __init__(
-        self, original: Graph, batches: Sequence[Feed], fitted: int, sampling: Sampling, hold: int = 0
+        self,
+        original: Graph,
+        batches: Sequence[Feed],
+        fitted: int,
+        sampling: Sampling,
+        hold: int = 0,
+        extra: Collection[str] = (),
     ) -> None:
         self.original = original
         self.batches = batches
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._fitted = fitted
-        self._samples: dict[tuple[str, int, int], torch.Tensor] = {}  # by node, batch and positions
-        self._places = _places(original, sampling, sum(len(batch[0]) for batch in batches[:fitted]))
+        self._sampling = sampling
+        self._inputs = sum(len(batch[0]) for batch in batches[:fitted])
+        self._extra = _with_sums(original, extra)
+        self._samples: dict[tuple[str, int, int, int], torch.Tensor] = {}  # by node, batch, axis, positions
+        self._places = _places(original, sampling, self._inputs)
         self._values = Checkpoints(original, batches, hold, self._visit)
 
     @property
@@ -46,9 +56,9 @@ class Teacher:
         """Which of ``total`` positions were sampled for the layer ``name``."""
         return Sampling.pick(total, self._places[name][0][1], batch)
 
-    def sample(self, name: str, batch: int, positions: int) -> torch.Tensor:
+    def sample(self, name: str, batch: int, axis: int, positions: int) -> torch.Tensor:
         """The value of a node at that many positions, as ``gathered`` takes it."""
-        return self._samples[name, batch, positions]
+        return self._samples[name, batch, axis % len(self.shapes[name]), positions]
 
     def enter(self, program: Program, same: frozenset[str]) -> None:
         """Give ``program``, a changed version, the original's values where its changed part begins."""
@@ -59,8 +69,12 @@ class Teacher:
         program.begin_with(executed, self._values.values(border, len(program.batches)))
 
     def _visit(self, node: fx.Node, batch: int, value: Any) -> None:
+        if not isinstance(value, torch.Tensor) or value.dim() < 2:
+            return
+        if node.name in self._extra and node.name not in self.shapes:
+            self._places[node.name] = self._wider(self._places.get(node.name, []), value)
         places = self._places.get(node.name)
-        if places is None or not isinstance(value, torch.Tensor) or value.dim() < 2:
+        if places is None:
             return
         self.shapes.setdefault(node.name, tuple(value.shape))
         if batch >= self._fitted:
@@ -68,8 +82,18 @@ class Teacher:
         for axis, count in places:
             total = value[0].numel() // max(value.shape[axis], 1)
             at = Sampling.pick(total, count, batch)
-            if (node.name, batch, len(at)) not in self._samples:
-                self._samples[node.name, batch, len(at)] = gathered(value, axis, at).clone()
+            key = node.name, batch, axis % value.dim(), len(at)
+            if key not in self._samples:
+                self._samples[key] = gathered(value, axis, at).clone()
+
+    def _wider(self, places: list[tuple[int, int]], value: torch.Tensor) -> list[tuple[int, int]]:
+        """``places`` and those of a stand-in, which may be a convolution of nine taps over axis 1 or a
+        product over the last axis: nothing says yet which, so both are sampled, as often as the wider
+        needs."""
+        taps = 9 if value.dim() > 3 else 1
+        count = self._sampling.count(taps * max(value.shape[1], value.shape[-1]), self._inputs)
+        counts = dict.fromkeys([*(known for _, known in places), count])
+        return [(axis, each) for each in counts for axis in (1, -1)]
 
 
 @dataclass(frozen=True)
@@ -89,7 +113,7 @@ class Taught:
 
     def sample(self, name: str, batch: int, axis: int, at: torch.Tensor) -> torch.Tensor:
         """What the teacher sampled there."""
-        return self.teacher.sample(name, batch, len(at))
+        return self.teacher.sample(name, batch, axis, len(at))
 
 
 def _places(original: Graph, sampling: Sampling, samples: int) -> dict[str, list[tuple[int, int]]]:
@@ -102,3 +126,10 @@ def _places(original: Graph, sampling: Sampling, samples: int) -> dict[str, list
         if added is not None:
             places.setdefault(added.node.name, []).append(place)
     return places
+
+
+def _with_sums(original: Graph, extra: Collection[str]) -> frozenset[str]:
+    """``extra`` and the additions that read them, whose sums are what mends a residual stream."""
+    nodes = [node for node in original.module.graph.nodes if node.name in extra]
+    sums = {user.name for node in nodes for user in node.users if op_name(user) in ADDITIONS}
+    return frozenset(extra) | sums

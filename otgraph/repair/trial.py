@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -24,7 +24,8 @@ class TrialRepair:
     of every layer and addition, which are the targets, and as many of its other values as ``hold`` bytes
     allow (the smallest), from which the changed part of a cut network is entered. Every layer is fitted with
     the one ridge of ``options`` (``LeastSquaresOptions.quick``), so nothing is held out; ``judged`` are other
-    inputs, carried along without being fitted, on which ``damage`` is measured.
+    inputs, carried along without being fitted, on which ``damage`` is measured. ``extra``: nodes besides the
+    layers that cut versions will have stand-ins for (the branches and exits of spans that may collapse).
 
     Raises:
         DataError: the data do not fit the model, or hold no complete batch.
@@ -38,13 +39,14 @@ class TrialRepair:
         *,
         judged: Data | None = None,
         hold: int = 768 << 20,
+        extra: Collection[str] = (),
     ) -> None:
         self.options = options or LeastSquaresOptions.quick()
         batches = split_batches(original, data, 1, limit=self.options.inputs, seed=self.options.seed)
         others = [] if judged is None else split_batches(original, judged, 1)
         self._fitted = len(batches)
         inputs = [batch.inputs for batch in (*batches, *others)]
-        self._teacher = Teacher(original, inputs, self._fitted, self.options.sampling, hold)
+        self._teacher = Teacher(original, inputs, self._fitted, self.options.sampling, hold, extra)
 
     def repair(self, new: Graph) -> Mapping[str, torch.Tensor]:
         """Tensor name → new value for a cut version of the original; neither graph is edited."""

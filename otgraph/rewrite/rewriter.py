@@ -108,8 +108,10 @@ class Rewriter:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any] | None = None,
         meta: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> fx.Node:
-        """Insert a call of ``function`` after ``node`` and return it; ``meta`` becomes its metadata.
+        """Insert a call of ``function`` after ``node`` and return it; ``meta`` becomes its metadata, ``name``
+        (made unique) its name.
 
         In the ``onnx`` dialect ``function`` is that of an operator (``otgraph.graph.onnx.ops``), and the new
         node gets the identity that the emitter needs.
@@ -117,9 +119,9 @@ class Rewriter:
         program = self.graph.module.graph
         with program.inserting_after(node):
             if self.graph.dialect == "onnx":
-                new = make_node(self.graph, function, args, kwargs)
+                new = make_node(self.graph, function, args, kwargs, name or "")
             else:
-                new = program.call_function(function, args, dict(kwargs or {}))
+                new = program.create_node("call_function", function, args, dict(kwargs or {}), name)
         new.meta.update(meta or {})
         self.edits += 1
         return new
