@@ -18,8 +18,9 @@ class SpanFit:
 
     ``weight``: None for the identity; (C, 1, *1s) with ``groups`` = C for an affine map over ``axis`` 1 and
     (C,) over ``axis`` -1; (out, in) for a linear map over ``axis`` -1; (out, in, *kernel) for a linear map
-    or a convolution over ``axis`` 1. ``bias``: (out,), None for the identity. ``stride`` and ``padding``
-    (equal before and after) hold one number per spatial axis. Where the span has a ``branch`` the map stands
+    or a convolution over ``axis`` 1. ``bias``: (out,), None for the identity. ``stride``: one number per
+    spatial axis. ``padding``: one number per spatial axis, the same before and after; or two per axis, as
+    ONNX orders them (all befores, then all afters), where they differ. Where the span has a ``branch`` the map stands
     for the branch, and the addition stays (the identity then means that nothing is added).
     ``error``: squared error over the energy of what is reproduced (the branch's update; else the exit less
     its mean per channel), on held-out inputs. ``fitted``: the same on the inputs fitted on. ``ridge``: the

@@ -1,0 +1,198 @@
+"""Where a span lies: the axes of its two ends, and the stride, reach and alignment from one to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import fx
+
+from otgraph.graph.affine import Affine, argument, read_affine
+from otgraph.graph.axes.axis_map import AxisMap
+from otgraph.graph.graph import Graph, op_name
+from otgraph.graph.span import Span
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SpanSite:
+    """The ends of a span, for the graph's example.
+
+    ``axis``: that of the channels, 1 or -1. ``entry`` and ``exit``: their numbers of channels. ``space``: the
+    sizes of the exit's other axes but the first. ``stride``: one number per such axis where ``axis`` is 1,
+    else empty. ``reach``: input positions per axis that one output position depends on (1: none but its own);
+    ``centre``: the middle of them for output position 0.
+    """
+
+    axis: int
+    entry: int
+    exit: int
+    source: Shape
+    space: Shape
+    stride: Shape
+    reach: Shape
+    centre: tuple[float, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether both ends have the same shape."""
+        return self.entry == self.exit and self.source == self.space
+
+    def kernel(self) -> Shape | None:
+        """The smallest odd kernel from 3 on that skips no input; None where the span has no spatial reach."""
+        if self.axis != 1 or not self.space or max(self.reach) <= 1:
+            return None
+        return tuple(max(3, s + 1 - s % 2) if r > 1 else 1 for s, r in zip(self.stride, self.reach, strict=True))
+
+    def padding(self, kernel: Shape) -> tuple[tuple[int, int], ...]:
+        """Zeros before and after each axis, so that ``kernel`` lies in the middle of what the span reads."""
+        found: list[tuple[int, int]] = []
+        for k, s, size, out, centre in zip(
+            kernel, self.stride, self.source, self.space, self.centre, strict=True
+        ):
+            before = max(0, round((k - 1) / 2 - centre))
+            after = (out - 1) * s + k - size - before
+            if after < 0 and size + before - k >= out * s:  # more outputs than the span has
+                before, after = max(0, before + after), 0
+            found.append((before, max(0, after)))
+        return tuple(found)
+
+
+def shape_of(axes: AxisMap, name: str) -> Shape | None:
+    """The shape of the value ``name`` for the example; None where it is not one tensor."""
+    results = axes.values.get(name, ())
+    return tuple(axis.size for axis in results[0]) if len(results) == 1 else None
+
+
+def channel_axis(axes: AxisMap, name: str) -> int | None:
+    """Which axis of the value ``name`` holds channels: 1 or -1; None where none does or it is not clear.
+
+    The channels are what some weight writes or contracts.
+    """
+    results = axes.values.get(name, ())
+    if len(results) != 1 or len(results[0]) < 2:
+        return None
+    rank = len(results[0])
+
+    def has_channels(number: int) -> bool:
+        ports = (port for dim in results[0][number].dims() for port in axes.dims[dim].ports)
+        return any(port.role in ("writes", "reads") for port in ports)
+
+    if has_channels(rank - 1) and (rank <= 3 or not has_channels(1)):
+        return -1 if rank == 2 or not has_channels(1) else None
+    return 1 if rank > 2 and has_channels(1) else None
+
+
+def site_of(graph: Graph, axes: AxisMap, span: Span) -> SpanSite | None:
+    """The site of ``span``; None where its ends cannot be related.
+
+    They can when both are activations with channels on the same axis, as many samples, as many axes, and the
+    exit's other axes are the entry's, read at a whole stride.
+    """
+    axis = channel_axis(axes, span.entry)
+    source, target = shape_of(axes, span.entry), shape_of(axes, span.exit)
+    if axis is None or source is None or target is None or axis != channel_axis(axes, span.exit):
+        return None
+    if len(source) != len(target) or source[0] != target[0]:
+        return None
+    inner, outer = (s[2:] if axis == 1 else s[1:-1] for s in (source, target))
+    if axis == -1 and inner != outer:
+        return None
+    ones = (1,) * len(inner)
+    if axis == -1:
+        return SpanSite(axis, source[-1], target[-1], inner, outer, (), ones, (0.0,) * len(inner))
+    if any(out < 1 or out > size for size, out in zip(inner, outer, strict=True)):
+        return None
+    stride = tuple(max(1, round(size / out)) for size, out in zip(inner, outer, strict=True))
+    reach, centre = _field(graph, axes, span, len(inner))
+    site = SpanSite(axis, source[1], target[1], inner, outer, stride, reach, centre)
+    return site if all(_meets(site, kernel) for kernel in (ones, site.kernel()) if kernel) else None
+
+
+def _meets(site: SpanSite, kernel: Shape) -> bool:
+    """Whether a convolution of that kernel at the span's stride makes as many outputs."""
+    sizes = zip(site.source, site.space, site.stride, kernel, site.padding(kernel), strict=True)
+    return all((size + sum(pads) - k) // stride + 1 == out for size, out, stride, k, pads in sizes)
+
+
+def multiplies(graph: Graph, axes: AxisMap, node: fx.Node) -> int:
+    """Multiply-accumulates of ``node`` for the example; 0 where it is no matrix product."""
+    out = shape_of(axes, node.name)
+    if out is None:
+        return 0
+    affine = read_affine(graph, node)
+    if affine is not None:
+        weight = graph.tensor(affine.weight)
+        width = weight.shape[0] if affine.layout == "io" else prod(weight.shape[1:])
+        return prod(out) * width
+    shapes = [shape_of(axes, source.name) for source in node.all_input_nodes[:2]]
+    if None in shapes or not shapes:
+        return 0
+    if op_name(node) in ("aten.matmul", "aten.bmm", "aten.mm", "onnx.MatMul"):
+        first = shapes[0]
+        return prod(out) * (first[-1] if first else 1)
+    if op_name(node) == "aten.scaled_dot_product_attention":
+        key = shapes[-1]
+        return 2 * prod(out) * (key[-2] if key else 1)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Field:
+    """What one output position reads, per axis: step between outputs, extent, middle for output 0."""
+
+    step: tuple[int, ...]
+    extent: tuple[int, ...]
+    centre: tuple[float, ...]
+
+
+def _field(graph: Graph, axes: AxisMap, span: Span, rank: int) -> tuple[Shape, tuple[float, ...]]:
+    """Extent and middle of what the span's first output position reads, by its convolutions and poolings."""
+    start = _Field((1,) * rank, (1,) * rank, (0.0,) * rank)
+    fields: dict[str, _Field] = {span.entry: start}
+    program = {node.name: node for node in graph.module.graph.nodes}
+    for name in span.nodes:
+        node = program[name]
+        sources = [fields[s.name] for s in node.all_input_nodes if s.name in fields]
+        widest = max(sources, key=lambda field: field.extent, default=start)
+        window = _window(graph, node, rank)
+        fields[name] = widest if window is None else _through(widest, *window)
+    return fields[span.exit].extent, fields[span.exit].centre
+
+
+def _through(field: _Field, kernel: Shape, stride: Shape, before: Shape, dilation: Shape) -> _Field:
+    axes = range(len(kernel))
+    return _Field(
+        tuple(field.step[i] * stride[i] for i in axes),
+        tuple(field.extent[i] + (kernel[i] - 1) * dilation[i] * field.step[i] for i in axes),
+        tuple(field.centre[i] + ((kernel[i] - 1) * dilation[i] / 2 - before[i]) * field.step[i] for i in axes),
+    )
+
+
+def _window(graph: Graph, node: fx.Node, rank: int) -> tuple[Shape, Shape, Shape, Shape] | None:
+    """Kernel, stride, zeros before and dilation of a convolution or a pooling; None for other nodes."""
+    affine: Affine | None = read_affine(graph, node)
+    if affine is not None and affine.kind == "conv" and len(affine.stride) == rank:
+        kernel = tuple(graph.tensor(affine.weight).shape[2:])
+        return kernel, affine.stride, tuple(first for first, _ in affine.padding), affine.dilation
+    name = op_name(node)
+    if name in ("onnx.MaxPool", "onnx.AveragePool"):
+        given: Mapping[str, Any] = node.kwargs
+        kernel = _sizes(given["kernel_shape"], rank)
+        before = _sizes(given.get("pads") or 0, 2 * rank)[:rank]
+        return kernel, _sizes(given.get("strides") or 1, rank), before, _sizes(given.get("dilations") or 1, rank)
+    if name.startswith(("aten.max_pool", "aten.avg_pool")):
+        kernel = _sizes(argument(node, 1, "kernel_size"), rank)
+        stride = argument(node, 2, "stride")
+        dilation = argument(node, 4, "dilation", 1) if "max" in name else 1
+        before = _sizes(argument(node, 3, "padding", 0), rank)
+        return kernel, _sizes(stride, rank) if stride else kernel, before, _sizes(dilation, rank)
+    return None
+
+
+def _sizes(value: int | Sequence[int], count: int) -> Shape:
+    items = (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+    return items * count if len(items) == 1 else items
