@@ -124,12 +124,19 @@ def _restricted(fit: SpanFit, region: Region) -> Numbers | str:
         weight, bias = weight.index_select(0, rows), bias.index_select(0, rows)
     if len(region.before) == 2 and fit.collapse.map == "affine":
         weight, groups = weight.reshape(-1), 1
-    numbers = Numbers(weight, bias, fit.stride, fit.padding, groups)
+    numbers = Numbers(weight, bias, fit.stride, _pairs(fit), groups)
     made = numbers.shape(region.before)
     if made == region.after:
         return numbers
     given = "takes no entry of" if made is None else f"gives {list(made)} for an entry of"
     return f"its map {given} {list(region.before)}, and {list(region.after)} is wanted"
+
+
+def _pairs(fit: SpanFit) -> tuple[tuple[int, int], ...]:
+    """The padding of each axis before and after."""
+    n, given = len(fit.stride), fit.padding
+    after = given[n:] if len(given) == 2 * n else given
+    return tuple(zip(given[:n], after, strict=True))
 
 
 def _put(rewriter: Rewriter, region: Region, numbers: Numbers) -> fx.Node:

@@ -86,7 +86,7 @@ def _leak(
         for source in node.all_input_nodes:
             value = infos.get(source)
             computed = source.op != "get_attr" and value is not None and value.dtype.is_floating_point
-            if computed and source is not entry and not _serves(source, nodes):
+            if computed and source is not entry and source not in nodes:
                 return f"{label(node)} reads {label(source)}, which is neither inside nor the entry"
     return None
 

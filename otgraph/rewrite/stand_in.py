@@ -19,12 +19,12 @@ from otgraph.rewrite.rewriter import Rewriter
 class Numbers:
     """An affine map, its kind told by the axes of ``weight``: (C,) a factor per channel of the last axis,
     (out, in) a product over the last axis, (out, in/groups, *kernel) a convolution over axis 1. ``bias``:
-    (out,)."""
+    (out,). ``padding``: one (before, after) pair per spatial axis."""
 
     weight: torch.Tensor
     bias: torch.Tensor
     stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
     groups: int = 1
 
     def shape(self, entry: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -35,7 +35,7 @@ class Numbers:
         if entry[1] != sizes[1] * self.groups or len(sizes) != len(entry):
             return None
         axes = zip(entry[2:], sizes[2:], self.stride, self.padding, strict=True)
-        return (entry[0], sizes[0], *((n + 2 * pad - k) // step + 1 for n, k, step, pad in axes))
+        return (entry[0], sizes[0], *((n + sum(pads) - k) // step + 1 for n, k, step, pads in axes))
 
 
 def make_stand_in(
@@ -81,7 +81,12 @@ def _make_aten(
         return insertion.call(aten.linear.default, entry, weight, bias)
     functions = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
     n = numbers.weight.dim() - 2
-    spaces = list(numbers.stride), list(numbers.padding), [1] * n
+    padding = [before for before, _ in numbers.padding]
+    if any(before != after for before, after in numbers.padding):
+        amounts = [amount for pair in reversed(numbers.padding) for amount in pair]
+        entry = insertion.call(aten.pad.default, entry, amounts, name=f"{insertion.name}_padded")
+        padding = [0] * n
+    spaces = list(numbers.stride), padding, [1] * n
     return insertion.call(functions[n], entry, weight, bias, *spaces, numbers.groups)
 
 
@@ -100,6 +105,6 @@ def _make_onnx(
         dilations=[1] * len(numbers.stride),
         group=numbers.groups,
         kernel_shape=list(numbers.weight.shape[2:]),
-        pads=[*numbers.padding, *numbers.padding],
+        pads=[*(before for before, _ in numbers.padding), *(after for _, after in numbers.padding)],
         strides=list(numbers.stride),
     )
