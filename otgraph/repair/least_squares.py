@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from otgraph.calibrate.batches import split_batches
 from otgraph.calibrate.divergence import Divergence, Outputs, output_divergence
 from otgraph.calibrate.feeds import Feed
 from otgraph.calibrate.rows import Sampling
@@ -15,7 +16,6 @@ from otgraph.data import Data
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.graph import Graph
 from otgraph.remark import Remark
-from otgraph.repair.batches import split_batches
 from otgraph.repair.fitter import SOURCE, Fitter
 from otgraph.repair.frontier import Memory, Program
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes

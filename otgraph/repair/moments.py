@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from otgraph.calibrate.batches import Batch, split_batches
 from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.calibrate.moments import MeanVariance, mean_variance
 from otgraph.calibrate.transport_map import AffineMap, gaussian_map
@@ -19,7 +20,6 @@ from otgraph.data import Data
 from otgraph.graph.affine import Affine, BatchNorm, affine_nodes, is_shared, lay_weight, read_batch_norm
 from otgraph.graph.graph import Graph, label
 from otgraph.remark import Remark
-from otgraph.repair.batches import Batch, split_batches
 from otgraph.repair.frontier import Memory
 from otgraph.repair.lockstep import Lockstep, Walked
 from otgraph.repair.target import kept_of, norm_of, original_name, restrict

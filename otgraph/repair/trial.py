@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 
 import torch
 
+from otgraph.calibrate.batches import split_batches
 from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.data import Data
 from otgraph.graph.graph import Graph
-from otgraph.repair.batches import split_batches
 from otgraph.repair.fitter import Fitter
 from otgraph.repair.frontier import Memory
 from otgraph.repair.least_squares import LeastSquaresOptions, walk

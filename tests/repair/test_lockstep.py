@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from otgraph.calibrate.batches import split_batches
 from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.repair.batches import split_batches
 from otgraph.repair.frontier import Memory, Program
 from otgraph.repair.lockstep import Lockstep
 from otgraph.repair.spill import spill

@@ -1,4 +1,4 @@
-"""Repair inputs as batches that each belong to one fold, split by *input*.
+"""Inputs as batches that each belong to one fold, split by *input*.
 
 Positions of one input are not independent, so a split by position would call over-fitting a success.
 """
