@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from otgraph.calibrate.batches import split_batches
+from otgraph.calibrate.means import collect_means
 from otgraph.calibrate.readers import Reader, find_readers
-from otgraph.graph.affine import is_shared, read_weight
+from otgraph.graph.affine import Affine, is_shared, read_weight
 from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.graph import Graph
+from otgraph.repair.target import norm_of
+from otgraph.rewrite.affine_edit import write_bias, write_weight
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.rewrite.shapes import value_infos
 from otgraph.transport.coupling import Coupling
+
+Floats = npt.NDArray[np.float64]
 
 
 @final
@@ -24,14 +34,17 @@ class RerouteChannels(Pass):
     What it does
         Carries out the plan's transport: for each removed channel j that is re-routed through i, each
         reader's column of i gains the factor of j times its column of j (columns are summed, never averaged).
-        Nothing is removed yet.
+        What a removed channel gives on average beyond that, ``W_j (mean_j - factor mean_i)``, or all of
+        ``W_j mean_j`` where it is dropped, goes into the reader's bias, or into the running mean of the batch
+        norm that follows. Nothing is removed yet.
 
     When it applies
         Before ``prune-channels``, to dims of the plan that are read by stored weights. Weights that several
-        nodes share are left alone.
+        nodes share are left alone. Means need calibration inputs; without them only factors move.
 
     Exactness
-        Approximate: exact where the removed channel is a multiple of the kept one.
+        Approximate: exact where the removed channel is a multiple of the kept one. A constant that went
+        through zero padding is right in the interior only: at the border fewer taps had read it.
 
     Before and after
         >>> graph = capture(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3)), example(3, 4))
@@ -41,43 +54,120 @@ class RerouteChannels(Pass):
         True
 
     Remarks
-        *applied* per dim: how many channels were re-routed, how many dropped. *missed* per reader that cannot
-        take part.
+        *applied* per dim: how many channels were re-routed, how many dropped, how many readers took part and
+        how many of them took a constant. *missed* per reader that cannot take part, per dim without any, and
+        once where there is no plan or are no inputs.
 
     Options
-        none
+        ``inputs``: how many calibration inputs the means are taken of at most.
     """
 
     name: ClassVar[str] = "reroute-channels"
     kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
+    inputs: int = 64
+
     def run(self, rewriter: Rewriter, context: Context) -> None:
-        readers = find_readers(rewriter.graph, analyse(rewriter.graph))
-        for dim, coupling in context.couplings.items():
+        """Move the columns that ``context.couplings`` route, and the means of ``context.data``."""
+        graph = rewriter.graph
+        if not context.couplings:
+            rewriter.remark("missed", graph.name, "no plan that removes channels was given; see otgraph plan")
+            return
+        found = find_readers(graph, analyse(graph))
+        cut = {
+            dim: coupling for dim, coupling in context.couplings.items() if coupling.size > len(coupling.kept)
+        }
+        taking = {dim: _able(rewriter, found.get(dim, ()), coupling) for dim, coupling in cut.items()}
+        means = self._means(rewriter, context, [reader for group in taking.values() for reader in group])
+        for dim, coupling in cut.items():
+            shifted = sum(_reroute(rewriter, reader, coupling, means) for reader in taking[dim])
             routed = int((coupling.target >= 0).sum() - len(coupling.kept))
-            if not routed or not coupling.scales:
-                continue
-            for reader in readers.get(dim, ()):
-                _reroute(rewriter, reader, coupling)
             dropped = coupling.size - len(coupling.kept) - routed
-            rewriter.remark("applied", dim, "re-routed", channels=routed, dropped=dropped)
+            if taking[dim] and (routed or shifted):
+                figures = {"readers": len(taking[dim]), "constants": shifted}
+                rewriter.remark("applied", dim, "re-routed", channels=routed, dropped=dropped, **figures)
+            else:
+                why = "no reader can take part" if not taking[dim] else "the plan routes none of them"
+                rewriter.remark(
+                    "missed", dim, f"{why}: the removed channels are dropped", dropped=routed + dropped
+                )
+
+    def _means(
+        self, rewriter: Rewriter, context: Context, readers: Sequence[Reader]
+    ) -> Mapping[Reader, Floats]:
+        """What each reader that can take a constant reads on average, (n,)."""
+        graph = rewriter.graph
+        taking = [reader for reader in readers if reader.absorbs]
+        if not taking:
+            return {}
+        if context.data is None:
+            rewriter.remark("missed", graph.name, "no calibration inputs: means are lost; give --calib")
+            return {}
+        batches = split_batches(graph, context.data, 1, limit=self.inputs, seed=context.seed)
+        found = collect_means(graph, [batch.inputs for batch in batches], [reader.slot for reader in taking])
+        return dict(zip(taking, found, strict=True))
 
 
-def _reroute(rewriter: Rewriter, reader: Reader, coupling: Coupling) -> None:
-    scales = coupling.scales.get(reader.name)
-    if reader.affine is None or scales is None:
-        rewriter.remark("missed", reader.name, "reads without a weight of its own: what it loses is dropped")
-        return
-    graph, affine = rewriter.graph, reader.affine
-    if is_shared(graph, affine.weight):
-        rewriter.remark("missed", affine.weight, "shared with another node: what it loses is dropped")
-        return
-    weight = read_weight(graph, affine).double()
+def _able(rewriter: Rewriter, readers: Sequence[Reader], coupling: Coupling) -> list[Reader]:
+    """The readers that can take part; of the others it is said why not."""
+    able: list[Reader] = []
+    for reader in readers:
+        if reader.affine is None:
+            why = "reads without a weight of its own"
+        elif reader.name not in coupling.scales:
+            why = "the plan has no factors for it"
+        elif is_shared(rewriter.graph, reader.affine.weight):
+            why = "shared with another node"
+        else:
+            able.append(reader)
+            continue
+        rewriter.remark("missed", reader.name, f"{why}: what it loses is dropped")
+    return able
+
+
+def _reroute(rewriter: Rewriter, reader: Reader, coupling: Coupling, means: Mapping[Reader, Floats]) -> bool:
+    """Add the routed columns to their targets; whether a constant was moved too."""
+    affine = reader.affine
+    assert affine is not None
+    weight = read_weight(rewriter.graph, affine).double().clone()
+    lost = _lost(weight, reader, coupling, means[reader]) if reader in means else None
     removed = np.flatnonzero((coupling.target >= 0) & (coupling.target != np.arange(coupling.size)))
-    factor = torch.from_numpy(scales[removed]).reshape(1, -1, *[1] * (weight.dim() - 2))
+    factor = torch.from_numpy(coupling.scales[reader.name][removed]).reshape(1, -1, *[1] * (weight.dim() - 2))
     for positions in reader.columns:
         into = torch.from_numpy(positions[coupling.target[removed]])
         weight.index_add_(1, into, weight[:, torch.from_numpy(positions[removed])] * factor)
-    stored = weight if affine.layout == "oi" else weight.transpose(0, 1)
-    rewriter.set_tensor(affine.weight, stored)
+    if len(removed):
+        write_weight(rewriter, affine, weight)
+    return lost is not None and _add_constant(rewriter, affine, lost)
+
+
+def _lost(weight: torch.Tensor, reader: Reader, coupling: Coupling, mean: Floats) -> torch.Tensor:
+    """What the removed channels give on average beyond what goes through their targets, (out,)."""
+    removed = np.setdiff1d(np.arange(coupling.size), coupling.kept)
+    target = coupling.target[removed]
+    through = np.where(target >= 0, coupling.scales[reader.name][removed] * mean[target], 0.0)
+    constant = torch.from_numpy(mean[removed] - through)
+    taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
+    return sum(
+        (taps[:, torch.from_numpy(positions[removed])] @ constant for positions in reader.columns),
+        torch.zeros(len(weight), dtype=torch.float64),
+    )
+
+
+def _add_constant(rewriter: Rewriter, affine: Affine, constant: torch.Tensor) -> bool:
+    """Add ``constant`` (out,) to the bias, or take it from the mean of the batch norm that follows."""
+    graph = rewriter.graph
+    if affine.bias is not None:
+        write_bias(rewriter, affine, graph.tensor(affine.bias).double() + constant)
+        return True
+    norm = norm_of(graph, affine.output)
+    if norm is None or is_shared(graph, norm.mean) or not _same_axis(graph, affine):
+        return False
+    rewriter.set_tensor(norm.mean, graph.tensor(norm.mean).double() - constant)
+    return True
+
+
+def _same_axis(graph: Graph, affine: Affine) -> bool:
+    """Whether axis 1, which batch norms are over, is the channel axis of the layer."""
+    return affine.kind == "conv" or value_infos(graph)[affine.output].shape[2:] == ()

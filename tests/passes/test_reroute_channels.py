@@ -135,9 +135,11 @@ def test_remarks_count_what_is_routed_and_dropped() -> None:
     said = [
         str(r) for r in run(graph, {"make": Coupling(KEPT, target, scales=ones)}, "reroute-channels").remarks
     ]
-    assert "applied: reroute-channels: make: re-routed channels=2 dropped=1" in said
-    (missed,) = (line for line in said if line.startswith("missed"))
-    assert "wide.weight" in missed and "what it loses is dropped" in missed
+    assert "applied: reroute-channels: make: re-routed channels=2 dropped=1 readers=2 constants=0" in said
+    assert [line for line in said if line.startswith("missed")] == [
+        "missed: reroute-channels: wide.weight: the plan has no factors for it: what it loses is dropped",
+        f"missed: reroute-channels: {graph.name}: no calibration inputs: means are lost; give --calib",
+    ]
 
 
 class Shared(nn.Module):
@@ -157,10 +159,121 @@ def test_a_weight_that_two_nodes_read_is_left_alone() -> None:
     target = np.array([0, 1, 1, 0, 4, 1, 6, 7])
     given = {dim: Coupling(KEPT, target, scales={"read.weight": np.ones(8)})}
     result = run(graph, given, "reroute-channels")
-    assert any("read.weight: shared with another node" in str(remark) for remark in result.remarks)
+    said = [str(remark) for remark in result.remarks]
+    shared = "missed: reroute-channels: read.weight: shared with another node: what it loses is dropped"
+    alone = f"{dim}: no reader can take part: the removed channels are dropped dropped=3"
+    assert said == [shared, shared, f"missed: reroute-channels: {alone}"] and result.records[0].edits == 0
     assert torch.equal(result.graph.tensor("read.weight"), graph.tensor("read.weight"))
 
 
-def test_without_a_plan_nothing_happens() -> None:
-    result = run(aten_net(), {}, "reroute-channels")
-    assert result.records[0].edits == 0 and not result.remarks
+def test_a_dim_whose_channels_are_all_dropped_is_not_called_re_routed() -> None:
+    graph = aten_net()
+    target = np.array([0, 1, -1, -1, 4, -1, 6, 7])
+    scales = dict.fromkeys(("conv.weight", "flat.weight", "wide.weight"), np.ones(8))
+    result = run(graph, {"make": Coupling(KEPT, target, scales=scales)}, "reroute-channels")
+    said = [str(remark) for remark in result.remarks]
+    expected = "make: the plan routes none of them: the removed channels are dropped dropped=3"
+    assert f"missed: reroute-channels: {expected}" in said
+    assert not any(line.startswith("applied") for line in said) and result.records[0].edits == 0
+
+
+def test_without_a_plan_nothing_happens_and_it_is_said() -> None:
+    graph = aten_net()
+    result = run(graph, {}, "reroute-channels")
+    (said,) = map(str, result.remarks)
+    assert said == (
+        f"missed: reroute-channels: {graph.name}: no plan that removes channels was given; see otgraph plan"
+    )
+    assert result.records[0].edits == 0
+
+
+class Offsets(nn.Module):
+    """Removed channels are multiples of kept ones plus a constant; the last is nothing but a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Conv2d(3, 8, 1)
+        self.plain, self.padded = nn.Conv2d(8, 4, 3), nn.Conv2d(8, 4, 3, padding=1)
+        self.bare, self.norm = nn.Conv2d(8, 4, 1, bias=False), nn.BatchNorm2d(4)
+        with torch.no_grad():
+            self.make.bias.uniform_(1, 3)
+            self.norm.weight.uniform_(0.5, 2)
+            self.norm.running_var.uniform_(0.5, 2)
+            multiply_rows(self.make.weight)
+            self.make.weight[7] = 0
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = self.make(x)
+        return self.plain(y), self.norm(self.bare(y)), self.padded(y)
+
+
+def offsets() -> tuple[Graph, Data, dict[str, Coupling]]:
+    torch.manual_seed(0)
+    graph = capture(Offsets().eval(), (torch.randn(2, 3, 6, 6),))
+    inputs = np.random.default_rng(1).normal(size=(16, 3, 6, 6)).astype(np.float32)
+    data = Data.from_arrays({graph.signature.inputs[0].name: inputs})
+    found = analyse_width(graph, analyse(graph), data)
+    return graph, data, {"make": found.widths["make"].coupling(KEPT[:-1])}
+
+
+def test_means_go_into_the_bias_or_the_batch_norm() -> None:
+    graph, data, couplings = offsets()
+    context = Context(data=data, original=graph, couplings=couplings)
+    result = PassManager(parse_pipeline("reroute-channels,prune-channels")).run(graph, context)
+    x = torch.randn(3, 3, 6, 6)
+    wanted, got = graph(x), result.graph(x)
+    assert relative_error(wanted[:2], got[:2]) <= 1e-5
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    assert relative_error((wanted[2][inside],), (got[2][inside],)) <= 1e-5
+    assert (
+        relative_error((wanted[2],), (got[2],)) > 1e-3
+    )  # the border, where fewer taps had read the constant
+    assert any("readers=3 constants=3" in str(remark) for remark in result.remarks)
+
+
+def test_without_inputs_the_means_are_missed() -> None:
+    graph, _, couplings = offsets()
+    small = run(graph, couplings).graph
+    x = torch.randn(3, 3, 6, 6)
+    wanted, got = graph(x), small(x)
+    assert all(relative_error((a,), (b,)) > 0.1 for a, b in zip(wanted, got, strict=True))
+
+
+SHARED = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N,6] x) => (float[N,4] y, float[N,4] z, float[N,4] p, float[N,4] q) {
+    a = Gemm (x, w, o)
+    y = Gemm (a, u, c)
+    z = Gemm (a, v, c)
+    f = MatMul (a, s)
+    p = BatchNormalization (f, g, b, m, k)
+    h = MatMul (a, t)
+    q = BatchNormalization (h, g, b, m, k)
+}"""
+
+
+def test_a_shared_bias_becomes_two_and_shared_statistics_stay() -> None:
+    rng = np.random.default_rng(0)
+    model = parser.parse_model(SHARED)
+    shapes = {
+        "w": (6, 8),
+        "o": (8,),
+        "c": (4,),
+        **dict.fromkeys("uvst", (8, 4)),
+        **dict.fromkeys("gbmk", (4,)),
+    }
+    for name, shape in shapes.items():
+        values = torch.from_numpy(rng.uniform(0.5, 2, size=shape).astype(np.float32))
+        if name == "w":
+            multiply_rows(values.T)
+        model.graph.initializer.append(numpy_helper.from_array(values.numpy(), name))
+    graph = import_model(model)
+    data = Data.from_arrays({"x": rng.normal(size=(16, 6)).astype(np.float32)})
+    found = analyse_width(graph, analyse(graph), data)
+    (width,) = found.widths.values()
+    context = Context(data=data, original=graph, couplings={width.dim: width.coupling(KEPT)})
+    result = PassManager(parse_pipeline("reroute-channels,prune-channels")).run(graph, context)
+    assert any("readers=4 constants=2" in str(remark) for remark in result.remarks)
+    x = torch.randn(5, 6)
+    wanted, got = graph(x), result.graph(x)
+    assert relative_error(wanted[:2], got[:2]) <= 1e-5
+    assert relative_error(wanted[2:], got[2:]) > 1e-2
