@@ -21,13 +21,14 @@ Shape = tuple[int, ...]
 class SpanSite:
     """The ends of a span, for the graph's example.
 
-    ``axis``: that of the channels, 1 or -1. ``entry`` and ``exit``: their numbers of channels. ``space``: the
-    sizes of the exit's other axes but the first. ``stride``: one number per such axis where ``axis`` is 1,
+    ``axis``: that of the channels, 1 or -1. ``samples``: the size of the first axis. ``entry`` and ``exit``:
+    their numbers of channels. ``source`` and ``space``: the sizes of the entry's and the exit's other axes. ``stride``: one number per such axis where ``axis`` is 1,
     else empty. ``reach``: input positions per axis that one output position depends on (1: none but its own);
     ``centre``: the middle of them for output position 0.
     """
 
     axis: int
+    samples: int
     entry: int
     exit: int
     source: Shape
@@ -45,7 +46,9 @@ class SpanSite:
         """The smallest odd kernel from 3 on that skips no input; None where the span has no spatial reach."""
         if self.axis != 1 or not self.space or max(self.reach) <= 1:
             return None
-        return tuple(max(3, s + 1 - s % 2) if r > 1 else 1 for s, r in zip(self.stride, self.reach, strict=True))
+        return tuple(
+            max(3, s + 1 - s % 2) if r > 1 else 1 for s, r in zip(self.stride, self.reach, strict=True)
+        )
 
     def padding(self, kernel: Shape) -> tuple[tuple[int, int], ...]:
         """Zeros before and after each axis, so that ``kernel`` lies in the middle of what the span reads."""
@@ -57,7 +60,10 @@ class SpanSite:
             after = (out - 1) * s + k - size - before
             if after < 0 and size + before - k >= out * s:  # more outputs than the span has
                 before, after = max(0, before + after), 0
-            found.append((before, max(0, after)))
+            after = max(0, after)
+            if after < before and size + 2 * before - k < out * s:
+                after = before  # reads no more and is the same on both sides
+            found.append((before, after))
         return tuple(found)
 
 
@@ -103,12 +109,15 @@ def site_of(graph: Graph, axes: AxisMap, span: Span) -> SpanSite | None:
         return None
     ones = (1,) * len(inner)
     if axis == -1:
-        return SpanSite(axis, source[-1], target[-1], inner, outer, (), ones, (0.0,) * len(inner))
+        return SpanSite(axis, target[0], source[-1], target[-1], inner, outer, (), ones, (0.0,) * len(inner))
     if any(out < 1 or out > size for size, out in zip(inner, outer, strict=True)):
         return None
-    stride = tuple(max(1, round(size / out)) for size, out in zip(inner, outer, strict=True))
-    reach, centre = _field(graph, axes, span, len(inner))
-    site = SpanSite(axis, source[1], target[1], inner, outer, stride, reach, centre)
+    field = _field(graph, span, len(inner))
+    if any(round(size / out) != step for size, out, step in zip(inner, outer, field.step, strict=True)):
+        return None  # what shrinks it is no window: a global pooling, a reshape
+    site = SpanSite(
+        axis, target[0], source[1], target[1], inner, outer, field.step, field.extent, field.centre
+    )
     return site if all(_meets(site, kernel) for kernel in (ones, site.kernel()) if kernel) else None
 
 
@@ -149,8 +158,8 @@ class _Field:
     centre: tuple[float, ...]
 
 
-def _field(graph: Graph, axes: AxisMap, span: Span, rank: int) -> tuple[Shape, tuple[float, ...]]:
-    """Extent and middle of what the span's first output position reads, by its convolutions and poolings."""
+def _field(graph: Graph, span: Span, rank: int) -> _Field:
+    """What the span's exit reads, by its convolutions and poolings; where paths join, the widest counts."""
     start = _Field((1,) * rank, (1,) * rank, (0.0,) * rank)
     fields: dict[str, _Field] = {span.entry: start}
     program = {node.name: node for node in graph.module.graph.nodes}
@@ -160,7 +169,7 @@ def _field(graph: Graph, axes: AxisMap, span: Span, rank: int) -> tuple[Shape, t
         widest = max(sources, key=lambda field: field.extent, default=start)
         window = _window(graph, node, rank)
         fields[name] = widest if window is None else _through(widest, *window)
-    return fields[span.exit].extent, fields[span.exit].centre
+    return fields[span.exit]
 
 
 def _through(field: _Field, kernel: Shape, stride: Shape, before: Shape, dilation: Shape) -> _Field:
@@ -168,7 +177,9 @@ def _through(field: _Field, kernel: Shape, stride: Shape, before: Shape, dilatio
     return _Field(
         tuple(field.step[i] * stride[i] for i in axes),
         tuple(field.extent[i] + (kernel[i] - 1) * dilation[i] * field.step[i] for i in axes),
-        tuple(field.centre[i] + ((kernel[i] - 1) * dilation[i] / 2 - before[i]) * field.step[i] for i in axes),
+        tuple(
+            field.centre[i] + ((kernel[i] - 1) * dilation[i] / 2 - before[i]) * field.step[i] for i in axes
+        ),
     )
 
 
@@ -183,7 +194,12 @@ def _window(graph: Graph, node: fx.Node, rank: int) -> tuple[Shape, Shape, Shape
         given: Mapping[str, Any] = node.kwargs
         kernel = _sizes(given["kernel_shape"], rank)
         before = _sizes(given.get("pads") or 0, 2 * rank)[:rank]
-        return kernel, _sizes(given.get("strides") or 1, rank), before, _sizes(given.get("dilations") or 1, rank)
+        return (
+            kernel,
+            _sizes(given.get("strides") or 1, rank),
+            before,
+            _sizes(given.get("dilations") or 1, rank),
+        )
     if name.startswith(("aten.max_pool", "aten.avg_pool")):
         kernel = _sizes(argument(node, 1, "kernel_size"), rank)
         stride = argument(node, 2, "stride")

@@ -13,7 +13,7 @@ from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.pointwise import is_affine, is_pointwise
 from otgraph.graph.regions import Flow
 from otgraph.graph.span import Span
-from otgraph.graph.span_site import channel_axis, site_of
+from otgraph.graph.span_site import channel_axis, shape_of, site_of
 
 RUN = 3
 """At most so many minimal spans make one span."""
@@ -71,7 +71,7 @@ def find_spans(graph: Graph, axes: AxisMap, run: int = RUN) -> tuple[Span, ...]:
         links = [_link(graph, flow, a, b) for a, b in zip(chain, chain[1:], strict=False)]
         for start, stop in _stretches(_atoms(links), run):
             nodes = tuple(node for link in links[start:stop] for node in link.nodes)
-            span = _span(chain[start], chain[stop], nodes)
+            span = _span(axes, chain[start], chain[stop], nodes)
             known = (span.entry, span.exit) in found
             if not known and not flow.escapes(nodes) and site_of(graph, axes, span) is not None:
                 found[span.entry, span.exit] = span
@@ -113,7 +113,7 @@ def _atoms(links: list[_Link]) -> list[_Atom]:
     """The atoms of a chain: one per link that multiplies."""
     cuts = [index for index, link in enumerate(links) if link.products]
     atoms: list[_Atom] = []
-    for cut, stop in zip(cuts, [*cuts[1:], len(links)], strict=True):
+    for cut, stop in zip(cuts, [*cuts, len(links)][1:], strict=True):
         bare = cut + 1
         while bare < stop and links[bare].affine:
             bare += 1
@@ -152,8 +152,11 @@ def _groups(atoms: list[_Atom]) -> list[list[_Atom]]:
     return groups
 
 
-def _span(entry: fx.Node, exit_: fx.Node, nodes: tuple[fx.Node, ...]) -> Span:
-    return Span(entry.name, exit_.name, tuple(node.name for node in nodes), _branch(entry, exit_, nodes))
+def _span(axes: AxisMap, entry: fx.Node, exit_: fx.Node, nodes: tuple[fx.Node, ...]) -> Span:
+    branch = _branch(entry, exit_, nodes)
+    if branch is not None and shape_of(axes, branch) != shape_of(axes, entry.name):
+        branch = None  # it is repeated along some axis: no update of the same shape
+    return Span(entry.name, exit_.name, tuple(node.name for node in nodes), branch)
 
 
 def _branch(entry: fx.Node, exit_: fx.Node, nodes: tuple[fx.Node, ...]) -> str | None:
