@@ -6,8 +6,11 @@ CATALOG = {
     "annotate-width": "passes.annotate_width:AnnotateWidth",
     "prune-channels": "passes.prune_channels:PruneChannels",
     "reroute-channels": "passes.reroute_channels:RerouteChannels",
+    "collapse-spans": "passes.collapse_spans:CollapseSpans",
+    "linearize-activations": "passes.linearize_activations:LinearizeActivations",
     "repair-least-squares": "passes.repair_least_squares:RepairLeastSquares",
     "repair-moments": "passes.repair_moments:RepairMoments",
+    "fuse-linear": "passes.fuse_linear:FuseLinear",
     "fold-batch-norm": "passes.fold_batch_norm:FoldBatchNorm",
     "cleanup": "passes.cleanup:Cleanup",
 }

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from otgraph.graph.affine import argument
 from otgraph.graph.graph import Graph, label, op_name
 from otgraph.graph.span import Span
 from otgraph.repair.target import ADDITIONS, is_stand_in, kept_of, original_name
@@ -40,7 +41,8 @@ def find_region(graph: Graph, span: Span, infos: Mapping[fx.Node, ValueInfo]) ->
     missing = [name for name in span.nodes if name not in nodes]
     if missing:
         return f"its node {missing[0]} is gone"
-    last, entry = nodes[span.exit], _entry(graph, nodes, span)
+    inside = frozenset(nodes[name] for name in span.nodes)
+    last, entry = nodes[span.exit], _entry(nodes, span, inside, infos)
     if entry is None:
         return f"its entry {span.entry} is gone"
     replaced = last if span.branch is None else nodes.get(span.branch)
@@ -48,7 +50,7 @@ def find_region(graph: Graph, span: Span, infos: Mapping[fx.Node, ValueInfo]) ->
         return f"its branch {span.branch} is gone"
     if replaced is not last and not _adds(last, entry, replaced):
         return f"its exit {label(last)} does not add its branch to its entry"
-    reason = _leak(frozenset(nodes[name] for name in span.nodes), entry, last, infos)
+    reason = _leak(inside, entry, last, infos)
     return _region(entry, last, replaced, infos) if reason is None else reason
 
 
@@ -58,21 +60,31 @@ def left_of(node: fx.Node, axis: int) -> torch.Tensor | None:
     return None if index is None else torch.tensor([int(i) for i in index])
 
 
-def _entry(graph: Graph, nodes: Mapping[str, fx.Node], span: Span) -> fx.Node | None:
-    """By name, else what stands for it, else what a span of a single node reads."""
+def _entry(
+    nodes: Mapping[str, fx.Node], span: Span, inside: frozenset[fx.Node], infos: Mapping[fx.Node, ValueInfo]
+) -> fx.Node | None:
+    """By name; else what stands for it; else the one value that the region reads, as where the span before
+    this one was deleted."""
     found = nodes.get(span.entry)
     if found is not None:
         return found
-    for node in graph.module.graph.nodes:
+    for node in nodes.values():
         if is_stand_in(node) and original_name(node) == span.entry:
             return node
-    sources = [s for s in nodes[span.exit].all_input_nodes if s.op != "get_attr"]
-    return sources[0] if len(span.nodes) == 1 and len(sources) == 1 else None
+    sources = {source for node in inside for source in node.all_input_nodes if _flows(source, infos)}
+    outside = sources - inside
+    return outside.pop() if len(outside) == 1 else None
+
+
+def _flows(source: fx.Node, infos: Mapping[fx.Node, ValueInfo]) -> bool:
+    """Whether it is a computed tensor of real numbers, not a weight nor size arithmetic."""
+    value = infos.get(source)
+    return source.op != "get_attr" and value is not None and value.dtype.is_floating_point
 
 
 def _adds(node: fx.Node, entry: fx.Node, branch: fx.Node) -> bool:
-    plain = op_name(node) in ADDITIONS and len(node.args) == 2 and not node.kwargs
-    return plain and set(node.args) == {entry, branch}
+    plain = op_name(node) in ADDITIONS and argument(node, 2, "alpha", 1) == 1
+    return plain and set(node.args[:2]) == {entry, branch}
 
 
 def _leak(
@@ -84,9 +96,7 @@ def _leak(
             if node is not last and not _serves(user, nodes):
                 return f"{label(node)} is also read by {label(user)}, which is outside"
         for source in node.all_input_nodes:
-            value = infos.get(source)
-            computed = source.op != "get_attr" and value is not None and value.dtype.is_floating_point
-            if computed and source is not entry and source not in nodes:
+            if source is not entry and source not in nodes and _flows(source, infos):
                 return f"{label(node)} reads {label(source)}, which is neither inside nor the entry"
     return None
 
