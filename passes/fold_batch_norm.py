@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from otgraph.graph.affine import Affine, BatchNorm, is_shared, read_affine, read_batch_norm, read_weight
+from otgraph.graph.channelwise import norm_factor_and_shift
 from otgraph.graph.graph import Graph, label, op_name
 from otgraph.rewrite.affine_edit import write_bias, write_weight
 from otgraph.rewrite.contract import Context, Exactness, Pass
@@ -103,14 +104,10 @@ def _affine_with_output(graph: Graph, output: fx.Node) -> Affine | None:
 
 def _composed(graph: Graph, norm: BatchNorm, affine: Affine) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of batch norm ∘ layer in float64."""
-    mean, var = graph.tensor(norm.mean).double(), graph.tensor(norm.var).double()
-    scale = (var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * graph.tensor(norm.weight).double()
+    factor, shift = norm_factor_and_shift(graph, norm)
     weight = read_weight(graph, affine).double()
-    bias = torch.zeros_like(mean) if affine.bias is None else graph.tensor(affine.bias).double()
-    shift = 0.0 if norm.bias is None else graph.tensor(norm.bias).double()
-    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), (bias - mean) * scale + shift
+    bias = torch.zeros_like(shift) if affine.bias is None else graph.tensor(affine.bias).double()
+    return weight * factor.reshape(-1, *[1] * (weight.dim() - 1)), bias * factor + shift
 
 
 def _fold(rewriter: Rewriter, norm: BatchNorm, affine: Affine) -> None:

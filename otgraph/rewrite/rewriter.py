@@ -84,6 +84,17 @@ class Rewriter:
             node.update_arg(key, value)
         self.edits += 1
 
+    def retarget(
+        self,
+        node: fx.Node,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Let ``node`` call ``function`` with these arguments instead; its name, users and metadata stay."""
+        node.target, node.args, node.kwargs = function, args, dict(kwargs or {})
+        self.edits += 1
+
     def replace(self, node: fx.Node, value: fx.Node) -> None:
         """Let every user of ``node`` use ``value`` instead; ``node`` stays until it is erased."""
         node.replace_all_uses_with(value, delete_user_cb=lambda user: user is not value)
