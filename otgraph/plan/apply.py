@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from otgraph.data import Data
 from otgraph.data_check import check_data
-from otgraph.errors import PlanError
 from otgraph.graph.graph import Graph
+from otgraph.graph.span import Collapse
 from otgraph.graph.specs import input_specs
 from otgraph.plan.fingerprint import check, fingerprint_graph
 from otgraph.remark import Remark
@@ -27,13 +27,11 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     """Run the plan's pipeline on a copy of ``graph``.
 
     Raises:
-        PlanError: the plan was made for another model, or asks for what this version cannot do.
+        PlanError: the plan was made for another model.
         PipelineError: the plan's pipeline names a pass or an option that is not installed.
         DataError: the inputs do not fit the model.
         PassError: a pass broke its claim.
     """
-    if plan.depth:
-        raise PlanError(f"{plan.origin}: depth[0]: {plan.depth[0].kind} is not known here; update otgraph")
     check(plan.fingerprint, fingerprint_graph(graph), plan.origin)
     passes = parse_pipeline(plan.pipeline)
     found, how = _find_data(plan, data)
@@ -41,9 +39,11 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
         found = found.named([port.name for port in graph.signature.inputs])
         check_data(found, input_specs(graph))
     kept, remarks = (passes, ()) if found is not None else _without_repairs(passes, how)
-    context = Context(data=found, original=graph, couplings=plan.couplings(), seed=plan.seed)
+    context = Context(
+        data=found, original=graph, couplings=plan.couplings(), collapses=plan.collapses(), seed=plan.seed
+    )
     result = PassManager(kept).run(graph, context)
-    return replace(result, remarks=(*remarks, *result.remarks))
+    return replace(result, remarks=(*remarks, *result.remarks, *_left(plan, result.graph)))
 
 
 def _find_data(plan: Plan, data: Data | None) -> tuple[Data | None, str]:
@@ -54,6 +54,25 @@ def _find_data(plan: Plan, data: Data | None) -> tuple[Data | None, str]:
     if plan.calibration is None:
         return None, "the plan names no calibration data"
     return plan.calibration.find(plan.seed)
+
+
+def _left(plan: Plan, graph: Graph) -> tuple[Remark, ...]:
+    """One remark per span that the passes have left whole."""
+    there = {node.name for node in graph.module.graph.nodes}
+    return tuple(
+        Remark(
+            "missed", "plan", collapse.span.name, "is still there; the remarks of the passes say why, if any"
+        )
+        for collapse in plan.collapses()
+        if there & _that_go(collapse)
+    )
+
+
+def _that_go(collapse: Collapse) -> set[str]:
+    """The nodes of which none is left when the span has collapsed."""
+    span = collapse.span
+    stays = {span.exit} if span.branch is not None and collapse.map != "identity" else set[str]()
+    return set(span.nodes) - stays
 
 
 def _without_repairs(passes: tuple[Pass, ...], why: str) -> tuple[tuple[Pass, ...], tuple[Remark, ...]]:

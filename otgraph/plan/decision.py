@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from otgraph.graph.span import Collapse
 from otgraph.transport.coupling import Coupling
 
 
@@ -57,11 +58,17 @@ class DimDecision:
 
 @dataclass(frozen=True)
 class DepthAction:
-    """A span of nodes (single entry, single exit) and what becomes of it. No planner makes any yet."""
+    """A span and the map that takes its place.
 
-    kind: str
-    nodes: tuple[str, ...]
+    ``damage``: predicted for this collapse alone, with the repair that follows it. ``old_ms`` and ``new_ms``:
+    milliseconds of the nodes that go and of those that come, as the latency table has them; None where
+    nothing was measured.
+    """
+
+    collapse: Collapse
     damage: float = 0.0
+    old_ms: float | None = None
+    new_ms: float | None = None
 
 
 @dataclass(frozen=True)

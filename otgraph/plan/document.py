@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from otgraph.errors import PlanError, UsageError
+from otgraph.graph.span import Collapse, Span
 from otgraph.plan.array_table import decode, encode
 from otgraph.plan.budget import Budget
 from otgraph.plan.calibration import CalibrationReference
@@ -33,7 +34,7 @@ def write_document(plan: Plan) -> dict[str, Any]:
         "calibration": None if plan.calibration is None else dict(vars(plan.calibration)),
         "predictions": dict(vars(plan.predictions)),
         "dims": dims,
-        "depth": [{"kind": d.kind, "nodes": list(d.nodes), "damage": d.damage} for d in plan.depth],
+        "depth": [_write_action(action) for action in plan.depth],
         "created_by": dict(plan.created_by),
         "fingerprint": {
             "program": plan.fingerprint.program,
@@ -63,7 +64,7 @@ def read_document(document: object, where: str) -> dict[str, Any]:
         "calibration": None if calibration is None else CalibrationReference(**calibration),
         "predictions": Predictions(**plan["predictions"]),
         "dims": _read_dims(plan, where),
-        "depth": tuple(DepthAction(d["kind"], tuple(d["nodes"]), d["damage"]) for d in plan["depth"]),
+        "depth": _read_actions(plan["depth"], where),
         "created_by": plan["created_by"],
         "fingerprint": Fingerprint(
             {name: TensorPrint(tuple(s), t, d) for name, (s, t, d) in plan["fingerprint"]["tensors"].items()},
@@ -113,6 +114,51 @@ def _read_dim(dim: Mapping[str, Any], arrays: Mapping[str, Any], where: str) -> 
     }
     figures = {key: float(dim[key]) for key in ("damage", "cost", "bound")}
     return DimDecision(dim["name"], size, kept, goals, scales, **figures)
+
+
+def _write_action(action: DepthAction) -> dict[str, Any]:
+    collapse, span = action.collapse, action.collapse.span
+    return {
+        "entry": span.entry,
+        "exit": span.exit,
+        "branch": span.branch,
+        "nodes": list(span.nodes),
+        "map": collapse.map,
+        "kernel": list(collapse.kernel),
+        "estimator": collapse.estimator,
+        "damage": action.damage,
+        "old_ms": action.old_ms,
+        "new_ms": action.new_ms,
+    }
+
+
+def _read_actions(actions: Sequence[Mapping[str, Any]], where: str) -> tuple[DepthAction, ...]:
+    """The depth actions; no node may go twice."""
+    taken: dict[str, int] = {}
+    found: list[DepthAction] = []
+    for at, action in enumerate(actions):
+        nodes = tuple(str(name) for name in action["nodes"])
+        span = Span(action["entry"], action["exit"], nodes, action["branch"])
+        _check_span(span, f"{where}: depth[{at}]")
+        for name in nodes:
+            if name in taken:
+                first = taken[name]
+                raise PlanError(
+                    f"{where}: depth[{at}].nodes: {name} goes in depth[{first}] already; keep one"
+                )
+            taken[name] = at
+        collapse = Collapse(span, action["map"], tuple(action["kernel"]), action["estimator"])
+        found.append(DepthAction(collapse, action["damage"], action["old_ms"], action["new_ms"]))
+    return tuple(found)
+
+
+def _check_span(span: Span, where: str) -> None:
+    if span.nodes[-1] != span.exit:
+        raise PlanError(f"{where}.nodes: must end with the exit {span.exit}")
+    if span.entry in span.nodes:
+        raise PlanError(f"{where}.nodes: must not hold the entry {span.entry}")
+    if span.branch is not None and span.branch not in span.nodes[:-1]:
+        raise PlanError(f"{where}.branch: {span.branch} is none of the nodes before the exit")
 
 
 def _read_budget(text: str, where: str) -> Budget:

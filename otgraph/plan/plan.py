@@ -12,6 +12,7 @@ from otgraph.data import Data
 from otgraph.errors import PlanError
 from otgraph.files import write_aside
 from otgraph.graph.graph import Graph
+from otgraph.graph.span import Collapse
 from otgraph.plan.apply import carry_out
 from otgraph.plan.budget import Budget
 from otgraph.plan.calibration import CalibrationReference
@@ -31,10 +32,11 @@ Scalar = str | int | float | bool | None
 class Plan:
     """What to remove from the model with this ``fingerprint``.
 
-    ``dims`` and ``depth`` are the decisions, ``pipeline`` the passes that carry them out. ``engine`` and
-    ``device`` say where latency was measured, ``calibration`` which inputs were used, ``created_by`` the
-    versions of the software. ``data`` are those inputs where they are still in memory, and ``origin`` is what
-    error messages call the plan; neither is part of the file, nor of a comparison.
+    ``dims`` and ``depth`` are the decisions (dims that vanish with a span are not among them), ``pipeline``
+    the passes that carry them out. ``engine`` and ``device`` say where latency was measured, ``calibration``
+    which inputs were used, ``created_by`` the versions of the software. ``data`` are those inputs where they
+    are still in memory, and ``origin`` is what error messages call the plan; neither is part of the file, nor
+    of a comparison.
     """
 
     model: str
@@ -60,6 +62,10 @@ class Plan:
     def couplings(self) -> dict[str, Coupling]:
         """Dim name → where its mass goes, for the passes; dims that are kept whole are left out."""
         return {dim.name: dim.coupling() for dim in self.dims if len(dim.kept) < dim.size}
+
+    def collapses(self) -> tuple[Collapse, ...]:
+        """What becomes of spans, for the passes."""
+        return tuple(action.collapse for action in self.depth)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON object that ``plan_schema()`` describes."""

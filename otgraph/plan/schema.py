@@ -12,7 +12,8 @@ import jsonschema
 
 from otgraph.errors import PlanError
 
-VERSION = 1
+VERSION = 2
+"""The format of new plans. Version 1 had no depth; a plan of it reads as it is."""
 
 
 def plan_schema() -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from otgraph.plan.decision import DepthAction
+
 if TYPE_CHECKING:
     from otgraph.plan.plan import Plan
 
 
 def plan_table(plan: Plan) -> str:
-    """The plan's facts, then one line per dim that is cut: what stays, and the predicted damage."""
+    """The plan's facts, then one line per dim that is cut: what stays, and the predicted damage; and one per
+    span that collapses: what it becomes, and the time of its nodes before and after."""
     cut = [dim for dim in plan.dims if len(dim.kept) < dim.size]
     rows = [
         (
@@ -26,10 +29,29 @@ def plan_table(plan: Plan) -> str:
     lines += (
         ["", *_columns([("dim", "kept", "damage alone", "cost", "cost at least"), *rows])] if rows else []
     )
-    lines += [f"{action.kind} {', '.join(action.nodes)}" for action in plan.depth]
+    depth = [_action(action) for action in plan.depth]
+    lines += (
+        ["", *_columns([("span", "nodes", "becomes", "damage alone", "ms", "ms after"), *depth])]
+        if depth
+        else []
+    )
     whole = len(plan.dims) - len(cut)
     lines += [f"{whole} more {'dim is' if whole == 1 else 'dims are'} kept whole"] if whole else []
     return "\n".join(lines)
+
+
+def _action(action: DepthAction) -> tuple[str, ...]:
+    collapse = action.collapse
+    size = "×".join(map(str, collapse.kernel))
+    words = (size, collapse.map, "" if collapse.map == "identity" else f"({collapse.estimator})")
+    return (
+        collapse.span.name,
+        str(len(collapse.span.nodes)),
+        " ".join(word for word in words if word),
+        f"{action.damage:.3g}" if action.damage else "–",
+        _figure(action.old_ms, "") or "–",
+        _figure(action.new_ms, "") or "–",
+    )
 
 
 def _facts(plan: Plan) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from otgraph.data import Data
 from otgraph.errors import PipelineError, PlanError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.graph.span import Collapse, Span
 from otgraph.plan import apply as plan_apply
 from otgraph.plan.budget import Budget
 from otgraph.plan.calibration import CalibrationReference
@@ -140,10 +141,17 @@ def test_another_model_is_refused() -> None:
     assert not SEEN
 
 
+def test_passes_get_the_collapses_and_spans_that_stay_are_named() -> None:
+    graph = _graph()
+    collapse = Collapse(Span("linear", "relu", ("relu",)), "affine")
+    result = _plan(graph, depth=(DepthAction(collapse),)).apply_with_records(graph, _data())
+    assert SEEN[0][1].collapses == (collapse,)
+    assert [str(remark) for remark in result.remarks] == [
+        "missed: plan: linear..relu: is still there; the remarks of the passes say why, if any"
+    ]
+
+
 def test_what_this_version_cannot_do_is_refused() -> None:
     graph = _graph()
-    deep = _plan(graph, depth=(DepthAction("collapse", ("0", "2")),))
-    with pytest.raises(PlanError, match=r"plan: depth\[0\]: collapse is not known here; update otgraph"):
-        deep.apply(graph)
     with pytest.raises(PipelineError, match="no pass is called 'melt'"):
         replace(_plan(graph), pipeline="melt").apply(graph)

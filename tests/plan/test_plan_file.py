@@ -15,6 +15,7 @@ import pytest
 
 from otgraph.data import Data
 from otgraph.errors import OutputError, PlanError
+from otgraph.graph.span import Collapse, Span
 from otgraph.plan.budget import Budget
 from otgraph.plan.calibration import CalibrationReference
 from otgraph.plan.decision import DepthAction, DimDecision, Predictions
@@ -55,6 +56,17 @@ def plan() -> Plan:
     )
 
 
+DEPTH = (
+    DepthAction(
+        Collapse(Span("relu", "add", ("conv", "norm", "add"), "norm"), "conv", (3, 3), "moments"),
+        0.1,
+        0.5,
+        0.25,
+    ),
+    DepthAction(Collapse(Span("add", "relu_3", ("relu_2", "conv_4", "relu_3")), "identity")),
+)
+
+
 def test_a_file_reads_back(plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     plan.save(path)
@@ -77,10 +89,77 @@ def test_couplings_read_back_bit_for_bit(plan: Plan) -> None:
             np.testing.assert_array_equal(found.scales[reader], values)
 
 
+def test_what_becomes_of_spans_reads_back(plan: Plan, tmp_path: Path) -> None:
+    deep = replace(plan, depth=DEPTH)
+    deep.save(tmp_path / "plan.json")
+    again = Plan.load(tmp_path / "plan.json")
+    assert again.depth == DEPTH
+    assert again.collapses() == (DEPTH[0].collapse, DEPTH[1].collapse)
+    assert (tmp_path / "plan.json").read_text() == _resaved(again, tmp_path)
+    text = str(deep)
+    assert text.splitlines()[-4:-1] == [
+        "span         nodes             becomes  damage alone   ms  ms after",
+        "relu..add        3  3×3 conv (moments)           0.1  0.5      0.25",
+        "add..relu_3      3            identity             –    –         –",
+    ]
+
+
+def _resaved(plan: Plan, folder: Path) -> str:
+    plan.save(folder / "again.json")
+    return (folder / "again.json").read_text()
+
+
+def test_a_plan_of_the_first_version_still_reads(plan: Plan) -> None:
+    document = plan.to_json()
+    assert document["version"] == 2
+    old = Plan.from_json({**document, "version": 1})
+    assert replace(old, version=2) == plan and old.to_json()["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (
+            lambda d: d["depth"][0].update(map="melt"),
+            "depth[0].map: 'melt' is not one of ['identity', 'affine', 'linear', 'conv']; make a new plan",
+        ),
+        (
+            lambda d: d["depth"][0].update(kind="x"),
+            "unknown field 'kind' at depth[0]; remove it or make a new plan",
+        ),
+        (lambda d: d["depth"][1].pop("nodes"), "field 'nodes' is missing at depth[1]; make a new plan"),
+        (lambda d: d["depth"][1].update(nodes=[]), "depth[1].nodes: [] "),
+        (
+            lambda d: d["depth"][0].update(kernel=[0, 3]),
+            "depth[0].kernel[0]: 0 is less than the minimum of 1",
+        ),
+        (lambda d: d["depth"][0].update(estimator="guess"), "depth[0].estimator: 'guess' is not one of"),
+        (lambda d: d["depth"][0].update(old_ms="fast"), "depth[0].old_ms: 'fast' is not of type"),
+        (lambda d: d["depth"][0].update(exit="relu_9"), "depth[0].nodes: must end with the exit relu_9"),
+        (lambda d: d["depth"][0].update(entry="conv"), "depth[0].nodes: must not hold the entry conv"),
+        (
+            lambda d: d["depth"][0].update(branch="add"),
+            "depth[0].branch: add is none of the nodes before the exit",
+        ),
+        (
+            lambda d: d["depth"][1].update(nodes=["norm", "conv_4", "relu_3"]),
+            "depth[1].nodes: norm goes in depth[0] already; keep one",
+        ),
+    ],
+)
+def test_damage_to_the_depth_is_named(plan: Plan, edit: Any, text: str) -> None:
+    document = copy.deepcopy(replace(plan, depth=DEPTH).to_json())
+    assert Plan.from_json(copy.deepcopy(document)).depth == DEPTH
+    edit(document)
+    with pytest.raises(PlanError) as error:
+        Plan.from_json(document, "p.json")
+    assert str(error.value).startswith(f"p.json: {text}")
+
+
 def test_the_schema_is_valid_and_accepts_every_plan(plan: Plan) -> None:
     schema = plan_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    deep = replace(plan, depth=(DepthAction("collapse", ("layer1.0", "layer1.1"), 0.1),), calibration=None)
+    deep = replace(plan, depth=DEPTH, calibration=None)
     for each in (plan, deep):
         jsonschema.Draft202012Validator(schema).validate(each.to_json())
         assert Plan.from_json(each.to_json()) == each
@@ -181,8 +260,8 @@ def _array(dtype: str, values: list[float]) -> dict[str, Any]:
         ),
         (_set("dims/1/name", "a.weight"), "dims: a.weight is named twice; keep one"),
         (_set("budget", "quick"), "budget: budget 'quick': write 'latency 0.6x'"),
-        (_set("version", 2), "has version 2, this otgraph reads up to 1; update otgraph or make a new plan"),
-        (_set("version", 0), "version: 1 was expected; make a new plan"),
+        (_set("version", 3), "has version 3, this otgraph reads up to 2; update otgraph or make a new plan"),
+        (_set("version", 0), "version: 0 is not one of [1, 2]; make a new plan"),
         (_set("fingerprint/program", "zz"), "fingerprint.program: 'zz' does not match"),
         (_set("device/cores", [1]), "device.cores: [1] is not of type"),
         (_set("calibration", {"source": "x"}), "calibration"),
