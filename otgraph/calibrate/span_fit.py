@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from otgraph.calibrate.batches import Batch, split_batches
+from otgraph.calibrate.rows import Sampling
+from otgraph.calibrate.span_solve import Solved, solve_span
+from otgraph.calibrate.span_sums import Source, SpanCollector, Watched, bytes_of, widest
 from otgraph.data import Data
+from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
+from otgraph.graph.span_site import site_of
+
+MAX_WIDTH = 8192
+"""A regression of more columns than this (half a gigabyte) is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +31,14 @@ class SpanFit:
     (C,) over ``axis`` -1; (out, in) for a linear map over ``axis`` -1; (out, in, *kernel) for a linear map
     or a convolution over ``axis`` 1. ``bias``: (out,), None for the identity. ``stride``: one number per
     spatial axis. ``padding``: one number per spatial axis, the same before and after; or two per axis, as
-    ONNX orders them (all befores, then all afters), where they differ. Where the span has a ``branch`` the map stands
-    for the branch, and the addition stays (the identity then means that nothing is added).
+    ONNX orders them (all befores, then all afters), where they differ. Where the span has a ``branch`` the
+    map stands for the branch, and the addition stays (the identity then means that nothing is added).
+
     ``error``: squared error over the energy of what is reproduced (the branch's update; else the exit less
     its mean per channel), on held-out inputs. ``fitted``: the same on the inputs fitted on. ``ridge``: the
-    one chosen; None for the identity. ``seconds``: CPU time of this fit.
+    one chosen; None where there is none. ``seconds``: CPU time of this fit, its share of the pass over the
+    data included. ``note``: what was done otherwise than asked. ``effect``: the held-out squared error over
+    the variance of the exit, comparable between spans with and without a branch.
     """
 
     collapse: Collapse
@@ -39,13 +53,131 @@ class SpanFit:
     ridge: float | None
     seconds: float
     note: str = ""
+    effect: float = float("nan")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """``inputs``: at most so many are used; one part in ``folds``, a stretch of neighbours, is held out.
+    ``memory``: of the sums that are collected in one pass; more need another. ``sampling``: which positions
+    of each input."""
+
+    inputs: int = 256
+    folds: int = 4
+    batch: int = 16
+    memory: int = 1536 << 20
+    sampling: Sampling = Sampling(positions=16, per_column=12, least=4096)  # noqa: RUF009  (a frozen value)
+    seed: int = 0
 
 
 def fit_collapse(graph: Graph, data: Data, collapse: Collapse) -> SpanFit:
-    """``fit_collapses`` of one."""
+    """``fit_collapses`` of one; ``KeyError`` where it cannot be fitted."""
     return fit_collapses(graph, data, (collapse,))[collapse.name]
 
 
-def fit_collapses(graph: Graph, data: Data, collapses: Sequence[Collapse]) -> dict[str, SpanFit]:
-    """The fits of ``collapses`` by their names; ``graph`` is run once over ``data`` for all of them."""
-    raise NotImplementedError
+def fit_collapses(
+    graph: Graph,
+    data: Data,
+    collapses: Sequence[Collapse],
+    options: FitOptions | None = None,
+    axes: AxisMap | None = None,
+) -> dict[str, SpanFit]:
+    """The fits of ``collapses`` by their names; ``graph`` is run once over ``data`` for all of them, or more
+    often where their sums would not fit in memory together.
+
+    Spans with the same entry share their sums of the entry; the maps of one span share all. Left out are
+    spans whose ends cannot be related (``site_of``) and maps of more than ``MAX_WIDTH`` columns.
+
+    Raises:
+        DataError: the data do not fit the model, or hold no complete batch.
+    """
+    options = options or FitOptions()
+    axes = axes or analyse(graph)
+    wanted = [(collapse, w) for collapse in collapses if (w := _watch(graph, axes, collapse)) is not None]
+    batches = split_batches(
+        graph, data, options.folds, batch_size=options.batch, limit=options.inputs, seed=options.seed
+    )
+    best = {(w.span.entry, w.span.exit): w for w in widest(w for _, w in wanted)}
+    fits: dict[str, SpanFit] = {}
+    for group in _groups(list(best.values()), options.memory):
+        ends = {(w.span.entry, w.span.exit) for w in group}
+        mine = [(c, w) for c, w in wanted if (w.span.entry, w.span.exit) in ends]
+        fits |= _fit_group(graph, batches, mine, group, options)
+    return {collapse.name: fits[collapse.name] for collapse, _ in wanted}
+
+
+def _watch(graph: Graph, axes: AxisMap, collapse: Collapse) -> Watched | None:
+    site = site_of(graph, axes, collapse.span)
+    if site is None or (collapse.map == "identity" and not site.same):
+        return None
+    if collapse.map == "affine" and site.entry != site.exit:
+        return None
+    if collapse.map == "conv" and len(collapse.kernel) != len(site.stride):
+        return None
+    source = Source.of(site, collapse.span.entry, collapse.kernel if collapse.map == "conv" else ())
+    return Watched(collapse.span, site, source) if source.width <= MAX_WIDTH else None
+
+
+def _groups(watched: Sequence[Watched], memory: int) -> Iterator[list[Watched]]:
+    """Spans whose sums fit in memory together, in order; those with one source stay neighbours."""
+    group: list[Watched] = []
+    used = 0
+    for w in sorted(watched, key=lambda w: w.source.entry):
+        size = bytes_of(w)
+        if group and used + size > memory:
+            yield group
+            group, used = [], 0
+        group.append(w)
+        used += size
+    if group:
+        yield group
+
+
+def _fit_group(
+    graph: Graph,
+    batches: Sequence[Batch],
+    wanted: Sequence[tuple[Collapse, Watched]],
+    group: Sequence[Watched],
+    options: FitOptions,
+) -> dict[str, SpanFit]:
+    started = time.process_time()
+    samples = sum(len(batch.inputs[0]) for batch in batches)
+    collector = SpanCollector(group, samples, options.sampling)
+    collector.run(graph, batches)
+    share = (time.process_time() - started) / max(len(wanted), 1)
+    collected = {(w.span.entry, w.span.exit): w for w in group}
+    fits: dict[str, SpanFit] = {}
+    for collapse, own in wanted:
+        started = time.process_time()
+        watched = collected[own.span.entry, own.span.exit]
+        solved = solve_span(
+            watched, collapse, collector.sums(watched, "fit"), collector.sums(watched, "held")
+        )
+        seconds = share + time.process_time() - started
+        fits[collapse.name] = _lay(collapse, own, solved, seconds)
+    return fits
+
+
+def _lay(collapse: Collapse, watched: Watched, solved: Solved, seconds: float) -> SpanFit:
+    """The numbers in the shape that a network wants them in."""
+    site, source = watched.site, watched.source
+    figures = (solved.error, solved.fitted, solved.ridge, seconds, solved.note, solved.effect)
+    padding = _flat(source.padding)
+    if collapse.map == "identity":
+        return SpanFit(collapse, None, None, site.stride, padding, 1, site.axis, *figures)
+    weight, bias = solved.weight.clone(), solved.bias.float()
+    if watched.based:
+        weight[source.own, torch.arange(site.exit)] += 1
+    if collapse.map == "affine":
+        scale = weight.diagonal().float()
+        laid = scale.clone() if site.axis == -1 else scale.view(-1, 1, *(1,) * len(site.stride))
+        groups = 1 if site.axis == -1 else site.exit
+        return SpanFit(collapse, laid, bias, site.stride, padding, groups, site.axis, *figures)
+    shape = (site.exit, site.entry, *source.kernel) if site.axis == 1 else (site.exit, site.entry)
+    laid = weight.T.reshape(shape).float().contiguous()
+    return SpanFit(collapse, laid, bias, site.stride, padding, 1, site.axis, *figures)
+
+
+def _flat(padding: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    befores, afters = tuple(b for b, _ in padding), tuple(a for _, a in padding)
+    return befores if befores == afters else befores + afters
