@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -45,7 +46,7 @@ class PruneChannels(Pass):
 
     Remarks
         *applied* per dim: channels before and after. *missed* per dim that is blocked, with the operator that
-        blocks it.
+        blocks it, and once where neither a plan nor the options say what to cut.
 
     Options
         ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner``
@@ -70,6 +71,7 @@ class PruneChannels(Pass):
             wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}
         else:
             wanted = self._by_fraction(rewriter, axes)
+            self._explain(rewriter, axes, wanted)
         for name in wanted.keys() - axes.dims.keys():
             rewriter.remark("missed", name, "no such dim in this graph")
         keep = legalise(axes, {name: mask for name, mask in wanted.items() if name in axes.dims})
@@ -81,6 +83,19 @@ class PruneChannels(Pass):
         for dim in axes.dims.values():
             if dim.blocked is not None and dim.size > 1:
                 rewriter.remark("missed", dim.name, f"blocked by {dim.blocked}", channels=dim.size)
+
+    def _explain(
+        self,
+        rewriter: Rewriter,
+        axes: AxisMap,
+        wanted: Mapping[str, np.ndarray[tuple[int], np.dtype[np.bool_]]],
+    ) -> None:
+        """Say why nothing is cut, where that is not because every dim is blocked."""
+        if axes.prunable() and not wanted:
+            rewriter.remark("missed", rewriter.graph.name, "the options leave no dim to cut")
+        elif wanted and all(mask.all() for mask in wanted.values()):
+            why = f"no plan was given, and keep={self.keep:g} leaves every dim whole; see otgraph plan"
+            rewriter.remark("missed", rewriter.graph.name, why)
 
     def _by_fraction(
         self, rewriter: Rewriter, axes: AxisMap

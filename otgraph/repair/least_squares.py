@@ -221,4 +221,8 @@ def _verdict(
     figures |= {f"damage_at_{s:g}": round(d.damage, 8) for s, d in damage.items()}
     if strength > 0:
         return Remark("applied", SOURCE, new.name, f"repair applied at strength {strength:g}", figures)
+    if damage[0.0].damage == 0.0:
+        return Remark(
+            "missed", SOURCE, new.name, "nothing to repair: the outputs are the original's", figures
+        )
     return Remark("missed", SOURCE, new.name, "no strength helps the outputs on held-out inputs", figures)

@@ -88,7 +88,10 @@ def repair_moments(
         f"damage_at_{t:g}": round(d.damage, 8) for t, d in damage.items()
     }
     if best == 0.0:
-        remark = Remark("missed", SOURCE, new.name, "no strength does better on held-out inputs", figures)
+        whole = damage[0.0].damage == 0.0
+        text = "no strength does better on held-out inputs"
+        text = "nothing to repair: the outputs are the original's" if whole else text
+        remark = Remark("missed", SOURCE, new.name, text, figures)
         return MomentRepair({}, (remark,), 0.0, damage[0.0], damage[0.0])
     final = _run(new, original, batches, best, options, scratch, held_out=False)
     remark = Remark("applied", SOURCE, new.name, f"moments matched at strength {best:g}", figures)

@@ -71,6 +71,16 @@ def test_a_pipeline_is_run_and_written(command: Command) -> None:
     np.testing.assert_allclose(outputs("out.onnx"), outputs("net.onnx"), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("flags", [(), ("--calib", "calib.npz")])
+def test_every_pass_of_a_plan_says_that_it_lacks_one(command: Command, flags: tuple[str, ...]) -> None:
+    code, out, _ = command("run", "net.onnx", "-p", "apply", "-o", "small.onnx", *flags)
+    assert code == 0
+    for name in ("reroute-channels", "prune-channels", "repair-least-squares", "repair-moments"):
+        said = [line for line in out.splitlines() if line.startswith(f"missed: {name}: net: ")]
+        assert len(said) == 1, out
+        assert re.search("no plan|nothing to (fit|match|repair)", said[0])
+
+
 def test_plan_then_apply(command: Command) -> None:
     code, out, _ = command("plan", "net.onnx", "--calib", "calib.npz", "--keep", "0.5", "-o", "plan.json")
     assert code == 0 and "8 of 16" in out

@@ -161,6 +161,21 @@ def test_remarks_say_what_was_cut_and_what_blocks() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("", "no plan was given, and keep=1 leaves every dim whole; see otgraph plan"),
+        ("{keep=0.5 include=[nothing]}", "the options leave no dim to cut"),
+    ],
+)
+def test_without_a_plan_or_a_fraction_it_says_so(options: str, why: str) -> None:
+    graph = aten_net()
+    result = run(graph, f"prune-channels{options}")
+    assert f"missed: prune-channels: {graph.name}: {why}" in [str(r) for r in result.remarks]
+    done = run(graph, "prune-channels{keep=0.5}").remarks
+    assert not any(remark.where == graph.name for remark in done)
+
+
 def test_a_plan_for_a_dim_that_is_not_there_says_so() -> None:
     result = run(aten_net(), "prune-channels", couplings={"ghost": Coupling(np.array([0]), np.array([0, 0]))})
     assert "missed: prune-channels: ghost: no such dim in this graph" in [str(r) for r in result.remarks]

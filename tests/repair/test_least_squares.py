@@ -224,6 +224,7 @@ def test_an_unchanged_network_is_left_alone() -> None:
     graph = capture(module, inputs(2, 4))
     repair = repair_least_squares(graph.copy(), graph, as_data(inputs(16, 4)))
     assert repair.updates == {} and repair.before.damage == 0
+    assert repair.remarks[-1].message == "nothing to repair: the outputs are the original's"
 
 
 def test_a_repair_that_only_fits_noise_is_refused() -> None:
