@@ -276,7 +276,7 @@ def _problem(
         widths = candidate_widths(width.size, settings.multiple, limit=settings.candidates)
         damage = sensitivities[name].damage
         choices.append(Choice(name, widths, tuple(float(damage[k]) for k in widths)))
-    return Problem(tuple(choices), terms)
+    return Problem(tuple(choices), terms=terms)
 
 
 def _by_fraction(found: Study, settings: Settings) -> dict[str, int]:

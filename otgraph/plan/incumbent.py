@@ -6,89 +6,68 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from otgraph.plan.problem import Levels, Problem, raised
+from otgraph.plan.problem import Point, Problem, raised
+from otgraph.plan.walk import Walk
 
 Floats = npt.NDArray[np.float64]
 _SLACK = 1e-12
+_LEAST_GAIN = 1e-10
+"""Moves to wider dims or other options must change the whole by this fraction: rounding never makes a loop."""
 
 
-def least_damage_start(problem: Problem, budget: float) -> Levels:
-    """Levels whose time is at most ``budget``, which the least levels must meet: the steps that save most
-    time per
-    damage until it is met, then the steps back that fit."""
-    walk = _Walk(problem)
-    while walk.time > raised(budget, _SLACK) and walk.step_down(np.inf):
+def least_damage_start(problem: Problem, budget: float) -> Point:
+    """A point whose time is at most ``budget``, if the walk gets there: the moves that save most time per
+    damage until it is met, then the moves back that fit. It always gets there in a plain problem whose least
+    widths meet the budget."""
+    walk = Walk(problem)
+    while walk.time > raised(budget, _SLACK) and _down(walk, np.inf):
         pass
-    while walk.step_up(raised(budget, _SLACK)):
+    while _up(walk, raised(budget, _SLACK)):
         pass
-    return walk.levels()
+    return walk.point()
 
 
-def least_time_start(problem: Problem, limit: float) -> Levels:
-    """Levels whose damage is at most ``limit``: the steps that save most time per damage, as long as one
-    fits."""
-    walk = _Walk(problem)
-    while walk.step_down(raised(limit, _SLACK)):
+def least_time_start(problem: Problem, limit: float) -> Point:
+    """A point whose damage is at most ``limit``, if the walk gets there: the moves that save most time per
+    damage, as long as one fits."""
+    walk = Walk(problem)
+    while walk.damage > raised(limit, _SLACK) and _up(walk, np.inf):
         pass
-    return walk.levels()
+    while _down(walk, raised(limit, _SLACK)):
+        pass
+    return walk.point()
 
 
-class _Walk:
-    """A point that moves one dim at a time, with the effect of every possible move in one table."""
+def _down(walk: Walk, limit: float) -> bool:
+    """Take the move that saves most time per damage, of those that keep the damage at most ``limit``."""
+    least, damage = _LEAST_GAIN * abs(walk.time), walk.damage
+    saved, harm = walk.saved_by_dims(), walk.harm_of_dims()
+    narrower = walk.widths < walk.widths[walk.rows, walk.at][:, None]
+    fits = np.isfinite(harm) & ((saved > least) | ((saved > 0) & narrower)) & (damage + harm <= limit)
+    gains = np.where(fits, saved / np.maximum(harm, 1e-100), -np.inf)
+    saved, harm = walk.saved_by_options(), walk.harm_of_options()
+    fits = (saved > least) & (damage + harm <= limit)
+    return _move(walk, gains, np.where(fits, saved / np.maximum(harm, 1e-100), -np.inf))
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        count, most = len(problem.choices), max((len(c.widths) for c in problem.choices), default=0)
-        self.widths = np.ones((count, most))
-        self.damages = np.full((count, most), np.inf)
-        for i, choice in enumerate(problem.choices):
-            self.widths[i, : len(choice.widths)] = choice.widths
-            self.damages[i, : len(choice.damages)] = choice.damages
-        self.at = np.array([int(np.argmin(c.damages)) for c in problem.choices], np.int64)
-        self.rows = np.arange(count)
-        self.coefficients = np.array([term.coefficient for term in problem.varying])
-        powers = range(int(problem.exponents.max(initial=0)) + 1)
-        self.members = [(power, (problem.exponents == power).astype(np.float64)) for power in powers]
 
-    def levels(self) -> Levels:
-        """Where the walk stands."""
-        return tuple(int(level) for level in self.at)
+def _up(walk: Walk, budget: float) -> bool:
+    """Take the move that undoes most damage among those that keep the time at most ``budget``."""
+    least, time = _LEAST_GAIN * walk.damage, walk.time
+    harm = walk.harm_of_dims()
+    gains = np.where((harm < 0) & (time - walk.saved_by_dims() <= budget), -harm, -np.inf)
+    harm = walk.harm_of_options()
+    fits = (harm < -least) & (time - walk.saved_by_options() <= budget)
+    return _move(walk, gains, np.where(fits, -harm, -np.inf))
 
-    @property
-    def time(self) -> float:
-        return self.problem.time(self.levels())
 
-    @property
-    def damage(self) -> float:
-        return self.problem.damage(self.levels())
-
-    def times(self) -> Floats:
-        """The time after moving one dim to one candidate, shape (dims, candidates)."""
-        now = self.widths[self.rows, self.at]
-        values = self.coefficients * np.exp(self.problem.exponents @ np.log(now))
-        ratio = self.widths / now[:, None]
-        moved = np.zeros_like(ratio)
-        for power, member in self.members:
-            moved += (values @ member)[:, None] * ratio**power
-        return moved + self.problem.fixed
-
-    def step_down(self, limit: float) -> bool:
-        """Take the move that saves most time per damage, of those that keep the damage at most ``limit``."""
-        saved = self.time - self.times()
-        harm = self.damages - self.damages[self.rows, self.at][:, None]
-        fits = (self.widths < self.widths[self.rows, self.at][:, None]) & np.isfinite(harm)
-        fits &= (self.damage + harm <= limit) & (saved > 0)
-        return self._move(np.where(fits, saved / np.maximum(harm, 1e-100), -np.inf))
-
-    def step_up(self, budget: float) -> bool:
-        """Take the move that undoes most damage among those that keep the time at most ``budget``."""
-        harm = self.damages - self.damages[self.rows, self.at][:, None]
-        fits = (harm < 0) & (self.times() <= budget)
-        return self._move(np.where(fits, -harm, -np.inf))
-
-    def _move(self, gains: Floats) -> bool:
-        if not gains.size or not np.isfinite(gains.max()):
-            return False
-        row, level = np.unravel_index(int(gains.argmax()), gains.shape)
-        self.at[row] = level
-        return True
+def _move(walk: Walk, dims: Floats, options: Floats) -> bool:
+    """Make the move of most gain, a dim's before an option's; False when there is none."""
+    best = float(max(dims.max(initial=-np.inf), options.max(initial=-np.inf)))
+    if not np.isfinite(best):
+        return False
+    if dims.max(initial=-np.inf) == best:
+        row, level = np.unravel_index(int(dims.argmax()), dims.shape)
+        walk.move_dim(int(row), int(level))
+    else:
+        walk.move_option(int(options.argmax()))
+    return True

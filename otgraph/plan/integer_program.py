@@ -1,24 +1,25 @@
 """The allocation as an integer program for OR-tools CP-SAT (Perron and Furnon, Google).
 
-One Boolean per dim and candidate. Times and damages become integers by rounding *down*, so that nothing
-feasible is cut off and every bound is a true one; what rounding lets in exceeds a limit by less than
-``TOLERANCE`` of it. Candidates that cost more than the whole starting solution are left out before the
+One Boolean per dim and candidate, and one per option. Times and damages become integers by rounding *down*, so
+that nothing feasible is cut off and every bound is a true one; what rounding lets in exceeds a limit by less
+than ``TOLERANCE`` of it. Candidates that cost more than the whole starting solution are left out before the
 search.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Literal
 
 from ortools.sat.python import cp_model
 
-from otgraph.plan.problem import TOLERANCE, Levels, Problem, raised
-from otgraph.plan.terms import Term
+from otgraph.plan.linear_form import Picks, TimeForm, down, total
+from otgraph.plan.problem import TOLERANCE, Choice, Point, Problem, raised
+from otgraph.plan.scope import Scope
 
 _UNITS = 10**9
 _NOISE = 1e-12
@@ -37,221 +38,204 @@ class Limits:
 
 @dataclass(frozen=True)
 class Solution:
-    """The best levels found, a lower bound on the objective, and whether they meet."""
+    """The best point found, a lower bound on the objective, and whether they meet."""
 
-    levels: Levels
+    point: Point
     bound: float
     status: Literal["optimal", "feasible"]
 
 
-def solve_damage(problem: Problem, budget: float, start: Levels, limits: Limits) -> Solution:
+def solve_damage(problem: Problem, budget: float, start: Point, limits: Limits) -> Solution:
     """Least damage with time at most ``budget``, never worse than ``start``."""
-    floor = sum(min(choice.damages) for choice in problem.choices)
-    room = _excess(problem, start)
+    floor, room = sum(problem.floors), _excess(problem, start)
     if room <= 0:
         return Solution(start, floor, "optimal")
-    program = _Program(problem, _window(problem, room, start), start, time_unit=_time_unit(problem))
-    most = raised(min(budget, problem.time(problem.full())), _NOISE)
-    program.model.add(program.time() <= _down(most - problem.fixed, program.time_unit) + 1)
+    program = _Program(problem, room, start, _time_unit(problem))
+    if budget < _ceiling(problem):
+        most = raised(budget, _NOISE) - problem.fixed
+        program.model.add(program.time() <= down(most, program.time_unit) + 1)
     unit = max(room / _UNITS, sys.float_info.min)
     program.model.minimize(program.damage(unit))
-    levels, bound, status = program.search(limits)
-    best = levels if levels and problem.damage(levels) < problem.damage(start) else start
-    return Solution(best, floor + unit * bound, status)
+    found, bound, status = program.search(limits)
+    better = found is not None and _damage(problem, found) < _damage(problem, start)
+    return Solution(found if found and better else start, floor + unit * bound, status)
 
 
-def solve_time(problem: Problem, limit: float, start: Levels, limits: Limits) -> Solution:
-    """Least time with damage at most ``limit``, never worse than ``start``."""
-    floor = sum(min(choice.damages) for choice in problem.choices)
-    room = max(raised(limit, TOLERANCE) - floor, 0.0)
-    program = _Program(problem, _window(problem, room, start), start, time_unit=_time_unit(problem))
-    unit = max(room / _UNITS, sys.float_info.min)
-    program.model.add(program.damage(unit) <= _down(room, unit) + 1)
+def solve_time(problem: Problem, limit: float, start: Point, limits: Limits) -> Solution:
+    """Least time with damage at most ``limit``, which may be infinite; never worse than ``start``."""
+    most = sum(max(choice.damages) for choice in problem.choices)
+    most += sum(option.damage for option in problem.options)
+    room = max(min(raised(limit, TOLERANCE), most) - sum(problem.floors), 0.0)
+    program = _Program(problem, room, start, _time_unit(problem))
+    if limit < most:
+        unit = max(room / _UNITS, sys.float_info.min)
+        program.model.add(program.damage(unit) <= down(room, unit) + 1)
     program.model.minimize(program.time())
-    levels, bound, status = program.search(limits)
-    best = levels if levels and problem.time(levels) < problem.time(start) else start
-    return Solution(best, problem.fixed + program.time_unit * bound, status)
+    found, bound, status = program.search(limits)
+    better = found is not None and _time(problem, found) < _time(problem, start)
+    return Solution(found if found and better else start, problem.fixed + program.time_unit * bound, status)
 
 
-def _excess(problem: Problem, levels: Levels) -> float:
-    """The damage at ``levels`` above every dim's least; summed so, it does not drown in the leasts."""
-    pairs = zip(problem.choices, levels, strict=True)
-    return sum(choice.damages[level] - min(choice.damages) for choice, level in pairs)
+def _damage(problem: Problem, point: Point) -> float:
+    return problem.damage(point.levels, point.options)
 
 
-def _window(problem: Problem, room: float, start: Levels) -> list[list[int]]:
-    """Per dim the levels whose damage exceeds the dim's least by at most ``room``, and the starting level."""
-    return [
-        [
-            level
-            for level, damage in enumerate(choice.damages)
-            if damage - min(choice.damages) <= room or level == begin
-        ]
-        for choice, begin in zip(problem.choices, start, strict=True)
-    ]
+def _time(problem: Problem, point: Point) -> float:
+    return problem.time(point.levels, point.options)
+
+
+def _excess(problem: Problem, point: Point) -> float:
+    """The damage at ``point`` above every dim's floor; summed so, it does not drown in the floors."""
+    chosen = [option for option in problem.options if option.name in point.options]
+    absorbed = frozenset[str]().union(*(option.absorbs for option in chosen))
+    parts = zip(problem.choices, point.levels, problem.floors, strict=True)
+    over = sum(c.damages[level] - floor for c, level, floor in parts if c.name not in absorbed)
+    return over + sum(option.damage for option in chosen)
+
+
+def _ceiling(problem: Problem) -> float:
+    """No time is above this."""
+    return problem.constant + _span(problem) + problem.scopes[0].constant
+
+
+def _span(problem: Problem) -> float:
+    """At least the largest varying part of the time."""
+    highest = sum(scope.highest(problem.candidates) for scope in problem.scopes)
+    return highest - problem.scopes[0].constant
 
 
 def _time_unit(problem: Problem) -> float:
-    """One integer step of time: so fine that rounding all coefficients down stays within ``TOLERANCE``."""
-    full = problem.widths(problem.full())
-    varying = sum(term.at(full) for term in problem.varying)
-    steps = sum(math.prod(_largest(problem, name) for name in term.dims) for term in problem.varying)
+    """One integer step of time: so fine that rounding everything down stays within ``TOLERANCE``."""
+    step = {choice.name: choice.widths[0] // math.gcd(*choice.widths) for choice in problem.choices}
+    steps = 0
+    for scope in problem.scopes:
+        steps += sum(math.prod(step[name] for name in term.dims) for term in scope.terms)
+        steps += len(scope.tables) + 1
     wanted = max(float(_UNITS), 2 * steps / TOLERANCE)
     # not so fine that it would count the rounding of the floats themselves
-    return max(varying / min(wanted, 1e13), 1e-3 * _NOISE * abs(problem.time_at(full)), sys.float_info.min)
-
-
-def _largest(problem: Problem, name: str) -> int:
-    widths = next(choice.widths for choice in problem.choices if choice.name == name)
-    return widths[0] // math.gcd(*widths)
-
-
-def _down(value: float, unit: float) -> int:
-    return math.floor(value / unit)
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """A linear expression with its least and largest value, and its value at the start."""
-
-    expression: cp_model.LinearExpr
-    low: int
-    high: int
-    start: int
+    least = 1e-3 * _NOISE * abs(_ceiling(problem))
+    return max(_span(problem) / min(wanted, 1e13), least, sys.float_info.min)
 
 
 @dataclass
 class _Program:
-    """The model under construction: a Boolean per allowed (dim, level), and an integer for each factor in
-    use."""
+    """The model under construction: a Boolean per (dim, level) and per option that ``room`` for damage above
+    the floors allows; the start's are always there."""
 
     problem: Problem
-    allowed: list[list[int]]
-    start: Levels
+    room: float
+    start: Point
     time_unit: float
     model: cp_model.CpModel = field(default_factory=cp_model.CpModel)
-    picks: dict[str, dict[int, cp_model.IntVar]] = field(
-        default_factory=dict[str, dict[int, cp_model.IntVar]]
-    )
+    picks: dict[str, Picks] = field(default_factory=dict[str, Picks])
+    chosen: dict[int, cp_model.IntVar] = field(default_factory=dict[int, cp_model.IntVar])
 
     def __post_init__(self) -> None:
-        for choice, levels, start in zip(self.problem.choices, self.allowed, self.start, strict=True):
-            picks = {
-                level: self.model.new_bool_var(f"{choice.name}={choice.widths[level]}") for level in levels
-            }
-            self.model.add_exactly_one(picks.values())
-            for level, pick in picks.items():
-                self.model.add_hint(pick, int(level == start))
-            self.picks[choice.name] = picks
-        self.choices = {choice.name: choice for choice in self.problem.choices}
-        self.starts = {
-            choice.name: level for choice, level in zip(self.problem.choices, self.start, strict=True)
-        }
+        names = self.start.options
+        self.taken = frozenset(at for at, option in enumerate(self.problem.options) if option.name in names)
+        self._choose_options()
+        columns = zip(self.problem.choices, self.start.levels, self.problem.floors, strict=True)
+        for choice, level, floor in columns:
+            self.picks[choice.name] = self._choose_level(choice, level, floor)
+
+    def _choose_options(self) -> None:
+        options = self.problem.options
+        for at, option in enumerate(options):
+            if option.damage <= self.room or at in self.taken:
+                self.chosen[at] = self.model.new_bool_var(option.name)
+                self.model.add_hint(self.chosen[at], int(at in self.taken))
+        for one, other in itertools.combinations(self.chosen, 2):
+            if options[one].excludes(options[other]):
+                self.model.add_at_most_one(self.chosen[one], self.chosen[other])
+        for node in self.problem.nodes:
+            able = [pick for at, pick in self.chosen.items() if node.node in options[at].removes]
+            if len(able) > 2:
+                self.model.add_at_most_one(able)
+
+    def _choose_level(self, choice: Choice, start: int, floor: float) -> Picks:
+        """One level of a dim, or an option that absorbs it."""
+        able = {at: pick for at, pick in self.chosen.items() if at in self.problem.absorbers[choice.name]}
+        absorbed = not self.taken.isdisjoint(able)
+        best = choice.damages.index(min(choice.damages))
+        picks: dict[int, cp_model.IntVar] = {}
+        for level, damage in enumerate(choice.damages):
+            if damage - floor <= self.room or level == (best if absorbed else start):
+                picks[level] = self.model.new_bool_var(f"{choice.name}={choice.widths[level]}")
+                self.model.add_hint(picks[level], int(level == start and not absorbed))
+        self.model.add_exactly_one([*picks.values(), *able.values()])
+        return picks
 
     def damage(self, unit: float) -> cp_model.LinearExpr:
-        """The damage above every dim's least, in ``unit``."""
+        """The damage above every dim's floor, in ``unit``."""
         parts: list[cp_model.LinearExpr] = []
-        for name, picks in self.picks.items():
-            damages = self.choices[name].damages
-            floor = min(damages)
-            parts += [_down(damages[level] - floor, unit) * pick for level, pick in picks.items()]
-        return _total(parts)
+        for choice, floor in zip(self.problem.choices, self.problem.floors, strict=True):
+            picks = self.picks[choice.name].items()
+            # what costs more than there is room for is only there to keep the program whole
+            most = {level: min(choice.damages[level] - floor, 2 * self.room) for level, _ in picks}
+            parts += [down(most[level], unit) * pick for level, pick in picks]
+        parts += [down(self.problem.options[at].damage, unit) * pick for at, pick in self.chosen.items()]
+        return total(parts)
 
     def time(self) -> cp_model.LinearExpr:
         """The varying part of the time, in ``time_unit``."""
-        return self._sum(self.problem.varying).expression
+        parts: list[cp_model.LinearExpr] = []
+        for scope in self.problem.scopes:
+            if scope.adder is None or scope.adder in self.chosen:
+                parts += self._time(scope)
+        return total(parts)
 
-    def _sum(self, terms: Iterable[Term]) -> _Linear:
-        """A polynomial as a linear expression: tables for single dims, and dim by dim (Horner) for
-        products."""
-        terms = tuple(terms)
-        parts = [self._table(term) for term in terms if len(set(term.dims)) == 1]
-        rest = [term for term in terms if len(set(term.dims)) > 1]
-        while rest:
-            hub, power = _most_shared(rest)
-            parts.append(self._product(hub, power, [t for t in rest if t.dims.count(hub) == power]))
-            rest = [term for term in rest if term.dims.count(hub) != power]
-        return _add(parts)
+    def _time(self, scope: Scope) -> list[cp_model.LinearExpr]:
+        levels = dict(zip(self.picks, self.start.levels, strict=True))
+        starts = levels if scope.active(self.taken) else None
+        picks = {name: self._seen(scope, name, starts) for name in scope.dims}
+        form = TimeForm(self.model, self.problem.candidates, picks, starts, self.time_unit)
+        parts = [form.time(scope)]
+        if scope is not self.problem.scopes[0]:
+            parts.append(down(scope.constant, self.time_unit) * self._active(scope))
+        return parts
 
-    def _table(self, term: Term) -> _Linear:
-        """A term in one dim is a table over the dim's candidates."""
-        name, power = term.dims[0], len(term.dims)
-        widths = self.choices[name].widths
-        table = {
-            level: _down(term.coefficient * widths[level] ** power, self.time_unit)
-            for level in self.picks[name]
-        }
-        return _Linear(
-            _total([table[level] * pick for level, pick in self.picks[name].items()]),
-            min(table.values()),
-            max(table.values()),
-            table[self.starts[name]],
-        )
+    def _active(self, scope: Scope) -> cp_model.LinearExpr:
+        if scope.adder is not None:
+            return 1 * self.chosen[scope.adder]
+        return 1 - total(self.chosen[at] for at in sorted(scope.removers) if at in self.chosen)
 
-    def _product(self, hub: str, power: int, terms: list[Term]) -> _Linear:
-        """Terms that share a dim, as a layer or a concatenation gives: width(hub)^power × a polynomial.
+    def _seen(self, scope: Scope, name: str, starts: Mapping[str, int] | None) -> Picks:
+        """The picks of a dim as a scope sees them: the dim's own where the scope counts whenever the dim is
+        there, else others, below them, that add up to whether it does."""
+        own = self.picks[name]
+        if (
+            scope.adder is None
+            and self.chosen.keys() & (scope.removers - self.problem.absorbers[name]) == set()
+        ):
+            return own
+        seen: dict[int, cp_model.IntVar] = {}
+        for level, pick in own.items():
+            seen[level] = self.model.new_bool_var(f"{pick.name}?")
+            self.model.add_implication(seen[level], pick)
+            self.model.add_hint(seen[level], int(starts is not None and starts[name] == level))
+        self.model.add(total(seen.values()) == self._active(scope))
+        return seen
 
-        The polynomial's value is split over the hub's candidates (one part is the value, the others are
-        zero), which makes the product linear with a tight relaxation. With a product constraint per
-        term, DenseNet-121 and a chain of 60 dims stayed open after 20 seconds; so they close in a few.
-        """
-        picks, widths = self.picks[hub], self.choices[hub].widths
-        divisor = math.gcd(*(widths[level] for level in picks)) ** power
-        scale = {level: widths[level] ** power // divisor for level in picks}
-        value = self._sum(_without(term, hub, divisor) for term in terms)
-        parts: dict[int, cp_model.IntVar] = {}
-        for level, pick in picks.items():
-            parts[level] = self.model.new_int_var(0, value.high, f"{hub}={widths[level]}*")
-            self.model.add(parts[level] <= value.high * pick)
-            self.model.add(parts[level] >= value.low * pick)
-            self.model.add_hint(parts[level], value.start if level == self.starts[hub] else 0)
-        self.model.add(_total(list(parts.values())) == value.expression)
-        return _Linear(
-            _total([scale[level] * part for level, part in parts.items()]),
-            min(scale.values()) * value.low,
-            max(scale.values()) * value.high,
-            scale[self.starts[hub]] * value.start,
-        )
-
-    def search(self, limits: Limits) -> tuple[Levels | None, float, Literal["optimal", "feasible"]]:
-        """Run CP-SAT: the levels found (None when it found none in its limits), the bound in units, the
+    def search(self, limits: Limits) -> tuple[Point | None, float, Literal["optimal", "feasible"]]:
+        """Run CP-SAT: the point found (None when it found none in its limits), the bound in units, the
         status."""
         solver = cp_model.CpSolver()
         solver.parameters.random_seed = limits.seed
         solver.parameters.num_workers = 1
         solver.parameters.linearization_level = 2  # the full relaxation closes the gap several times sooner
+        # the relaxation does the work; these took most of the time and found nothing in it
+        solver.parameters.cp_model_probing_level = 0
+        solver.parameters.find_big_linear_overlap = False
+        solver.parameters.add_lp_constraints_lazily = False
         solver.parameters.max_deterministic_time = limits.effort
         solver.parameters.max_time_in_seconds = limits.seconds
         outcome = solver.solve(self.model)
+        if outcome == cp_model.MODEL_INVALID:
+            raise RuntimeError(f"the allocation's program is wrong: {self.model.validate()}")
         proven: Literal["optimal", "feasible"] = "optimal" if outcome == cp_model.OPTIMAL else "feasible"
         if outcome not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None, max(solver.best_objective_bound, 0.0), proven
-        levels = tuple(
-            next(level for level, pick in self.picks[choice.name].items() if solver.boolean_value(pick))
-            for choice in self.problem.choices
-        )
-        return levels, solver.best_objective_bound, proven
-
-
-def _total(parts: Iterable[cp_model.LinearExpr]) -> cp_model.LinearExpr:
-    expression: Any = cp_model.LinearExpr  # its stubs leave the arguments of sum without a type
-    return cast(cp_model.LinearExpr, expression.sum(list(parts)))
-
-
-def _add(parts: list[_Linear]) -> _Linear:
-    return _Linear(
-        _total([part.expression for part in parts]),
-        sum(part.low for part in parts),
-        sum(part.high for part in parts),
-        sum(part.start for part in parts),
-    )
-
-
-def _without(term: Term, hub: str, factor: float) -> Term:
-    return Term(term.coefficient * factor, tuple(name for name in term.dims if name != hub))
-
-
-def _most_shared(terms: list[Term]) -> tuple[str, int]:
-    """The dim, with its power, that most of ``terms`` have in common."""
-    counts = Counter((name, term.dims.count(name)) for term in terms for name in set(term.dims))
-    return max(counts, key=lambda key: (counts[key], key))
+        picks = self.picks.values()
+        levels = tuple(next((at for at, x in each.items() if solver.boolean_value(x)), 0) for each in picks)
+        names = {self.problem.options[at].name for at, x in self.chosen.items() if solver.boolean_value(x)}
+        return Point(levels, frozenset(names)), solver.best_objective_bound, proven

@@ -50,11 +50,21 @@ class TimeTable:
     """A measured cost over the candidate widths of one or two ``dims``; no smooth form says what an engine
     does with narrow layers.
 
-    ``values`` has one entry per combination of widths, in the order of ``dims``; other widths are not known.
+    ``values`` has one entry per combination of widths, in the order of ``dims``; other widths are not known. A
+    node that reads the same dim twice has it once in ``dims``.
     """
 
     dims: tuple[str, ...]
     values: Mapping[tuple[int, ...], float]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.dims) <= 2 or len(set(self.dims)) != len(self.dims):
+            raise ValueError(f"a table over {self.dims}: needs one dim, or two that differ")
+        if any(len(widths) != len(self.dims) for widths in self.values):
+            raise ValueError(f"a table over {self.dims}: needs one width per dim in each of its keys")
+        for widths, value in self.values.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"a table over {self.dims}: {value} at {widths} is not a time")
 
     def at(self, widths: Mapping[str, int]) -> float:
         """The cost at ``widths``, which must be among those tabulated."""
@@ -63,11 +73,17 @@ class TimeTable:
 
 @dataclass(frozen=True)
 class NodeTime:
-    """What one node takes: a table, a polynomial, or the sum of both."""
+    """What one node takes: a table, a polynomial, or the sum of both; nothing where it has neither."""
 
     node: str
     terms: Polynomial = ()
     table: TimeTable | None = None
+
+    @property
+    def dims(self) -> frozenset[str]:
+        """The dims whose widths the time depends on."""
+        read = {name for term in self.terms for name in term.dims}
+        return frozenset(read.union(() if self.table is None else self.table.dims))
 
     def at(self, widths: Mapping[str, int]) -> float:
         """The time at ``widths``."""

@@ -31,7 +31,7 @@ def problems(draw: st.DrawFn) -> Problem:
     names = st.lists(st.sampled_from([c.name for c in choices]), max_size=4).map(tuple)
     coefficient = st.floats(0, 1e3) | st.integers(0, 10**9).map(float)
     terms = draw(st.lists(st.builds(Term, coefficient, names), min_size=1, max_size=6))
-    return Problem(tuple(choices), tuple(terms), draw(st.floats(-1, 1e4)))
+    return Problem(tuple(choices), constant=draw(st.floats(-1, 1e4)), terms=tuple(terms))
 
 
 def _all(problem: Problem) -> list[tuple[float, float]]:
@@ -95,12 +95,12 @@ def test_the_start_is_feasible_and_never_better(problem: Problem, share: float) 
     low, high = problem.time(problem.least()), problem.time(problem.full())
     budget = low + share * (high - low)
     start = least_damage_start(problem, budget)
-    assert problem.time(start) <= budget + 1e-9 * abs(high)
-    assert minimise_damage(problem, budget).damage <= problem.damage(start)
-    limit = problem.damage(start)
+    assert problem.time(start.levels) <= budget + 1e-9 * abs(high)
+    assert minimise_damage(problem, budget).damage <= problem.damage(start.levels)
+    limit = problem.damage(start.levels)
     quick = least_time_start(problem, limit)
-    assert problem.damage(quick) <= limit * NARROW
-    assert minimise_time(problem, limit).time <= problem.time(quick)
+    assert problem.damage(quick.levels) <= limit * NARROW
+    assert minimise_time(problem, limit).time <= problem.time(quick.levels)
 
 
 def _chain(count: int, power: float = 1.5) -> Problem:
@@ -112,7 +112,7 @@ def _chain(count: int, power: float = 1.5) -> Problem:
         damages = tuple((1 + at % 5) * (1 - width / size) ** power for width in widths)
         choices.append(Choice(f"d{at}", widths, damages))
     terms = [Term(9.0 * (1 + at % 3), (f"d{at}", f"d{at + 1}")) for at in range(count - 1)]
-    return Problem(tuple(choices), tuple(terms), 1000.0)
+    return Problem(tuple(choices), constant=1000.0, terms=tuple(terms))
 
 
 def test_sixty_dims_to_proven_optimality() -> None:
@@ -121,7 +121,7 @@ def test_sixty_dims_to_proven_optimality() -> None:
     result = minimise_damage(problem, budget)
     assert result.status == "optimal"
     assert result.time <= budget * NARROW
-    assert result.damage <= problem.damage(least_damage_start(problem, budget))
+    assert result.damage <= problem.damage(least_damage_start(problem, budget).levels)
     assert result.gap < 1e-5
 
 
@@ -131,7 +131,7 @@ def test_dense_connections_to_proven_optimality() -> None:
     choices += [Choice(f"b{at}", (128, 96, 64, 32), (0.0, 0.05, 0.2 + at / 40, 0.9)) for at in range(14)]
     terms = [Term(1.0, (f"g{i}", f"b{j}")) for j in range(14) for i in range(j + 1)]
     assert len(terms) > 100
-    problem = Problem(tuple(choices), tuple(terms))
+    problem = Problem(tuple(choices), terms=tuple(terms))
     budget = 0.6 * problem.time(problem.full())
     result = minimise_damage(problem, budget)
     assert (result.status, result.time <= budget * NARROW) == ("optimal", True)
@@ -150,13 +150,13 @@ def test_a_search_without_effort_still_answers_and_says_so() -> None:
     result = minimise_damage(problem, budget, Limits(effort=1e-6))
     assert result.status == "feasible"
     assert result.time <= budget * NARROW
-    assert result.damage <= problem.damage(start)
+    assert result.damage <= problem.damage(start.levels)
     assert 0 <= result.bound < result.damage
     assert result.gap > 0
 
 
 def test_what_is_out_of_reach_names_what_is_not() -> None:
-    problem = Problem((Choice("d", (16, 8), (0.0, 1.0)),), (Term(1.0, ("d",)),), constant=4.0)
+    problem = Problem((Choice("d", (16, 8), (0.0, 1.0)),), terms=(Term(1.0, ("d",)),), constant=4.0)
     with pytest.raises(UsageError) as error:
         minimise_damage(problem, 10.0)
     assert str(error.value) == (
@@ -167,19 +167,19 @@ def test_what_is_out_of_reach_names_what_is_not() -> None:
 
 
 def test_a_damage_limit_out_of_reach() -> None:
-    problem = Problem((Choice("d", (16, 8), (0.5, 1.0)),), (Term(1.0, ("d",)),))
+    problem = Problem((Choice("d", (16, 8), (0.5, 1.0)),), terms=(Term(1.0, ("d",)),))
     with pytest.raises(UsageError, match=r"max-drop 0\.1: out of reach; .* is 0\.5; ask for 0\.5 or more"):
         minimise_time(problem, 0.1)
 
 
 def test_no_damage_allowed_takes_what_is_free() -> None:
     choices = (Choice("free", (16, 8), (0.0, 0.0)), Choice("dear", (16, 8), (0.0, 0.1)))
-    problem = Problem(choices, (Term(1.0, ("free", "dear")),))
+    problem = Problem(choices, terms=(Term(1.0, ("free", "dear")),))
     assert minimise_time(problem, 0.0).widths == {"free": 8, "dear": 16}
 
 
 def test_nothing_to_decide() -> None:
-    problem = Problem((), (Term(3.0),), 1.0)
+    problem = Problem((), terms=(Term(3.0),), constant=1.0)
     assert minimise_damage(problem, 4.0).widths == {}
     assert minimise_time(problem, 0.0).time == 4.0
 
@@ -190,9 +190,9 @@ def test_nothing_to_decide() -> None:
         (lambda: Choice("d", (8, 16), (0.0, 0.0)), "d: candidate widths must be positive and descend"),
         (lambda: Choice("d", (8,), (0.0, 0.0)), "d: needs one damage per candidate width"),
         (lambda: Choice("d", (8,), (-1.0,)), "d: a damage must be finite and not negative"),
-        (lambda: Problem((), (Term(1.0, ("d",)),)), "names a dim that has no candidates"),
-        (lambda: Problem((), (Term(-1.0),)), "must have a finite coefficient that is not negative"),
-        (lambda: Problem((Choice("d", (8,), (0.0,)),) * 2, ()), "a dim is named twice"),
+        (lambda: Problem((), terms=(Term(1.0, ("d",)),)), "names a dim that has no candidates"),
+        (lambda: Problem((), terms=(Term(-1.0),)), "must have a finite coefficient that is not negative"),
+        (lambda: Problem((Choice("d", (8,), (0.0,)),) * 2), "a dim is named twice"),
     ],
 )
 def test_bad_problems_are_refused(make: object, text: str) -> None:

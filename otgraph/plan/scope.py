@@ -1,0 +1,109 @@
+"""``Scope``: the times that come and go together, added up to few terms and tables."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from otgraph.plan.option import Option
+from otgraph.plan.terms import NodeTime, Polynomial, Term, TimeTable, collect
+
+Floats = npt.NDArray[np.float64]
+Candidates = Mapping[str, tuple[int, ...]]
+"""The candidate widths by dim."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Times by the levels of one or two dims: ``values`` has one axis per dim."""
+
+    dims: tuple[str, ...]
+    values: Floats
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Times that count as long as none of the options ``removers`` is chosen, and, where there is an
+    ``adder``, if that is; options are named by position. Each of ``terms`` names a dim."""
+
+    removers: frozenset[int]
+    adder: int | None
+    constant: float
+    terms: Polynomial
+    tables: tuple[Table, ...]
+
+    def active(self, chosen: frozenset[int]) -> bool:
+        """Whether the times count when the options ``chosen`` are."""
+        return not self.removers & chosen and (self.adder is None or self.adder in chosen)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The dims that the times depend on, sorted."""
+        read = {name for term in self.terms for name in term.dims}
+        return tuple(sorted(read.union(*(table.dims for table in self.tables))))
+
+    def highest(self, widths: Candidates) -> float:
+        """At least the largest time, at any of the candidate ``widths``."""
+        full = {name: candidates[0] for name, candidates in widths.items()}
+        tables = sum(float(table.values.max()) for table in self.tables)
+        return self.constant + sum(term.at(full) for term in self.terms) + tables
+
+
+def scopes_of(
+    nodes: Sequence[NodeTime], options: Sequence[Option], base: NodeTime, widths: Candidates
+) -> tuple[Scope, ...]:
+    """The scopes of a problem: first that of ``base`` and of the nodes that stay whatever is chosen, then one
+    per set of options that remove the same nodes, then one per option for the nodes that it adds."""
+    removers = {node.node: frozenset[int]() for node in nodes}
+    for at, option in enumerate(options):
+        for name in option.removes:
+            removers[name] |= {at}
+    members: dict[frozenset[int], list[NodeTime]] = {frozenset(): [base]}
+    for node in nodes:
+        members.setdefault(removers[node.node], []).append(node)
+    scopes = [_scope(key, None, group, widths) for key, group in members.items()]
+    scopes += [_scope(frozenset(), at, option.adds, widths) for at, option in enumerate(options)]
+    used = (scope for scope in scopes[1:] if scope.constant or scope.terms or scope.tables)
+    return (scopes[0], *used)
+
+
+def _scope(
+    removers: frozenset[int], adder: int | None, nodes: Iterable[NodeTime], widths: Candidates
+) -> Scope:
+    nodes = tuple(nodes)
+    sums: dict[tuple[str, ...], Floats] = {}
+    for node in nodes:
+        if node.table is not None:
+            dims = tuple(sorted(node.table.dims))
+            values = _dense(node.table, widths)
+            sums[dims] = sums.get(dims, 0.0) + (values if dims == node.table.dims else values.T)
+    rest: list[Term] = []
+    for term in collect(term for node in nodes for term in node.terms):
+        key = tuple(sorted(set(term.dims)))
+        if key in sums:
+            sums[key] = sums[key] + _tabulated(term, key, widths)
+        else:
+            rest.append(term)
+    return Scope(
+        removers=removers,
+        adder=adder,
+        constant=sum(term.coefficient for term in rest if not term.dims),
+        terms=tuple(term for term in rest if term.dims),
+        tables=tuple(Table(dims, values) for dims, values in sums.items()),
+    )
+
+
+def _dense(table: TimeTable, widths: Candidates) -> Floats:
+    axes = [widths[name] for name in table.dims]
+    values = [table.values[key] for key in itertools.product(*axes)]
+    return np.array(values, np.float64).reshape([len(axis) for axis in axes])
+
+
+def _tabulated(term: Term, dims: tuple[str, ...], widths: Candidates) -> Floats:
+    axes = [widths[name] for name in dims]
+    values = [term.at(dict(zip(dims, key, strict=True))) for key in itertools.product(*axes)]
+    return np.array(values, np.float64).reshape([len(axis) for axis in axes])
