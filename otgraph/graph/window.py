@@ -83,15 +83,22 @@ def reads_within(first: Window, second: Window) -> bool:
     """Whether the padding of ``second`` lies where ``first``, were it computed there, would read nothing of
     its own input: then it is the same value at every such position.
 
-    True for every size of the input, so where ``first`` has a stride its last window may have stopped short.
+    True for every size of the input: its end may fall anywhere between the steps of the strides.
     """
     for axis, (before, after) in enumerate(second.padding):
-        extent, stride = first.extents[axis], first.stride[axis]
-        if before > 0 and extent - first.padding[axis][0] >= stride:
+        extent, (start, end) = first.extents[axis], first.padding[axis]
+        if before > 0 and extent - start >= first.stride[axis] * _nearest(second, axis):
             return False
-        if after > 0 and extent > first.padding[axis][1]:
+        if after > 0 and extent > end:
             return False
     return True
+
+
+def _nearest(window: Window, axis: int) -> int:
+    """How far before the input the closest position that ``window`` reads there lies."""
+    before, stride = window.padding[axis][0], window.stride[axis]
+    reach = (before - tap * window.dilation[axis] for tap in range(window.kernel[axis]))
+    return min((distance - 1) % stride + 1 for distance in reach if distance > 0)
 
 
 def add_windows(a: Window, b: Window) -> Window | str:
