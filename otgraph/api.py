@@ -99,7 +99,8 @@ def optimize(
 def audit(a: Graph | str | Path, b: Graph | str | Path, data: Inputs, **choices: Any) -> Audit:
     """B measured against A. Graphs and models that are no ONNX file are written as ONNX first.
 
-    ``choices``: ``engine``, ``threads``, ``min_speedup``, ``max_drift``, ``metric``, ``seed``, ``repeats``.
+    ``choices``: ``engine``, ``threads``, ``min_speedup``, ``max_drift``, ``metric``, ``task``, ``seed``,
+    ``repeats``.
     """
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
         first, second = _as_onnx(a, Path(folder) / "a.onnx"), _as_onnx(b, Path(folder) / "b.onnx")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
 from otgraph.data import Array
-from otgraph.errors import DataError
+from otgraph.errors import DataError, UsageError
 
 Floats = npt.NDArray[np.float64]
 Rows = Literal["probabilities", "log-probabilities", "logits"]
+Task = Literal["auto", "classifier", "regression"]
+"""How outputs are to be read: by their look, as class scores, or as values."""
 
 SMALLEST = 1e-12
 """Probabilities are kept above this, as a float32 softmax may round them to zero."""
@@ -41,6 +44,37 @@ class Classification:
         return dict(vars(self))
 
 
+def check_task(task: str) -> Task:
+    """``task`` as one of the three. Raises ``UsageError``."""
+    if task not in get_args(Task):
+        raise UsageError(f"task {task!r}: unknown; give {', '.join(get_args(Task))}")
+    return cast(Task, task)
+
+
+def class_scores(outputs: Mapping[str, Array], task: Task) -> tuple[str, Rows] | None:
+    """The output that holds class scores, and how it reads; ``None`` where there is none.
+
+    Raises ``UsageError`` when ``task`` says that there is one and the outputs have no such shape.
+    """
+    if task == "regression":
+        return None
+    scores = [(name, array) for name, array in outputs.items() if array.dtype.kind == "f"]
+    if len(scores) == 1:
+        name, array = scores[0]
+        rows = rows_kind(array)
+        if rows is None and task == "classifier" and _could_be_scores(array):
+            rows = "logits"
+        if rows is not None:
+            return name, rows
+    if task == "classifier":
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in scores) or "none of floating point"
+        raise UsageError(
+            "task classifier: needs one floating-point output (samples, [positions,] classes ≥ 2),"
+            f" the model gives {shapes}; use --task regression"
+        )
+    return None
+
+
 def rows_kind(output: Array) -> Rows | None:
     """How an output reads as class scores, or ``None`` when it does not look like them.
 
@@ -48,7 +82,7 @@ def rows_kind(output: Array) -> Rows | None:
     classes ≥ 2): only when each row is a distribution, or the logarithm of one, since a feature map has
     that shape as well.
     """
-    if output.dtype.kind != "f" or output.ndim not in (2, 3) or output.shape[-1] < 2 or output.size == 0:
+    if not _could_be_scores(output):
         return None
     rows = np.asarray(output, np.float64)
     if (rows >= 0).all() and np.allclose(rows.sum(-1), 1, atol=2e-3):
@@ -58,11 +92,15 @@ def rows_kind(output: Array) -> Rows | None:
     return "logits" if output.ndim == 2 else None
 
 
+def _could_be_scores(output: Array) -> bool:
+    return output.dtype.kind == "f" and output.ndim in (2, 3) and output.shape[-1] >= 2 and output.size > 0
+
+
 class ClassTally:
     """Adds up batches; ``result`` gives the means."""
 
     def __init__(self, output: str, rows: Rows, classes: int, *, per_position: bool) -> None:
-        self._output, self._classes, self._per_position = output, classes, per_position
+        self.output, self._classes, self._per_position = output, classes, per_position
         self._rows: Rows = rows
         self._kl = self._agree = 0.0
         self._count = 0
@@ -85,7 +123,7 @@ class ClassTally:
             float(value) / self._labelled if self._labelled else None for value in self._right
         )
         return Classification(
-            output=self._output,
+            output=self.output,
             rows=self._rows,
             classes=self._classes,
             per_position=self._per_position,
@@ -106,7 +144,7 @@ class ClassTally:
         if int(labels.max(initial=-1)) >= self._classes:
             worst = int(labels.max())
             raise DataError(
-                f"labels: {worst} is no class of output '{self._output}' ({self._classes} classes)"
+                f"labels: {worst} is no class of output '{self.output}' ({self._classes} classes)"
             )
         known = (labels >= 0).any(1)
         for index, scores in enumerate((a, b)):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from otgraph.audit.classify import check_task
 from otgraph.audit.economy import Optimisation, break_even
 from otgraph.audit.feeds import first_feeds
 from otgraph.audit.fidelity import fidelity
@@ -32,6 +33,7 @@ def audit(
     min_speedup: float | None = None,
     max_drift: float | None = None,
     metric: str | None = None,
+    task: str = "auto",
     optimisation: Mapping[str, Any] | None = None,
     seed: int = 0,
     repeats: int = 3,
@@ -40,12 +42,14 @@ def audit(
 
     ``min_speedup`` is held against the careful end of the interval; ``max_drift`` against the mean KL
     divergence for classifiers and the worst output's relative L2 otherwise. ``metric`` is
-    ``package.module:callable``. ``optimisation`` says what making B cost (``cpu_seconds``,
+    ``package.module:callable``. ``task``: read the output as class scores (``classifier``), as values
+    (``regression``), or by its look (``auto``). ``optimisation`` says what making B cost (``cpu_seconds``,
     ``wall_seconds``, ``source``). A missed threshold does not raise: see ``Audit.passed``.
 
     Raises ``ModelError`` (a file cannot be run, or the two do not match), ``DataError``, ``UsageError``,
     ``EngineMissing``.
     """
+    kind = check_task(task)
     runner = get_engine(engine)
     cost = None if optimisation is None else Optimisation.from_json(optimisation)
     metric_function = None if metric is None else load_metric(metric)
@@ -54,7 +58,7 @@ def audit(
     data = data.named([spec.name for spec in session_a.inputs])
     check_data(data, session_a.inputs)
     check_data(data, session_b.inputs)
-    drift = fidelity(session_a, session_b, data, metric_function, metric or "")
+    drift = fidelity(session_a, session_b, data, metric_function, metric or "", kind)
     feeds = first_feeds(data, (*session_a.inputs, *session_b.inputs))
     del session_a, session_b  # latency is measured with fresh sessions, alone in memory
     latency = compare(runner, a, b, feeds, threads=threads, seed=seed, repeats=repeats)

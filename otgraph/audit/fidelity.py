@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otgraph.audit.classify import Classification, ClassTally, rows_kind
+from otgraph.audit.classify import Classification, ClassTally, Task, class_scores
 from otgraph.audit.feeds import Batch, batches
 from otgraph.audit.metric import Metric, MetricResult, evaluate
 from otgraph.data import Array, Data
@@ -40,12 +40,21 @@ class OutputFidelity:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """All outputs; ``classification`` when the model has one output and it reads as class scores."""
+    """All outputs; ``classification`` when the model has one output and it reads as class scores.
+
+    ``task_asked`` is what the user said about that.
+    """
 
     samples: int
     outputs: tuple[OutputFidelity, ...]
     classification: Classification | None
     metric: MetricResult | None
+    task_asked: Task = "auto"
+
+    @property
+    def task(self) -> Task:
+        """How the outputs were read: ``classifier`` or ``regression``."""
+        return "regression" if self.classification is None else "classifier"
 
     @property
     def drift_name(self) -> str:
@@ -65,6 +74,8 @@ class Fidelity:
         """Plain JSON values by field name, ``drift`` included."""
         return {
             "samples": self.samples,
+            "task": self.task,
+            "task_asked": self.task_asked,
             "drift": self.drift,
             "drift_name": self.drift_name,
             "outputs": [output.to_json() for output in self.outputs],
@@ -77,8 +88,13 @@ def _drift(output: OutputFidelity) -> float:
     return 1 - output.equal if output.relative_l2 is None else output.relative_l2
 
 
-def fidelity(a: Session, b: Session, data: Data, metric: Metric | None, metric_name: str) -> Fidelity:
-    """Run both on all of ``data``, checked before. Raises ``ModelError`` when the outputs do not match."""
+def fidelity(
+    a: Session, b: Session, data: Data, metric: Metric | None, metric_name: str, task: Task = "auto"
+) -> Fidelity:
+    """Run both on all of ``data``, checked before.
+
+    Raises ``ModelError`` when the outputs do not match, ``UsageError`` when they do not suit ``task``.
+    """
     names = paired_outputs(a, b)
     tallies = {name: _Tally() for name in names}
     classes: ClassTally | None = None
@@ -91,10 +107,9 @@ def fidelity(a: Session, b: Session, data: Data, metric: Metric | None, metric_n
         for name, tally in tallies.items():
             tally.add(out_a[name], out_b[name])
         if samples == 0:
-            classes = _class_tally(out_a)
+            classes = _class_tally(out_a, task)
         if classes is not None:
-            (name,) = [name for name, array in out_a.items() if array.dtype.kind == "f"]
-            classes.add(out_a[name], out_b[name], batch.labels)
+            classes.add(out_a[classes.output], out_b[classes.output], batch.labels)
         scores.add(batch, out_a, out_b)
         samples += batch.count
     return Fidelity(
@@ -102,6 +117,7 @@ def fidelity(a: Session, b: Session, data: Data, metric: Metric | None, metric_n
         outputs=tuple(tally.result(name) for name, tally in tallies.items()),
         classification=None if classes is None else classes.result(),
         metric=scores.result(),
+        task_asked=task,
     )
 
 
@@ -129,15 +145,12 @@ def _check_shapes(a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
             )
 
 
-def _class_tally(outputs: Mapping[str, Array]) -> ClassTally | None:
-    scores = [(name, array) for name, array in outputs.items() if array.dtype.kind == "f"]
-    if len(scores) != 1:
+def _class_tally(outputs: Mapping[str, Array], task: Task) -> ClassTally | None:
+    found = class_scores(outputs, task)
+    if found is None:
         return None
-    name, array = scores[0]
-    rows = rows_kind(array)
-    if rows is None:
-        return None
-    return ClassTally(name, rows, array.shape[-1], per_position=array.ndim == 3)
+    name, rows = found
+    return ClassTally(name, rows, outputs[name].shape[-1], per_position=outputs[name].ndim == 3)
 
 
 class _Tally:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from otgraph.audit.quantities import conditions_line, fidelity_lines, not_counted_line, quantities
+from otgraph.audit.quantities import (
+    changes_lines,
+    conditions_line,
+    fidelity_lines,
+    not_counted_line,
+    quantities,
+    task_line,
+)
 from otgraph.files import write_aside
 
 if TYPE_CHECKING:
@@ -72,6 +79,9 @@ def render_html(audit: Audit) -> str:
         ops=[(op, audit.a.structure.ops.get(op, 0), audit.b.structure.ops.get(op, 0)) for op in ops],
         conditions=conditions_line(audit),
         not_counted=not_counted_line(audit),
+        changes=audit.changes,
+        changes_lines=changes_lines(audit),
+        task_line=task_line(audit),
     )
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from otgraph.audit.changes import NodeRef, by_op
+
 if TYPE_CHECKING:
     from otgraph.audit.report import Audit
+
+
+NAMED = 6
+"""So many layers are named on a line; the JSON and the HTML name all."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,33 @@ def not_counted_line(audit: Audit) -> str:
     """Which ops are missing from the MACs, or nothing."""
     ops = {**audit.a.structure.not_counted, **audit.b.structure.not_counted}
     return f"MACs leave out: {', '.join(sorted(ops))}" if ops else ""
+
+
+def changes_lines(audit: Audit) -> list[str]:
+    """Which nodes went and which are new, the layers by name; nothing where all are the same."""
+    found = audit.changes
+    if not found.comparable:
+        return ["nodes: A and B share no name, so what went cannot be told; compare files of one exporter"]
+    return [_changed(word, nodes) for word, nodes in (("gone", found.gone), ("new", found.new)) if nodes]
+
+
+def _changed(word: str, nodes: Sequence[NodeRef]) -> str:
+    """``gone: 3 nodes (2 Conv, 1 Relu): conv1, conv2``; only layers are named, the first few."""
+    layers = [node.name for node in nodes if node.compute]
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    names = f": {', '.join(layers[:NAMED])}{more}" if layers else ""
+    return f"{word}: {len(nodes)} node{'s' * (len(nodes) > 1)} ({by_op(nodes)}){names}"
+
+
+def task_line(audit: Audit) -> str:
+    """That the outputs were taken for class scores by their look alone, where that may be wrong."""
+    scores = audit.fidelity.classification
+    if scores is None or audit.fidelity.task_asked != "auto":
+        return ""
+    if scores.rows != "logits" or scores.accuracy_a is not None:
+        return ""
+    what = f"{scores.output} was read as scores of {scores.classes} classes"
+    return f"{what}; if it is not that, say --task regression"
 
 
 def amount(value: float, unit: str = "") -> str:

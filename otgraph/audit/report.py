@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from otgraph.audit.changes import Changes, changes
 from otgraph.audit.economy import BreakEven, Optimisation
 from otgraph.audit.fidelity import Fidelity
 from otgraph.audit.html import save_html
@@ -71,6 +72,11 @@ class Audit:
         return all(threshold.met for threshold in self.thresholds)
 
     @property
+    def changes(self) -> Changes:
+        """The nodes that went and the new ones."""
+        return changes(self.a.structure.listing, self.b.structure.listing)
+
+    @property
     def verdict(self) -> str:
         """One sentence on speed."""
         return verdict(self.latency)
@@ -86,6 +92,7 @@ class Audit:
                 "thresholds": [threshold.to_json() for threshold in self.thresholds],
                 "a": self.a.to_json(),
                 "b": self.b.to_json(),
+                "changes": self.changes.to_json(),
                 "latency": {
                     **self.latency.to_json(),
                     "speedup": self.latency.speedup,

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 from onnx.external_data_helper import uses_external_data
 
+from otgraph.audit.changes import NodeRef
 from otgraph.audit.macs import is_compute, macs_of
 from otgraph.audit.shapes import infer, read_model, run_for_shapes
 from otgraph.data import Array
@@ -28,7 +29,8 @@ class Structure:
     ``parameters`` counts the elements of all constant tensors but int32, int64, bool and string ones
     (shapes and indices). ``macs`` are for the feeds given; ``not_counted`` says how many nodes of which op
     do arithmetic that is missing from it. ``depth`` is the longest chain of nodes, ``compute_depth``
-    the longest counting only convolutions, matrix products and their like.
+    the longest counting only convolutions, matrix products and their like. ``listing`` has every node, in
+    the file's order.
     """
 
     bytes: int
@@ -39,10 +41,12 @@ class Structure:
     compute_depth: int
     ops: Mapping[str, int]
     not_counted: Mapping[str, int]
+    listing: tuple[NodeRef, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values by field name."""
-        return {**vars(self), "ops": dict(self.ops), "not_counted": dict(self.not_counted)}
+        """Plain JSON values by field name; not ``listing``, of which ``Changes`` tells what matters."""
+        fields = {**vars(self), "ops": dict(self.ops), "not_counted": dict(self.not_counted)}
+        return {name: value for name, value in fields.items() if name != "listing"}
 
 
 def structure(path: Path, feeds: Mapping[str, Array]) -> Structure:
@@ -66,7 +70,13 @@ def structure(path: Path, feeds: Mapping[str, Array]) -> Structure:
         compute_depth=_longest_chain(nodes, lambda node: int(is_compute(node))),
         ops=dict(sorted(Counter(node.op_type for node in nodes).items())),
         not_counted=dict(sorted(uncounted.items())),
+        listing=tuple(map(_reference, nodes)),
     )
+
+
+def _reference(node: onnx.NodeProto) -> NodeRef:
+    name = node.name or next(filter(None, node.output), "")
+    return NodeRef(name, node.op_type, is_compute(node))
 
 
 def _constant_nodes(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:

@@ -6,7 +6,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from otgraph.audit.quantities import conditions_line, fidelity_lines, not_counted_line, quantities
+from otgraph.audit.quantities import (
+    changes_lines,
+    conditions_line,
+    fidelity_lines,
+    not_counted_line,
+    quantities,
+    task_line,
+)
 from otgraph.audit.report import Audit
 
 
@@ -17,10 +24,11 @@ def summary(audit: Audit) -> RenderableType:
         _before_after(audit),
         _fidelity(audit),
     ]
+    parts += [Text(line) for line in changes_lines(audit)]
     parts += [Text(item.text, style="green" if item.met else "bold red") for item in audit.thresholds]
     if audit.break_even is not None:
         parts.append(Text(f"optimisation paid back: {audit.break_even.text}"))
-    notes = (f"measured: {conditions_line(audit)}", not_counted_line(audit))
+    notes = (f"measured: {conditions_line(audit)}", not_counted_line(audit), task_line(audit))
     parts += [Text(note, style="dim") for note in notes if note]
     return Group(*parts)
 

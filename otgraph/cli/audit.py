@@ -48,6 +48,7 @@ def audit(
     min_speedup: MinSpeedup = None,
     max_drift: MaxDrift = None,
     metric: Metric = None,
+    task: opt.TaskOption = opt.Task.AUTO,
     html: Html = None,
     seed: opt.Seed = 0,
     json: opt.Json = False,
@@ -72,6 +73,7 @@ def audit(
             min_speedup=min_speedup,
             max_drift=max_drift,
             metric=metric,
+            task=task.value,
             seed=seed,
         )
     if html is not None:

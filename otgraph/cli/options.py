@@ -30,6 +30,14 @@ class Dims(StrEnum):
     INNER = "inner"
 
 
+class Task(StrEnum):
+    """How the outputs are read."""
+
+    AUTO = "auto"
+    CLASSIFIER = "classifier"
+    REGRESSION = "regression"
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Calibration = Annotated[
@@ -42,6 +50,12 @@ Shapes = Annotated[
     list[str] | None,
     typer.Option(
         "--shape", metavar="NAME=SIZES", help="Sizes of an input's axes, such as image=1,3,224,224."
+    ),
+]
+TaskOption = Annotated[
+    Task,
+    typer.Option(
+        "--task", help="How the outputs are read: class scores (KL), values (relative L2), or by their look."
     ),
 ]
 Engine = Annotated[str, typer.Option("--engine", help="Where the model will run.")]

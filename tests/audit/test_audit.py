@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from otgraph.audit import Audit, audit, audit_schema, summary
+from otgraph.audit.changes import NodeRef
 from otgraph.audit.economy import Optimisation, break_even
 from otgraph.audit.html import ratio_plot, render_html, round_ticks
 from otgraph.audit.metric import load_metric
@@ -118,6 +119,9 @@ def test_schema_refuses_what_is_not_an_audit(report: Audit) -> None:
         lambda doc: doc["latency"].update(clock="sundial"),
         lambda doc: doc["fidelity"]["classification"].update(top1_agreement=1.5),
         lambda doc: doc["a"].pop("macs"),
+        lambda doc: doc.pop("changes"),
+        lambda doc: doc["changes"]["gone"].append({"name": "x"}),
+        lambda doc: doc["fidelity"].update(task="auto"),
     ):
         bad = copy.deepcopy(good)
         spoil(bad)
@@ -199,6 +203,99 @@ def test_break_even_is_never_without_a_credible_gain() -> None:
 def test_cost_must_be_complete(fields: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=r"^optimisation: "):
         Optimisation.from_json(fields)
+
+
+def shallower(path: Path) -> Path:
+    """``classifier`` without its ReLU, its second convolution called otherwise."""
+    model = onnx.load(classifier(path, 32))
+    names = ("first", "rectify", "second", "pool", "flatten")
+    for node, name in zip(model.graph.node, names, strict=True):
+        node.name = name
+    onnx.save(model, path)
+    model.graph.node[2].input[0] = "a"
+    model.graph.node[2].name = "fitted"
+    del model.graph.node[1]
+    other = path.with_name("shallower.onnx")
+    onnx.save(model, other)
+    return other
+
+
+def shown(found: Audit) -> str:
+    console = Console(width=120, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(summary(found))
+    return captured.get()
+
+
+def test_what_went_and_what_is_new_is_listed_by_name(tmp_path: Path) -> None:
+    small = shallower(tmp_path / "a.onnx")
+    found = audit(tmp_path / "a.onnx", small, data(), repeats=1)
+    document = found.to_json()
+    validate(document)
+    assert document["changes"] == {
+        "shared": 3,
+        "gone": [
+            {"name": "rectify", "op": "Relu", "compute": False},
+            {"name": "second", "op": "Conv", "compute": True},
+        ],
+        "new": [{"name": "fitted", "op": "Conv", "compute": True}],
+    }
+    assert (document["a"]["depth"], document["b"]["depth"]) == (5, 4)
+    assert (document["a"]["compute_depth"], document["b"]["compute_depth"]) == (2, 2)
+    text, page = shown(found), render_html(found)
+    for line in ("gone: 2 nodes (1 Conv, 1 Relu): second", "new: 1 node (1 Conv): fitted"):
+        assert line in text and line in page
+    assert "<td>rectify</td><td>Relu</td><td>gone</td>" in page
+    checker = _Checker()
+    checker.feed(page)
+    assert checker.open == []
+
+
+def test_nothing_is_listed_where_nothing_went(report: Audit, files: tuple[Path, Path]) -> None:
+    same = dataclasses.replace(report, b=report.a)
+    assert same.to_json()["changes"] == {"shared": 5, "gone": [], "new": []}
+    assert "gone:" not in shown(same) and "What went" not in render_html(same)
+
+
+def test_models_that_share_no_name_are_not_listed_against_each_other(tmp_path: Path) -> None:
+    small = shallower(tmp_path / "a.onnx")
+    model = onnx.load(small)
+    for node in model.graph.node:
+        node.name = f"other_{node.name}"
+    onnx.save(model, small)
+    found = audit(tmp_path / "a.onnx", small, data(), repeats=1)
+    assert "share no name" in shown(found) and "gone:" not in shown(found)
+    assert len(found.to_json()["changes"]["gone"]) == 5
+
+
+def test_long_lists_are_cut_in_the_text_only(report: Audit) -> None:
+    many = tuple(NodeRef(f"layer{i}", "Conv", compute=True) for i in range(9))
+    a = dataclasses.replace(report.a.structure, listing=(*report.b.structure.listing, *many))
+    found = dataclasses.replace(report, a=dataclasses.replace(report.a, structure=a))
+    assert "gone: 9 nodes (9 Conv): layer0, layer1, layer2, layer3, layer4, layer5 and 3 more" in shown(found)
+    assert "<td>layer8</td>" in render_html(found) and "layer8" not in shown(found)
+
+
+def test_the_task_decides_how_outputs_are_read(files: tuple[Path, Path]) -> None:
+    unlabelled = Data((Chunk(data().chunks[0].arrays),), "test.npz")
+    auto = audit(*files, unlabelled, repeats=1)
+    asked = audit(*files, unlabelled, task="classifier", repeats=1)
+    values = audit(*files, unlabelled, task="regression", max_drift=1e-9, repeats=1)
+    tasks = [(f.to_json()["fidelity"]["task"], f.fidelity.task_asked) for f in (auto, asked, values)]
+    assert tasks == [("classifier", "auto"), ("classifier", "classifier"), ("regression", "regression")]
+    assert values.fidelity.classification is None
+    assert values.fidelity.drift == values.fidelity.outputs[0].relative_l2
+    assert values.thresholds[0].text.startswith("relative L2 of ")
+    for found in (auto, asked, values):
+        validate(found.to_json())
+    hint = "y was read as scores of 4 classes; if it is not that, say --task regression"
+    assert hint in shown(auto) and hint in render_html(auto)
+    assert hint not in shown(asked) and hint not in shown(values)
+
+
+def test_a_task_that_does_not_suit_is_refused(files: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="task 'ranking': unknown; give auto, classifier, regression"):
+        audit(*files, data(), task="ranking")
 
 
 def test_summary_is_returned_and_says_what_matters(report: Audit, capsys: pytest.CaptureFixture[str]) -> None:

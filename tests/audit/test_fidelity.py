@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from otgraph.audit.classify import rows_kind
+from otgraph.audit.classify import class_scores, rows_kind
 from otgraph.audit.fidelity import Fidelity, fidelity
 from otgraph.data import Array, Chunk, Data
 from otgraph.data_check import Shape, TensorSpec
@@ -229,3 +229,28 @@ def test_a_metric_must_give_a_number() -> None:
     metric: Any = lambda outputs, labels: "good"  # noqa: E731
     with pytest.raises(UsageError, match=r"metric 'm': gave 'good', a number is wanted"):
         fidelity(Lookup(y=a), Lookup(y=a), numbers(2), metric, "m")
+
+
+def test_a_stated_task_overrides_the_look() -> None:
+    features = {"y": DRAW.normal(size=(4, 6, 9)).astype(np.float32)}
+    scores = {"y": DRAW.normal(size=(4, 9)).astype(np.float32)}
+    assert class_scores(features, "auto") is None
+    assert class_scores(features, "classifier") == ("y", "logits")
+    assert class_scores(scores, "auto") == class_scores(scores, "classifier") == ("y", "logits")
+    assert class_scores(scores, "regression") is None
+
+
+@pytest.mark.parametrize(
+    ("outputs", "shapes"),
+    [
+        ({"y": np.ones((2, 3, 4, 5), np.float32)}, r"y \(2, 3, 4, 5\)"),
+        ({"y": np.ones((2, 3), np.float32), "z": np.ones((2, 3), np.float32)}, r"y \(2, 3\), z \(2, 3\)"),
+        ({"y": np.ones((2, 3), np.int64)}, "none of floating point"),
+    ],
+)
+def test_a_classifier_without_class_scores_is_refused(outputs: dict[str, np.ndarray], shapes: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"^task classifier: .* the model gives {shapes}; use --task regression"
+    ):
+        class_scores(outputs, "classifier")
+    assert class_scores(outputs, "auto") is None

@@ -10,7 +10,8 @@ AUDIT = ("audit", "a.onnx", "b.onnx", "--data", "test.npz")
 
 
 def test_audit_passes_its_thresholds_on(command, api) -> None:
-    ran = command(*AUDIT, "--min-speedup", "1.5", "--max-drift", "0.1", "--metric", "m:f", "--html", "r.html")
+    flags = ("--min-speedup", "1.5", "--max-drift", "0.1", "--metric", "m:f", "--task", "regression")
+    ran = command(*AUDIT, *flags, "--html", "r.html")
     assert (ran.code, ran.out) == (0, "AUDIT passed=True\nwrote r.html\n")
     (a, b, data), given = api.calls["audit"]
     assert (a, b, len(data)) == ("a.onnx", "b.onnx", 3)
@@ -20,6 +21,7 @@ def test_audit_passes_its_thresholds_on(command, api) -> None:
         "min_speedup": 1.5,
         "max_drift": 0.1,
         "metric": "m:f",
+        "task": "regression",
         "seed": 0,
     }
     assert Path("r.html").exists()
