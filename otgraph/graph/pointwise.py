@@ -18,7 +18,10 @@ CURVED = frozenset(
     | {f"aten.{name}" for name in ("gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "elu", "selu")}
     | {f"aten.{name}" for name in ("celu", "leaky_relu", "prelu", "softplus", "mish", "erf", "exp", "log")}
     | {f"aten.{name}" for name in ("sqrt", "rsqrt", "abs", "pow", "square", "reciprocal", "threshold")}
-    | {f"aten.{name}" for name in ("maximum", "minimum", "log_sigmoid", "softsign", "hardshrink", "sin", "cos")}
+    | {
+        f"aten.{name}"
+        for name in ("maximum", "minimum", "log_sigmoid", "softsign", "hardshrink", "sin", "cos")
+    }
     | {f"onnx.{name}" for name in ("Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu")}
     | {f"onnx.{name}" for name in ("Selu", "Celu", "LeakyRelu", "PRelu", "Softplus", "Mish", "Gelu", "Erf")}
     | {f"onnx.{name}" for name in ("Exp", "Log", "Sqrt", "Abs", "Pow", "Reciprocal", "ThresholdedRelu")}

@@ -40,8 +40,9 @@ def find_collapses(
             if kind == "identity":
                 found.append(Collapse(span, kind))
                 continue
-            apply = [e for e in estimators if e != "gaussian" or (kind == "linear" and site.same)]
-            found += [Collapse(span, kind, kernel, estimator) for estimator in apply]
+            for estimator in estimators:
+                if estimator != "gaussian" or (kind != "conv" and site.same):
+                    found.append(Collapse(span, kind, kernel, estimator))
     return tuple(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -22,9 +22,10 @@ class SpanSite:
     """The ends of a span, for the graph's example.
 
     ``axis``: that of the channels, 1 or -1. ``samples``: the size of the first axis. ``entry`` and ``exit``:
-    their numbers of channels. ``source`` and ``space``: the sizes of the entry's and the exit's other axes. ``stride``: one number per such axis where ``axis`` is 1,
-    else empty. ``reach``: input positions per axis that one output position depends on (1: none but its own);
-    ``centre``: the middle of them for output position 0.
+    their numbers of channels. ``source`` and ``space``: the sizes of the entry's and the exit's other axes.
+    ``stride``: one number per such axis where ``axis`` is 1, else empty. ``reach``: input positions per axis
+    that one output position depends on (1: none but its own); ``centre``: the middle of them for output
+    position 0.
     """
 
     axis: int
@@ -209,6 +210,6 @@ def _window(graph: Graph, node: fx.Node, rank: int) -> tuple[Shape, Shape, Shape
     return None
 
 
-def _sizes(value: int | Sequence[int], count: int) -> Shape:
+def _sizes(value: Any, count: int) -> Shape:
     items = (value,) if isinstance(value, int) else tuple(int(v) for v in value)
     return items * count if len(items) == 1 else items

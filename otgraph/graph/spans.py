@@ -1,14 +1,16 @@
-"""Finding spans: which regions of a program could be replaced by one map, by the program's structure alone."""
+"""Finding spans: which regions of a program one map could replace, by the program's structure alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import fx
 
 from otgraph.graph.affine import argument, read_affine
 from otgraph.graph.axes.axis_map import AxisMap
+from otgraph.graph.depth import is_product
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.pointwise import is_affine, is_pointwise
 from otgraph.graph.regions import Flow
@@ -17,16 +19,6 @@ from otgraph.graph.span_site import channel_axis, shape_of, site_of
 
 RUN = 3
 """At most so many minimal spans make one span."""
-
-PRODUCTS = frozenset(
-    {f"aten.{name}" for name in ("matmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "convolution")}
-    | {f"aten.conv_transpose{n}d" for n in (1, 2, 3)}
-    | {"aten.scaled_dot_product_attention", "aten.lstm", "aten.gru", "aten.linear", "aten.embedding"}
-    | {f"aten.conv{n}d" for n in (1, 2, 3)}
-    | {f"onnx.{name}" for name in ("MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN")}
-    | {f"onnx.{name}" for name in ("Attention", "MultiHeadAttention", "DeformConv")}
-)
-"""The operators that hold a network's arithmetic, whether their weights are stored or computed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ def find_spans(graph: Graph, axes: AxisMap, run: int = RUN) -> tuple[Span, ...]:
     flow = Flow.of(graph)
     found: dict[tuple[str, str], Span] = {}
     for chain in flow.chains():
-        links = [_link(graph, flow, a, b) for a, b in zip(chain, chain[1:], strict=False)]
+        links = [_link(graph, flow, a, b) for a, b in pairwise(chain)]
         for start, stop in _stretches(_atoms(links), run):
             nodes = tuple(node for link in links[start:stop] for node in link.nodes)
             span = _span(axes, chain[start], chain[stop], nodes)
@@ -90,7 +82,7 @@ def activation_nodes(graph: Graph, axes: AxisMap) -> tuple[Span, ...]:
     flow = Flow.of(graph)
     found: list[Span] = []
     for chain in flow.chains():
-        for entry, exit_ in zip(chain, chain[1:], strict=False):
+        for entry, exit_ in pairwise(chain):
             link = _link(graph, flow, entry, exit_)
             if link.affine or not all(map(is_pointwise, link.nodes)) or flow.escapes(link.nodes):
                 continue
@@ -104,7 +96,7 @@ def activation_nodes(graph: Graph, axes: AxisMap) -> tuple[Span, ...]:
 def _link(graph: Graph, flow: Flow, entry: fx.Node, exit_: fx.Node) -> _Link:
     nodes = (exit_,) if flow.preds[exit_] == (entry,) else flow.between(entry, exit_)
     data = frozenset((entry, *nodes))
-    products = sum(op_name(node) in PRODUCTS for node in nodes)
+    products = sum(map(is_product, nodes))
     linear = all(is_affine(n, data) or read_affine(graph, n) is not None for n in nodes)
     return _Link(nodes, products, linear)
 

@@ -56,8 +56,8 @@ def gaussian_transport(source: Gaussian, target: Gaussian, floor: float = 1e-6) 
 def rank_floor(target: FloatArray, rank: int) -> float:
     """Σ of all but the ``rank`` largest eigenvalues of the covariance ``target`` (n, n).
 
-    What any affine map from ``rank`` numbers leaves of E|y − T(x)|², however x is distributed: T(x) lies in an
-    affine subspace of that dimension, and no such subspace is nearer to y on average than the one through
+    The least that any affine map of ``rank`` numbers leaves of E|y − T(x)|², however x is distributed: T(x)
+    lies in an affine subspace of that dimension, and none is nearer to y on average than the one through
     its mean and principal directions (Eckart and Young 1936).
     """
     values = np.linalg.eigvalsh(target)
