@@ -65,7 +65,7 @@ def _check_array(source: str, chunk: Chunk, spec: TensorSpec, start: int) -> Non
         raise DataError(f"{where}: {array.dtype}, the model wants {spec.dtype}; {fix}")
     if not _shape_fits(array.shape, spec.shape):
         has = shape_text(("…", *array.shape[1:]))
-        raise DataError(f"{where}: has shape {has}, the model wants {shape_text(spec.shape)}")
+        raise DataError(f"{where}: has shape {has}, the model wants {shape_text(spec.shape)}; reshape it")
     _check_finite(where, array, start)
 
 
@@ -95,4 +95,4 @@ def _check_lengths(source: str, chunk: Chunk, specs: Sequence[TensorSpec]) -> No
         lengths["labels"] = len(chunk.labels)
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
-        raise DataError(f"{source}: the number of samples differs: {counts}")
+        raise DataError(f"{source}: the number of samples differs: {counts}; store as many of each")

@@ -104,7 +104,9 @@ def _all_batches(spec: str, function: Any) -> list[Any]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{spec}: raised {describe(error)}") from error
+        raise DataError(
+            f"{spec}: raised {describe(error)}; mend it: it is called without arguments"
+        ) from error
 
 
 def _from_batch(batch: Any, where: str) -> Chunk:

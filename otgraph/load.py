@@ -63,7 +63,7 @@ def check_weights(graph: Graph, where: str) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise ModelError(f"{path}: there is no such file")
+        raise ModelError(f"{path}: no such file; check the path")
     return path
 
 
@@ -72,11 +72,14 @@ def _from_callable(spec: str) -> Graph:
     try:
         made: Any = function()
     except Exception as error:
-        raise ModelError(f"{spec}: raised {describe(error)}") from error
+        raise ModelError(
+            f"{spec}: raised {describe(error)}; mend it: it is called without arguments"
+        ) from error
     if isinstance(made, torch.export.ExportedProgram):
         return capture(made)
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
-        raise ModelError(f"{spec}: must return (module, example_inputs), returned {type(made).__name__}")
+        returned = type(made).__name__
+        raise ModelError(f"{spec}: returns a {returned}; return (module, example_inputs)")
     module, example = made
     return capture(module, example)
 

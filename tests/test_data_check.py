@@ -37,11 +37,11 @@ def test_dynamic_axes_take_any_size_and_the_first_axis_counts_samples() -> None:
         (data(), "calib.npz: no array for input 'x' (has: nothing); rename it"),
         (
             data(x=images(channels=3)),
-            "calib.npz: x: has shape (…, 3, 28, 28), the model wants (batch, 1, 28, 28)",
+            "calib.npz: x: has shape (…, 3, 28, 28), the model wants (batch, 1, 28, 28); reshape it",
         ),
         (
             data(x=np.zeros((3, 28, 28), np.float32)),
-            "calib.npz: x: has shape (…, 28, 28), the model wants (batch, 1, 28, 28)",
+            "calib.npz: x: has shape (…, 28, 28), the model wants (batch, 1, 28, 28); reshape it",
         ),
         (
             data(x=images(dtype=np.float64)),
@@ -55,7 +55,7 @@ def test_dynamic_axes_take_any_size_and_the_first_axis_counts_samples() -> None:
         (Data((), "calib.npz"), "calib.npz: holds no samples; give at least one"),
         (
             Data((Chunk({"x": images(3)}, np.arange(2)),), "calib.npz"),
-            "calib.npz: the number of samples differs: x has 3, labels has 2",
+            "calib.npz: the number of samples differs: x has 3, labels has 2; store as many of each",
         ),
     ],
 )

@@ -130,7 +130,10 @@ def test_importing_from_the_current_directory_leaves_the_search_path_as_it_was(p
             r"batch 1: holds b, but provider_\w+:mixed: batch 0 holds a; store the same arrays in each",
         ),
         ("triple", r"batch 0: is a tuple of 3; yield a dict with one array per input"),
-        ("failing", r":failing: raised RuntimeError: the disk is gone$"),
+        (
+            "failing",
+            r":failing: raised RuntimeError: the disk is gone; mend it: it is called without arguments$",
+        ),
         ("nothing", r":nothing: yields nothing; yield at least one batch"),
         ("number", r":number: returns a int; return or yield batches"),
         ("learned", r"batch 0: array '': cannot be read as an array \(.*requires grad"),

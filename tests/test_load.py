@@ -74,14 +74,14 @@ def test_every_form(models: Path, spec: str, dialect: str, name: str) -> None:
     ("spec", "message"),
     [
         ("none.onnx", r"none\.onnx: "),
-        ("none.pt2", r"none\.pt2: there is no such file"),
+        ("none.pt2", r"none\.pt2: no such file; check the path$"),
         (
             "net.tflite",
             r"net\.tflite: is no \.onnx file, no \.pt2 file and no package\.module:callable; give one",
         ),
         ("made_up_models:none", "made_up_models has no none"),
         ("no_such_module:f", "there is no module no_such_module"),
-        ("made_up_models:alone", r"must return \(module, example_inputs\), returned Linear"),
+        ("made_up_models:alone", r"returns a Linear; return \(module, example_inputs\)"),
         ("made_up_models:fails", "made_up_models:fails: raised RuntimeError: no weights here"),
         ("made_up_models:nan", "made_up_models:nan: weight weight holds 1 values that are not finite; mend"),
     ],

@@ -143,9 +143,8 @@ class ClassTally:
         """``labels`` is (samples, k): any of a row's labels counts as right; -1 is padding."""
         if int(labels.max(initial=-1)) >= self._classes:
             worst = int(labels.max())
-            raise DataError(
-                f"labels: {worst} is no class of output '{self.output}' ({self._classes} classes)"
-            )
+            what = f"labels: {worst} is no class of output '{self.output}' ({self._classes} classes)"
+            raise DataError(f"{what}; number them from 0")
         known = (labels >= 0).any(1)
         for index, scores in enumerate((a, b)):
             self._right[index] += int(((labels == scores.argmax(-1)[:, None]).any(1) & known).sum())

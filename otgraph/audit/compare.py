@@ -83,8 +83,7 @@ def _check_inputs(a: Path, b: Path, session_a: Session, session_b: Session) -> N
     text_a = sorted(f"{spec.name}: {spec.dtype}" for spec in session_a.inputs)
     text_b = sorted(f"{spec.name}: {spec.dtype}" for spec in session_b.inputs)
     if text_a != text_b:
-        raise ModelError(
-            f"{b}: has inputs {', '.join(text_b)}, {a} has {', '.join(text_a)}; they must be the same"
-        )
+        what = f"{b}: has inputs {', '.join(text_b)}, {a} has {', '.join(text_a)}"
+        raise ModelError(f"{what}; compare models of the same inputs")
     if not text_a:
-        raise ModelError(f"{a}: has no inputs; there is nothing to compare")
+        raise ModelError(f"{a}: has no inputs; export it with those that it is to be fed")

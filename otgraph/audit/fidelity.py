@@ -125,9 +125,8 @@ def paired_outputs(a: Session, b: Session) -> dict[str, str]:
     """A's output names → B's: by name, or by position when the names differ (exporters rename)."""
     names_a, names_b = [spec.name for spec in a.outputs], [spec.name for spec in b.outputs]
     if len(names_a) != len(names_b):
-        raise ModelError(
-            f"outputs: A has {', '.join(names_a)} and B has {', '.join(names_b)}; they must match"
-        )
+        what = f"outputs: A has {', '.join(names_a)} and B has {', '.join(names_b)}"
+        raise ModelError(f"{what}; compare models of the same outputs")
     if set(names_a) == set(names_b):
         return {name: name for name in names_a}
     return dict(zip(names_a, names_b, strict=True))
@@ -140,9 +139,8 @@ def _run(session: Session, batch: Batch) -> dict[str, Array]:
 def _check_shapes(a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
     for name in a:
         if a[name].shape != b[name].shape:
-            raise ModelError(
-                f"output '{name}': A gives shape {a[name].shape} and B {b[name].shape}; they must match"
-            )
+            what = f"output '{name}': A gives shape {a[name].shape} and B {b[name].shape}"
+            raise ModelError(f"{what}; compare models of the same outputs")
 
 
 def _class_tally(outputs: Mapping[str, Array], task: Task) -> ClassTally | None:

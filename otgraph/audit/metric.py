@@ -8,7 +8,7 @@ from typing import Any
 
 from otgraph.data import Array
 from otgraph.errors import UsageError
-from otgraph.named_callable import import_callable, is_named_callable
+from otgraph.named_callable import describe, import_callable, is_named_callable
 
 Metric = Callable[[Mapping[str, Array], Array | None], float]
 
@@ -35,8 +35,12 @@ def load_metric(text: str) -> Metric:
 
 def evaluate(metric: Metric, name: str, outputs: Mapping[str, Array], labels: Array | None) -> float:
     """One value; raises ``UsageError`` when the metric does not give a number."""
-    value = metric(outputs, labels)
+    try:
+        value = metric(outputs, labels)
+    except Exception as error:
+        text = f"metric '{name}': raised {describe(error)}; mend it: it is called with (outputs, labels)"
+        raise UsageError(text) from error
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"metric '{name}': gave {value!r}, a number is wanted") from error
+        raise UsageError(f"metric '{name}': gave {value!r}; return a number") from error

@@ -87,7 +87,8 @@ class OnnxRuntimeSession(Session):
         self._threads = threads
         self._where = str(model) if isinstance(model, Path) else "model in memory"
         if isinstance(model, Path) and not model.is_file():
-            raise ModelError(f"{model}: no such file")
+            what = "is a folder; give an .onnx file" if model.is_dir() else "no such file; check the path"
+            raise ModelError(f"{model}: {what}")
         self._session = self._create(session_options(threads))
         self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
@@ -97,14 +98,18 @@ class OnnxRuntimeSession(Session):
         try:
             values: list[Any] = list(self._session.run(self._names, dict(feeds)))
         except ORT_ERRORS as error:
-            raise ModelError(f"{self._where}: onnxruntime cannot run it: {first_line(error)}") from error
+            raise ModelError(self._cannot_run(error)) from error
         return dict(zip(self._names, values, strict=True))
 
     def profile(self, feeds: Mapping[str, Array], runs: int) -> list[NodeTime]:
         try:
             return profile_session(self._create, session_options(self._threads), feeds, runs)
         except ORT_ERRORS as error:
-            raise ModelError(f"{self._where}: onnxruntime cannot run it: {first_line(error)}") from error
+            raise ModelError(self._cannot_run(error)) from error
+
+    def _cannot_run(self, error: Exception) -> str:
+        reason = f"onnxruntime cannot run it: {first_line(error)}"
+        return f"{self._where}: {reason}; check that the model takes such inputs"
 
     def _create(self, options: ort.SessionOptions) -> ort.InferenceSession:
         source = str(self._model) if isinstance(self._model, Path) else self._model
@@ -117,7 +122,8 @@ class OnnxRuntimeSession(Session):
     def _spec(self, value: Any) -> TensorSpec:
         dtype = DTYPES.get(value.type)
         if dtype is None:
-            raise ModelError(f"{self._where}: {value.name}: has type {value.type}, which is not supported")
+            what = f"{value.name}: has type {value.type}, which is not supported"
+            raise ModelError(f"{self._where}: {what}; export it with tensors of numbers")
         shape = tuple("?" if size is None else size for size in value.shape or ())
         return TensorSpec(value.name, np.dtype(dtype), shape)
 

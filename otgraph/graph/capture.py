@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,10 +68,14 @@ def load_program(path: Path) -> Graph:
     Raises:
         ModelError: the file is no exported program.
     """
+    if not zipfile.is_zipfile(path):
+        raise ModelError(f"{path}: is no exported program, or is cut short; write it with torch.export.save")
     try:
         program = torch.export.load(path)
     except Exception as error:  # torch raises whatever its zip, json and schema readers do
-        raise ModelError(f"{path}: cannot be read as an exported program ({_first_line(error)})") from error
+        raise ModelError(
+            f"{path}: cannot be read as an exported program ({_first_line(error)}); write it again"
+        ) from error
     return _from_program(program, ())
 
 

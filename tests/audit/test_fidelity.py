@@ -202,10 +202,13 @@ def test_renamed_outputs_are_paired_by_position() -> None:
 
 def test_outputs_that_do_not_match_are_a_model_error() -> None:
     a = np.ones((4, 2), np.float32)
-    with pytest.raises(ModelError, match="outputs: A has y and B has y, z; they must match"):
+    with pytest.raises(
+        ModelError, match="outputs: A has y and B has y, z; compare models of the same outputs"
+    ):
         fidelity(Lookup(y=a), Lookup(y=a, z=a), numbers(4), None, "")
     with pytest.raises(
-        ModelError, match=r"output 'y': A gives shape \(1, 2\) and B \(1, 3\); they must match"
+        ModelError,
+        match=r"output 'y': A gives shape \(1, 2\) and B \(1, 3\); compare models of the same outputs",
     ):
         compare(a, np.ones((4, 3), np.float32))
 
@@ -227,7 +230,7 @@ def test_the_users_metric_sees_whole_chunks_and_is_weighted_by_samples() -> None
 def test_a_metric_must_give_a_number() -> None:
     a = np.ones((2, 1), np.float32)
     metric: Any = lambda outputs, labels: "good"  # noqa: E731
-    with pytest.raises(UsageError, match=r"metric 'm': gave 'good', a number is wanted"):
+    with pytest.raises(UsageError, match=r"metric 'm': gave 'good'; return a number"):
         fidelity(Lookup(y=a), Lookup(y=a), numbers(2), metric, "m")
 
 

@@ -127,6 +127,74 @@ def test_models_that_cannot_be_read(command: Command, kind: str, name: str) -> N
     refused(command(*calls[name]), message)
 
 
+def spoil_for_audit() -> None:
+    """Files and functions that cannot be audited, beside those of the fixture."""
+    other = onnx.load("net.onnx")
+    other.graph.input[0].name = other.graph.node[0].input[0] = "pixels"
+    onnx.save(other, "inputs.onnx")
+    fewer = onnx.load("net.onnx")
+    fewer.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones((3, 16), np.float32), "u"))
+    del fewer.graph.output[0].type.tensor_type.shape.dim[:]
+    onnx.save(fewer, "other.onnx")
+    Path("text.onnx").write_text("no model")
+    Path("text.pt2").write_text("no program")
+    Path("folder.onnx").mkdir()
+    functions = "def fails(*a):\n    raise RuntimeError('on purpose')\ndef word(*a):\n    return 'good'\n"
+    Path("spoilt_functions.py").write_text(functions)
+    np.savez("labels.npz", image=np.load("calib.npz")["image"], labels=np.full(12, 9))
+
+
+AUDITS = {
+    "no A": (("none.onnx", "net.onnx"), "none.onnx: no such file; check the path"),
+    "no B": (("net.onnx", "none.onnx"), "none.onnx: no such file; check the path"),
+    "no program": (("net.onnx", "none.pt2"), "none.pt2: no such file; check the path"),
+    "a folder": (("net.onnx", "folder.onnx"), "folder.onnx: is a folder; give an .onnx file"),
+    "a text": (("net.onnx", "text.onnx"), "; export it again or check its files"),
+    "a text as program": (
+        ("net.onnx", "text.pt2"),
+        "text.pt2: is no exported program, or is cut short; write it with torch.export.save",
+    ),
+    "no kind of model": (("net.onnx", "calib.npz"), "no .pt2 file and no package.module:callable; give one"),
+    "a callable that fails": (
+        ("net.onnx", "spoilt_functions:fails"),
+        "raised RuntimeError: on purpose; mend it: it is called without arguments",
+    ),
+    "a callable without a model": (
+        ("net.onnx", "spoilt_functions:word"),
+        "returns a str; return (module, example_inputs)",
+    ),
+    "other inputs": (("net.onnx", "inputs.onnx"), "; compare models of the same inputs"),
+    "other outputs": (("net.onnx", "other.onnx"), "; compare models of the same outputs"),
+    "no data": (("net.onnx", "net.onnx", "--data", "none.npz"), "none.npz: no such file or folder; give an"),
+    "labels of other classes": (
+        ("net.onnx", "net.onnx", "--data", "labels.npz"),
+        "labels: 9 is no class of output 'logits' (4 classes); number them from 0",
+    ),
+    "no metric": (("net.onnx", "net.onnx", "--metric", "mine"), "write it as package.module:callable"),
+    "a metric that fails": (
+        ("net.onnx", "net.onnx", "--metric", "spoilt_functions:fails"),
+        "raised RuntimeError: on purpose; mend it: it is called with (outputs, labels)",
+    ),
+    "a metric without a number": (
+        ("net.onnx", "net.onnx", "--metric", "spoilt_functions:word"),
+        "gave 'good'; return a number",
+    ),
+    "no engine": (("net.onnx", "net.onnx", "--engine", "warp"), "engine 'warp': unknown; choose one of: "),
+    "no folder for the report": (
+        ("net.onnx", "net.onnx", "--html", "no/out.html"),
+        "no/out.html: the folder no does not exist; create it first",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", AUDITS)
+def test_what_cannot_be_audited_is_said_with_what_to_do(command: Command, kind: str) -> None:
+    spoil_for_audit()
+    arguments, message = AUDITS[kind]
+    data = () if "--data" in arguments else ("--data", "calib.npz")
+    refused(command("audit", *arguments, *data), message)
+
+
 OPTIMIZE = ("optimize", "net.onnx", "--calib", "calib.npz", "--keep", "0.5", "-o")
 OUTPUTS = {
     "in a folder that is not there": (
