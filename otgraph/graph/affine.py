@@ -182,10 +182,10 @@ def _onnx_conv(graph: Graph, node: fx.Node) -> Affine | None:
     ):
         return None
     options = node.kwargs
-    if options.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return None
     n = graph.tensor(weight).dim() - 2
-    pads: Any = options.get("pads") or [0] * (2 * n)
+    pads = _onnx_pads(options, tuple(graph.tensor(weight).shape[2:]))
+    if pads is None:
+        return None
     return Affine(
         kind="conv",
         node=node,
@@ -196,10 +196,25 @@ def _onnx_conv(graph: Graph, node: fx.Node) -> Affine | None:
         axis=1,
         layout="oi",
         stride=_pair(options.get("strides") or 1, n),
-        padding=tuple((int(pads[i]), int(pads[n + i])) for i in range(n)),
+        padding=pads,
         dilation=_pair(options.get("dilations") or 1, n),
         groups=int(options.get("group", 1) or 1),  # type: ignore[arg-type]
     )
+
+
+def _onnx_pads(options: dict[str, Any], kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...] | None:
+    """The padding of each axis; None where ``auto_pad`` makes it depend on the size of the input."""
+    n, auto = len(kernel), options.get("auto_pad", "NOTSET")
+    if auto in ("NOTSET", "", "VALID"):
+        pads = [0] * (2 * n) if auto == "VALID" else options.get("pads") or [0] * (2 * n)
+        return tuple((int(pads[i]), int(pads[n + i])) for i in range(n))
+    if any(stride != 1 for stride in options.get("strides") or ()):
+        return None
+    dilation = _pair(options.get("dilations") or 1, n)
+    halves = [divmod(d * (k - 1), 2) for d, k in zip(dilation, kernel, strict=True)]
+    if auto == "SAME_UPPER":
+        return tuple((half, half + odd) for half, odd in halves)
+    return tuple((half + odd, half) for half, odd in halves)
 
 
 def _aten_linear(graph: Graph, node: fx.Node) -> Affine | None:

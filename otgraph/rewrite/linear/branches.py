@@ -16,25 +16,35 @@ from otgraph.graph.graph import Graph, label
 from otgraph.graph.pieces import Kind, Piece, Values
 from otgraph.graph.window import Window, add_windows, pointwise
 from otgraph.rewrite.linear.chains import Pieces
+from otgraph.rewrite.linear.composition import Composition, composition
 from otgraph.rewrite.linear.fusion import Fusion, needs_add, needs_pad, over_growth
 
 _SUMS = {"aten.add": 1.0, "aten.sub": -1.0, "onnx.Add": 1.0, "onnx.Sub": -1.0, "onnx.Sum": 1.0}
 """Operators that add two values, and the sign of the second."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """``growth``, ``spent`` and ``refused`` as of a ``Chain``."""
+
+    growth: float
+    spent: Mapping[fx.Node, int]
+    refused: set[tuple[str, ...]]
+
+
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """A map of ``entry``; ``piece`` is None where the branch is the entry itself."""
+    """A chain of maps that starts at ``entry``; no map where the branch is the entry itself."""
 
     entry: fx.Node
-    piece: Piece | None
+    pieces: tuple[Piece, ...]
     window: Window
     fill: float = 0.0
 
     def map(self) -> LinearMap:
         """Its numbers."""
-        if self.piece is not None:
-            return self.piece.map
+        if self.pieces:
+            return composition(self.pieces)
         return linear_map(self.window, torch.ones(self.window.outputs, 1, *self.window.kernel))
 
 
@@ -47,9 +57,11 @@ def fuse_sum(
     if found is None:
         return None
     a, b, scale = found
-    parts = [branch.piece for branch in (a, b) if branch.piece is not None]
+    parts = [*a.pieces, *b.pieces]
     hosts = [piece for piece in parts if piece.host is not None]
-    shared = [piece for piece in parts if len(piece.node.users) > 1]
+    shared = [
+        branch.pieces[-1] for branch in (a, b) if branch.pieces and len(branch.pieces[-1].node.users) > 1
+    ]
     if not hosts:
         return None
     if shared:
@@ -61,9 +73,9 @@ def fuse_sum(
         return "they pad with different values"
     host = max(hosts, key=lambda piece: piece.macs).host
     assert host is not None
-    size = window.outputs * parts[0].positions
-    before = sum(limits.spent.get(piece.node, piece.macs) for piece in parts) + size
-    after = window.weights * parts[0].positions
+    positions = (a.pieces or b.pieces)[-1].positions
+    spent = sum(limits.spent.get(piece.node, piece.macs) for piece in parts)
+    before, after = spent + window.outputs * positions, window.weights * positions
     fill = a.fill if a.window.pads else b.fill
     order = {other: at for at, other in enumerate(graph.module.graph.nodes)}
     nodes = (*sorted((piece.node for piece in parts), key=order.__getitem__), node)
@@ -74,15 +86,6 @@ def fuse_sum(
     if fusion.key in limits.refused:
         return ""
     return over_growth(before, after, limits.growth) or fusion
-
-
-@dataclass(frozen=True)
-class Limits:
-    """``growth``, ``spent`` and ``refused`` as of a ``Chain``."""
-
-    growth: float
-    spent: Mapping[fx.Node, int]
-    refused: set[tuple[str, ...]]
 
 
 def _branches(
@@ -98,8 +101,9 @@ def _branches(
         return None
     if not isinstance(alpha, (int, float)) or not _alike(values, first, second, node):
         return None
-    for entry in (*_sources(first, pieces), *_sources(second, pieces)):
-        a, b = (_branch(operand, entry, kind, pieces, values) for operand in (first, second))
+    upstream = [_upstream(operand, pieces) for operand in (first, second)]
+    for entry in (piece.data for run in upstream for piece in run):
+        a, b = (_branch(*pair, entry, kind, values) for pair in zip((first, second), upstream, strict=True))
         if a is not None and b is not None:
             return a, b, _SUMS[name] * float(alpha)
     return None
@@ -112,20 +116,29 @@ def _alike(values: Values, *nodes: fx.Node) -> bool:
     return all(values[node].shape == first.shape and values[node].dtype == first.dtype for node in nodes)
 
 
-def _sources(operand: fx.Node, pieces: Pieces) -> list[fx.Node]:
+def _upstream(operand: fx.Node, pieces: Pieces) -> list[Piece]:
+    """The maps that end at ``operand``, the last first, each but that read by the next alone."""
+    run: list[Piece] = []
     piece = pieces.get(operand)
-    return [piece.data, operand] if isinstance(piece, Piece) else [operand]
+    while isinstance(piece, Piece):
+        run.append(piece)
+        piece = pieces.get(piece.data) if len(piece.data.users) == 1 else None
+    return run
 
 
-def _branch(operand: fx.Node, entry: fx.Node, kind: Kind, pieces: Pieces, values: Values) -> Branch | None:
+def _branch(
+    operand: fx.Node, upstream: list[Piece], entry: fx.Node, kind: Kind, values: Values
+) -> Branch | None:
     if operand is entry:
         shape = values[entry].shape
         channels = shape[1 if kind == "conv" else -1] if len(shape) > 1 else 0
-        return Branch(entry, None, pointwise(channels, len(shape) - 2 if kind == "conv" else 0))
-    piece = pieces.get(operand)
-    if not isinstance(piece, Piece) or piece.data is not entry:
-        return None
-    return Branch(entry, piece, piece.window, piece.fill)
+        return Branch(entry, (), pointwise(channels, len(shape) - 2 if kind == "conv" else 0))
+    for at, piece in enumerate(upstream):
+        if piece.data is entry:
+            run = tuple(reversed(upstream[: at + 1]))
+            window = Composition(run).window(0, at)
+            return None if isinstance(window, str) else Branch(entry, run, window, run[0].fill)
+    return None
 
 
 def _sum(a: Branch, b: Branch, scale: float) -> Callable[[], LinearMap]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import fx
 
-from otgraph.graph.compose import Edge, LinearMap, compose, why_no_border
 from otgraph.graph.graph import Graph
 from otgraph.graph.pieces import Kind, Piece, Values, read_piece
-from otgraph.graph.window import Window, compose_windows
+from otgraph.graph.window import Window
+from otgraph.rewrite.linear.composition import Composition, composition
 from otgraph.rewrite.linear.fusion import Fusion, needs_add, needs_pad, over_growth
 
 Pieces = Mapping[fx.Node, Piece | str]
@@ -47,14 +46,6 @@ def chains(pieces: Pieces) -> list[list[Piece]]:
     return runs
 
 
-def _windows() -> dict[tuple[int, int], Window | str]:
-    return {}
-
-
-def _edges() -> dict[tuple[int, int], Edge]:
-    return {}
-
-
 @dataclass
 class Chain:
     """One run of maps. ``spent``: multiply–accumulates of the program's first nodes, where a node is already
@@ -65,8 +56,9 @@ class Chain:
     growth: float
     spent: Mapping[fx.Node, int]
     refused: AbstractSet[tuple[str, ...]]
-    windows: dict[tuple[int, int], Window | str] = field(default_factory=_windows)
-    edges: dict[tuple[int, int], Edge] = field(default_factory=_edges)
+
+    def __post_init__(self) -> None:
+        self._parts = Composition(self.pieces)
 
     def best(self) -> list[Fusion]:
         """The fusions of the cut with the fewest multiply–accumulates, where a fused node counts 1 / growth
@@ -88,7 +80,7 @@ class Chain:
         """The pieces ``start`` to ``end`` (inclusive) as one, or why not; an empty text where nothing is
         gained, or it was refused before."""
         pieces = self.pieces[start : end + 1]
-        window = self._window(start, end)
+        window = self._parts.window(start, end)
         if isinstance(window, str):
             return window
         hosts = [piece for piece in pieces if piece.host is not None]
@@ -98,30 +90,6 @@ class Chain:
         if self._nodes(start, end, fusion) >= len(pieces):
             return ""
         return over_growth(fusion.macs_before, fusion.macs_after, self.growth) or fusion
-
-    def _window(self, start: int, end: int) -> Window | str:
-        """The geometry of a part of the chain, or why it is no one map."""
-        if (start, end) not in self.windows:
-            self.windows[start, end] = self._compose(start, end)
-        return self.windows[start, end]
-
-    def _compose(self, start: int, end: int) -> Window | str:
-        last = self.pieces[end]
-        if start == end:
-            return last.window
-        before = self._window(start, end - 1)
-        if isinstance(before, str):
-            return before
-        refused = why_no_border(before, lambda: self._edge(start, end - 1), last.window, last.fill)
-        return compose_windows(before, last.window) if refused is None else refused
-
-    def _edge(self, start: int, end: int) -> Edge:
-        """What a part of the chain gives outside its input."""
-        if (start, end) not in self.edges:
-            m = self.pieces[end].map
-            value, size = (m.fill, m.fill.abs()) if start == end else self._edge(start, end - 1)
-            self.edges[start, end] = (m.on_constant(value), m.size_on_constant(size))
-        return self.edges[start, end]
 
     def _fusion(self, pieces: Sequence[Piece], hosts: Sequence[Piece], window: Window) -> Fusion:
         views = [piece.host for piece in hosts if piece.host is not None]
@@ -133,30 +101,11 @@ class Chain:
             fill=pieces[0].fill,
             macs_before=sum(self.spent.get(piece.node, piece.macs) for piece in pieces),
             macs_after=window.weights * pieces[-1].positions,
-            compute=_composition(pieces),
+            compute=lambda: composition(pieces),
         )
 
     def _nodes(self, start: int, end: int, fusion: Fusion) -> int:
         """How many nodes the fused map takes: a padding that the operator has no argument for, and a bias
         after a plain ONNX product, each take one of their own."""
         pad = needs_pad(self.graph, fusion.window, fusion.fill)
-        return 1 + pad + (needs_add(self.graph, fusion.host) and bool(self._bias(start, end).any()))
-
-    def _bias(self, start: int, end: int) -> torch.Tensor:
-        bias = self.pieces[start].map.bias
-        for piece in self.pieces[start + 1 : end + 1]:
-            bias = piece.map.on_constant(bias)
-        return bias
-
-
-def _composition(pieces: Sequence[Piece]) -> Callable[[], LinearMap]:
-    def compute() -> LinearMap:
-        result = pieces[0].map
-        for piece in pieces[1:]:
-            composed = compose(result, piece.map)
-            if isinstance(composed, str):
-                raise ValueError(f"{piece.node.name}: {composed}")  # the windows said that it composes
-            result = composed
-        return result
-
-    return compute
+        return 1 + pad + (needs_add(self.graph, fusion.host) and bool(self._parts.bias(start, end).any()))
