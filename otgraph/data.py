@@ -101,9 +101,23 @@ class Data:
         return self._at(order[:count]), self._at(order[count:])
 
     def halves(self, fraction: float) -> tuple[Data, Data]:
-        """The first ``fraction`` of the samples and the rest, both in order; at least one sample each."""
+        """The first ``fraction`` of the samples and the rest, both in order; at least one sample each.
+
+        Both are views: they take no memory of their own.
+        """
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        return self._at(np.arange(count)), self._at(np.arange(count, len(self)))
+        return self._between(0, count), self._between(count, len(self))
+
+    def _between(self, first: int, last: int) -> Data:
+        """The samples with numbers from ``first`` to before ``last``, as views."""
+        kept: list[Chunk] = []
+        start = 0
+        for chunk in self.chunks:
+            part = slice(max(first - start, 0), max(last - start, 0))
+            if part.start < min(part.stop, len(chunk)):
+                kept.append(chunk.rows(part))
+            start += len(chunk)
+        return replace(self, chunks=tuple(kept))
 
     def _at(self, samples: npt.NDArray[np.intp]) -> Data:
         """The samples with these numbers (counted over all chunks), in their original order."""

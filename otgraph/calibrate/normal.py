@@ -77,14 +77,15 @@ def solve(equations: Normal, ridges: tuple[float, ...], *, intercept: bool) -> l
     gram, cross = equations.xx, equations.xr
     mean_x, mean_r = equations.x / n, equations.r / n
     if intercept:
-        gram = gram - n * mean_x.unsqueeze(2) * mean_x.unsqueeze(1)
+        gram = (n * mean_x.unsqueeze(2) * mean_x.unsqueeze(1)).neg_().add_(gram)
         cross = cross - n * mean_x.unsqueeze(2) * mean_r.unsqueeze(1)
     power = equations.xx.diagonal(dim1=1, dim2=2)
     diagonal = gram.diagonal(dim1=1, dim2=2)
     alive = (diagonal > _DEAD * power) & (diagonal > 0)
     floor = diagonal.clamp_min(0).sqrt().mean(1, keepdim=True).square()
     scale = torch.where(alive, (diagonal + floor).clamp_min(_TINY).rsqrt(), torch.zeros_like(diagonal))
-    scaled = gram * scale.unsqueeze(2) * scale.unsqueeze(1)
+    scaled = gram.mul_(scale.unsqueeze(2)) if intercept else gram * scale.unsqueeze(2)
+    scaled.mul_(scale.unsqueeze(1))
     right = cross * scale.unsqueeze(2)
     found: list[Correction] = []
     for ridge in ridges:
@@ -94,7 +95,9 @@ def solve(equations: Normal, ridges: tuple[float, ...], *, intercept: bool) -> l
             system = scaled.clone()
             system.diagonal(dim1=1, dim2=2).add_(ridge + (~alive).double())
             factor, failed = torch.linalg.cholesky_ex(system)
+            del system  # these matrices may have hundreds of megabytes each
             weight = torch.cholesky_solve(right, factor) * scale.unsqueeze(2)
+            del factor
             weight[failed != 0] = 0  # rounding beats a ridge this small: that group keeps its weights
         bias = mean_r - torch.einsum("gk,gko->go", mean_x, weight) if intercept else torch.zeros_like(mean_r)
         found.append(Correction(weight, bias))

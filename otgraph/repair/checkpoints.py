@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import insort
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import fx
 
 from otgraph.calibrate.feeds import Feed
 from otgraph.graph.graph import Graph
-from otgraph.repair.frontier import Memory, Program
+from otgraph.repair.frontier import Program
+from otgraph.repair.memory import UNLIMITED, Memory, add_storages
 
 Visit = Callable[[fx.Node, int, Any], None]
 
@@ -27,30 +29,30 @@ class Checkpoints:
         self._batches = batches
         self._nodes = {node.name: node for node in graph.module.graph.nodes}
         self._held: list[dict[str, Any]] = []
-        chosen: set[str] | None = None
+        samples = sum(len(batch[0]) for batch in batches)
+        chosen: Collection[str] | None = None  # by the first batch
         with torch.no_grad():
             for index, batch in enumerate(batches):
-                program = Program(graph, [batch], Memory(_UNLIMITED))
-                held = self._run(program, index, chosen, visit)
-                if chosen is None:
-                    share = limit * len(batch[0]) / sum(len(b[0]) for b in batches)
-                    chosen = _smallest(held, share)
-                    held = {name: value for name, value in held.items() if name in chosen}
-                self._held.append(held)
+                smallest = Smallest(limit * len(batch[0]) / samples, chosen)
+                self._run(Program(graph, [batch], Memory(UNLIMITED)), index, smallest, visit)
+                self._held.append(smallest.values)
+                chosen = smallest.values.keys() if chosen is None else chosen
 
-    def values(self, names: Iterable[str], batches: int) -> Mapping[str, list[Any]]:
-        """Name → the node's values, one per batch, of the first ``batches``."""
+    def values(self, names: Iterable[str], batches: int) -> Iterator[Mapping[str, Any]]:
+        """Name → the node's value, for each of the first ``batches`` in turn."""
         wanted = list(names)
-        found: dict[str, list[Any]] = {name: [] for name in wanted}
-        with torch.no_grad():
-            for index in range(batches):
+        for index in range(batches):
+            with torch.no_grad():
                 values = self._again(wanted, index)
-                for name in wanted:
-                    found[name].append(values[name])
-        return found
+            yield {name: values[name] for name in wanted}
 
-    def _run(self, program: Program, index: int, chosen: set[str] | None, visit: Visit) -> dict[str, Any]:
-        held: dict[str, Any] = {}
+    def storages(self, held: dict[int, int]) -> None:
+        """Add to ``held`` the address and bytes of each storage in memory."""
+        for values in self._held:
+            add_storages(tuple(values.values()), held)
+        add_storages(self.outputs, held)
+
+    def _run(self, program: Program, index: int, held: Smallest, visit: Visit) -> None:
         for node in self._nodes.values():
             if node.op == "get_attr":
                 continue
@@ -62,9 +64,7 @@ class Checkpoints:
                 self.outputs.append(tuple(value))
                 continue
             visit(node, index, value)
-            if chosen is None or node.name in chosen:
-                held[node.name] = value
-        return held
+            held.offer(node.name, value)
 
     def _again(self, wanted: Sequence[str], index: int) -> dict[str, Any]:
         held = self._held[index]
@@ -79,32 +79,54 @@ class Checkpoints:
             stack += [s.name for s in sources if s.op != "get_attr" and s.name not in held]
         if not missing:
             return held
-        program = Program(self.graph, [self._batches[index]], Memory(_UNLIMITED))
-        ready = {name: [value] for name, value in held.items()}
-        program.begin_with(ready.keys(), ready)
+        program = Program(self.graph, [self._batches[index]], Memory(UNLIMITED))
+        program.begin_with(held.keys(), [held])
         for name in wanted:
             program.pin(name)
         for name, node in self._nodes.items():
             if name in missing:
                 program.step(node)
-        return {name: program.values[name][0] for name in wanted}
+        found = program.values
+        return {name: found[name][0] for name in wanted}
 
 
-def _smallest(values: Mapping[str, Any], limit: float) -> set[str]:
-    """The names whose values fit in ``limit`` bytes, from the smallest on; what is no tensor is free."""
-    sizes = {name: _bytes(value) for name, value in values.items()}
-    chosen: set[str] = set()
-    total = 0
-    for name in sorted(sizes, key=lambda n: sizes[n]):
-        total += sizes[name]
-        if total > limit:
-            break
-        chosen.add(name)
-    return chosen
+class Smallest:
+    """Of the values it is offered, the smallest that fit in ``limit`` bytes, or those in ``chosen``.
+
+    What does not fit is let go at once: at no time are more than ``limit`` bytes held. What is no tensor is
+    free.
+    """
+
+    def __init__(self, limit: float, chosen: Collection[str] | None = None) -> None:
+        self.values: dict[str, Any] = {}
+        self._limit = limit
+        self._chosen = chosen
+        self._entries: list[tuple[int, int, str]] = []  # ascending; among equals the first offered is first
+        self._bound: tuple[int, int, str] | None = None  # the smallest that was let go
+        self._total = 0
+        self._offered = 0
+
+    def offer(self, name: str, value: Any) -> None:
+        """Hold ``value`` as long as no smaller ones want its place."""
+        if self._chosen is not None:
+            if name in self._chosen:
+                self.values[name] = value
+            return
+        self._offered += 1
+        entry = (_bytes(value), self._offered, name)
+        if self._bound is not None and entry > self._bound:
+            return
+        insort(self._entries, entry)
+        self.values[name] = value
+        self._total += entry[0]
+        while self._total > self._limit:
+            self._bound = self._entries.pop()
+            self._total -= self._bound[0]
+            del self.values[self._bound[2]]
 
 
 def _bytes(value: Any) -> int:
-    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
-
-
-_UNLIMITED = 1 << 62
+    """Of the storage that is held with ``value``, which for a view is that of the whole."""
+    held: dict[int, int] = {}
+    add_storages(value, held)
+    return sum(held.values())

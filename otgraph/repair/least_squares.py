@@ -17,8 +17,10 @@ from otgraph.graph.affine import affine_nodes
 from otgraph.graph.graph import Graph
 from otgraph.remark import Remark
 from otgraph.repair.fitter import SOURCE, Fitter
-from otgraph.repair.frontier import Memory, Program
+from otgraph.repair.frontier import Program
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
+from otgraph.repair.memory import Memory
+from otgraph.repair.system import largest_system
 from otgraph.repair.target import TargetMode, stood_for
 from otgraph.repair.teacher import Taught, Teacher
 
@@ -36,7 +38,8 @@ class LeastSquaresOptions:
     part in ``folds`` of the inputs, of which at most ``inputs`` are used, is held out to choose both. Nodes
     with more than ``max_width`` im2col columns are not fitted. ``sampling``: which output positions of
     a convolution are used. ``depthwise``: refit those too; on EfficientNet-Lite0 they gained
-    nothing for half of the cost. ``memory``: bytes of intermediate values before they go to files.
+    nothing for half of the cost. ``memory``: bytes of intermediate values, samples and normal equations
+    before values go to files.
     """
 
     ridges: tuple[float, ...] = RIDGES
@@ -47,7 +50,7 @@ class LeastSquaresOptions:
     target: TargetMode = TargetMode.STREAM
     max_width: int = 6000
     sampling: Sampling = field(default_factory=Sampling)
-    memory: int = 2048 << 20
+    memory: int = 1280 << 20
     depthwise: bool = False
     seed: int = 0
     precision: torch.dtype = torch.float64
@@ -109,22 +112,25 @@ def repair_least_squares(
         return Repair({}, (Remark("missed", SOURCE, new.name, text),))
     inputs = [batch.inputs for batch in batches]
     teacher = Teacher(original, inputs, len(batches), options.sampling, extra=stood_for(new))
-    first = walk(new, teacher, held_out, options, Memory(options.memory, scratch))
-    ridges: Mapping[str, float | None] = {name: choice.ridge for name, choice in first.choices.items()}
     held = [index for index, out in enumerate(held_out) if out]
-    reference = [teacher.outputs[i] for i in held]
-    best, figures = first, {"damage_per_layer": _damage(first, reference, held)}
+    first = _judged(new, teacher, held_out, options, scratch)
+    ridges: Mapping[str, float | None] = {name: choice.ridge for name, choice in first.fitter.choices.items()}
+    best, figures = first, {"damage_per_layer": first.damage}
     for common in options.common if ridges else ():
-        other = walk(new, teacher, held_out, options, Memory(options.memory, scratch), fixed=common)
-        figures[f"damage_common_{common:g}"] = _damage(other, reference, held)
-        if figures[f"damage_common_{common:g}"] < min(list(figures.values())[:-1]):
+        other = _judged(new, teacher, held_out, options, scratch, common)
+        figures[f"damage_common_{common:g}"] = other.damage
+        if other.damage < min(list(figures.values())[:-1]):
             best, ridges = other, dict.fromkeys(ridges, common)
-    outputs = [outputs_of(best.pair.new)[i] for i in held]
-    updates = best.pair.new.overrides
+    updates = best.fitter.pair.new.overrides
     strength, damage = _strength(
-        new, updates, [inputs[i] for i in held], reference, outputs, options.strengths
+        new,
+        updates,
+        [inputs[i] for i in held],
+        [teacher.outputs[i] for i in held],
+        best.outputs,
+        options.strengths,
     )
-    remarks = [*first.remarks, _verdict(new, strength, damage, figures)]
+    remarks = [*first.fitter.remarks, _verdict(new, strength, damage, figures)]
     memory = Memory(options.memory, scratch)
     if strength > 0:
         second = walk(new, teacher, [False] * len(batches), options, memory, fixed=ridges, whole=False)
@@ -161,8 +167,10 @@ def walk(
     """
     program = Program(new, teacher.batches[: len(held_out)], memory)
     same = same_nodes(new, teacher.original)
-    teacher.enter(program, same)
     views = {view.node.name: view for view in affine_nodes(new)}
+    memory.watch(teacher)
+    memory.reserve(largest_system(new, views.values(), options.max_width))
+    teacher.enter(program, same)
     fitter = Fitter(
         pair=Taught(program, teacher),
         same=same,
@@ -188,6 +196,29 @@ def walk(
     return fitter
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A walk with the whole of its correction: ``outputs`` and ``damage`` on the held-out batches."""
+
+    fitter: Fitter
+    outputs: list[tuple[torch.Tensor, ...]]
+    damage: float
+
+
+def _judged(
+    new: Graph,
+    teacher: Teacher,
+    held_out: Sequence[bool],
+    options: LeastSquaresOptions,
+    scratch: Path | None,
+    fixed: float | None = None,
+) -> _Judged:
+    fitter = walk(new, teacher, held_out, options, Memory(options.memory, scratch), fixed=fixed)
+    held = [index for index, out in enumerate(held_out) if out]
+    outputs = outputs_of(fitter.pair.new, held)
+    return _Judged(fitter, outputs, output_divergence([teacher.outputs[i] for i in held], outputs).damage)
+
+
 def _strength(
     new: Graph,
     updates: Mapping[str, torch.Tensor],
@@ -206,12 +237,6 @@ def _strength(
         outputs = full if strength == 1.0 else run_with(new, overrides, inputs)
         damage[strength] = output_divergence(reference, outputs)
     return min(damage, key=lambda s: (damage[s].damage, s)), damage
-
-
-def _damage(fitter: Fitter, reference: Sequence[Outputs], held: Sequence[int]) -> float:
-    """On the held-out batches, with the whole correction."""
-    outputs = outputs_of(fitter.pair.new)
-    return output_divergence(reference, [outputs[i] for i in held]).damage
 
 
 def _verdict(

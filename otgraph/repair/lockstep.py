@@ -12,7 +12,8 @@ from torch import fx
 from otgraph.calibrate.feeds import Feed
 from otgraph.calibrate.rows import Sampling, gathered
 from otgraph.graph.graph import Graph
-from otgraph.repair.frontier import Memory, Program
+from otgraph.repair.frontier import Program
+from otgraph.repair.memory import UNLIMITED, Memory
 
 Visit = Callable[[fx.Node], None]
 
@@ -95,7 +96,7 @@ class Lockstep:
                     self.original.unpin(name)
             return Walked(outputs_of(self.new), outputs_of(self.original))
 
-    def reference(self, name: str) -> list[Any] | None:
+    def reference(self, name: str) -> Sequence[Any] | None:
         """The original's values of the node called ``name``, run that far if needed; None where it has no
         such node or its values were not pinned and are gone."""
         if name not in self.original.nodes:
@@ -132,17 +133,15 @@ def run_with(
     found: list[tuple[torch.Tensor, ...]] = []
     with torch.no_grad():
         for batch in batches:
-            program = Program(graph, [batch], Memory(_UNLIMITED))
+            program = Program(graph, [batch], Memory(UNLIMITED))
             program.overrides.update(overrides)
             found += outputs_of(program)
     return found
 
 
-def outputs_of(program: Program) -> list[tuple[torch.Tensor, ...]]:
-    """Run ``program`` to its end: one tuple of outputs per batch."""
-    last = next(name for name, node in program.nodes.items() if node.op == "output")
-    program.advance_to(last)
-    return [tuple(values) for values in program.values[last]]
+def outputs_of(program: Program, batches: Collection[int] | None = None) -> list[tuple[torch.Tensor, ...]]:
+    """Run ``program`` to its end: one tuple of outputs per batch.
 
-
-_UNLIMITED = 1 << 62
+    With ``batches`` (as ``Program.finish``) of those only, and the program is of no further use.
+    """
+    return program.finish(batches)

@@ -20,8 +20,8 @@ from otgraph.data import Data
 from otgraph.graph.affine import Affine, BatchNorm, affine_nodes, is_shared, lay_weight, read_batch_norm
 from otgraph.graph.graph import Graph, label
 from otgraph.remark import Remark
-from otgraph.repair.frontier import Memory
 from otgraph.repair.lockstep import Lockstep, Walked
+from otgraph.repair.memory import Memory
 from otgraph.repair.target import kept_of, norm_of, original_name, restrict
 
 SOURCE = "repair-moments"

@@ -15,6 +15,7 @@ from otgraph.graph.affine import affine_nodes, read_weight
 from otgraph.graph.graph import Graph, op_name
 from otgraph.repair.checkpoints import Checkpoints
 from otgraph.repair.frontier import Program
+from otgraph.repair.memory import add_storages
 from otgraph.repair.target import ADDITIONS, addition_of
 
 
@@ -51,6 +52,11 @@ class Teacher:
     def outputs(self) -> list[tuple[torch.Tensor, ...]]:
         """One tuple per batch."""
         return self._values.outputs
+
+    def storages(self, held: dict[int, int]) -> None:
+        """Add to ``held`` the address and bytes of each storage in memory: samples, outputs, held values."""
+        add_storages(list(self._samples.values()), held)
+        self._values.storages(held)
 
     def pick(self, name: str, total: int, batch: int) -> torch.Tensor:
         """Which of ``total`` positions were sampled for the layer ``name``."""

@@ -15,9 +15,9 @@ from otgraph.data import Chunk, Data
 from otgraph.errors import DataError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.repair.frontier import Memory
 from otgraph.repair.least_squares import LeastSquaresOptions, Repair, repair_least_squares
 from otgraph.repair.lockstep import Lockstep, run_with, same_nodes
+from otgraph.repair.memory import Memory
 from otgraph.repair.target import TargetMode
 
 KEPT = [0, 2, 3, 5]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from otgraph.calibrate.batches import split_batches
 from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.repair.frontier import Memory, Program
+from otgraph.repair.frontier import Program
 from otgraph.repair.lockstep import Lockstep
-from otgraph.repair.spill import spill
+from otgraph.repair.memory import Memory
+from otgraph.repair.spill import SpillFile, spill
 
 
 def chain(depth: int, scale: float = 1.0) -> Graph:
@@ -47,14 +50,14 @@ def test_each_node_is_executed_once_and_the_common_prefix_once(monkeypatch: pyte
     counts: Counter[str] = Counter()
     plain = Program.evaluate
 
-    def counted(self: Program, node: torch.fx.Node):
+    def counted(self: Program, node: torch.fx.Node, index: int, found: Mapping[str, Any]):
         counts[node.name] += 1
-        return plain(self, node)
+        return plain(self, node, index, found)
 
     monkeypatch.setattr(Program, "evaluate", counted)
     pair = Lockstep(chain(3, 0.5), chain(3), batches(), Memory(1 << 40))
     walk(pair)
-    assert all(n == (1 if name in pair.same else 2) for name, n in counts.items())
+    assert all(n == 3 * (1 if name in pair.same else 2) for name, n in counts.items())
     assert len(pair.same & counts.keys()) == 3  # the input, the first convolution and its activation
 
 
@@ -90,8 +93,12 @@ def test_values_beyond_the_limit_go_to_files_that_vanish(tmp_path: Path) -> None
 
 def test_a_spilled_tensor_is_the_same(tmp_path: Path) -> None:
     value = torch.randn(3, 4).to(torch.bfloat16)
-    assert torch.equal(spill(value, tmp_path), value)
-    assert spill(torch.zeros(0, 3), tmp_path).shape == (0, 3)
+    file = SpillFile(tmp_path)
+    stored = [spill(v, file) for v in (value, value.t(), value[:, ::2], value[None].expand(2, 3, 4))]
+    assert torch.equal(stored[0].load(), value)
+    assert torch.equal(stored[1].load(), value.t()) and stored[1].load().stride() == value.t().stride()
+    assert torch.equal(stored[2].load(), value[:, ::2])
+    assert torch.equal(stored[3].load(), value[None].expand(2, 3, 4))
 
 
 def test_batches_keep_folds_apart_and_use_each_input_once() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -80,9 +82,9 @@ def test_a_trial_begins_where_the_networks_part(
     executed: set[str] = set()
     plain = Program.evaluate
 
-    def noted(self: Program, node: torch.fx.Node):
+    def noted(self: Program, node: torch.fx.Node, index: int, found: Mapping[str, Any]):
         executed.add(node.name)
-        return plain(self, node)
+        return plain(self, node, index, found)
 
     monkeypatch.setattr(Program, "evaluate", noted)
     trial.repair(new)
@@ -104,8 +106,8 @@ def test_values_between_are_computed_from_those_held(pair: tuple[Graph, Graph]) 
 
     points = Checkpoints(original, batches, 2 * 2 * 4 * 6 * 4, visit)
     names = sorted({name for name, _ in seen})
-    found = points.values(names, 2)
+    found = list(points.values(names, 2))
     for (name, batch), value in seen.items():
-        torch.testing.assert_close(found[name][batch], value, rtol=0, atol=0)
+        torch.testing.assert_close(found[batch][name], value, rtol=0, atol=0)
     for inputs, outputs in zip(batches, points.outputs, strict=True):
         assert torch.equal(original(*inputs)[0], outputs[0])
