@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse, Estimator, MapKind, Span
 from otgraph.graph.span_site import site_of
@@ -55,7 +56,8 @@ class CollapseSpans(Pass):
 
     Remarks
         *applied* per span: what it became, how many nodes it had, and the squared error of the map on
-        held-out inputs over the energy of what it reproduces. *missed* per span that stays, with the reason.
+        held-out inputs over the energy of what it reproduces. *missed* per span that stays, with the reason,
+        and once where neither a plan nor the options name any.
 
     Options
         Without a plan: ``spans``, the names of those to collapse; ``map``, what they become; ``kernel``, the
@@ -77,8 +79,14 @@ class CollapseSpans(Pass):
     def run(self, rewriter: Rewriter, context: Context) -> None:
         """Collapse the spans of the plan, or those that are named."""
         original = context.original or rewriter.graph
-        planned = [c for c in context.collapses if not is_activation(original, c.span)]
-        collapses = planned if context.collapses else self._named(rewriter, original)
+        if context.collapses:
+            collapses = [c for c in context.collapses if not is_activation(original, c.span)]
+        else:
+            collapses = self._named(rewriter, original)
+            if not self.spans and not context.couplings:
+                rewriter.remark(
+                    "missed", rewriter.graph.name, "no plan was given, and no option names a span"
+                )
         if collapses:
             run_collapses(rewriter, context, collapses, "fitted" if self.fit else "blank")
 
@@ -90,17 +98,11 @@ class CollapseSpans(Pass):
         for name in self.spans:
             if name not in known:
                 rewriter.remark("missed", name, f"no such span; {suggest(name, known)}")
-        found: list[Collapse] = []
-        for name in dict.fromkeys(self.spans):
-            if name in known:
-                found.append(self._collapse(known[name], self._sizes(known[name], original)))
-        return found
+        spans = [known[name] for name in dict.fromkeys(self.spans) if name in known]
+        return [Collapse(span, self.map, self._sizes(original, axes, span), self.estimator) for span in spans]
 
-    def _collapse(self, span: Span, kernel: tuple[int, ...]) -> Collapse:
-        return Collapse(span, self.map, kernel, self.estimator)
-
-    def _sizes(self, span: Span, original: Graph) -> tuple[int, ...]:
+    def _sizes(self, original: Graph, axes: AxisMap, span: Span) -> tuple[int, ...]:
         if self.map != "conv" or self.kernel:
             return self.kernel if self.map == "conv" else ()
-        site = site_of(original, analyse(original), span)
+        site = site_of(original, axes, span)
         return (site.kernel() if site is not None else None) or ()

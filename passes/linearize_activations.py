@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, final
@@ -29,9 +28,9 @@ class LinearizeActivations(Pass):
         by ``fuse-linear``.
 
     When it applies
-        To the activations of the plan. Without a plan, to those of which the best affine functions leave at
-        most ``threshold`` of the variance unexplained, as far as ``include`` names them. Needs calibration
-        inputs.
+        To the activations of the plan. Without a plan, to those that ``include`` names and of which the best
+        affine functions leave at most ``threshold`` of the variance unexplained; to none where neither is
+        given. Needs calibration inputs.
 
     Exactness
         Approximate: exact where an activation does nothing on the inputs that come.
@@ -39,7 +38,7 @@ class LinearizeActivations(Pass):
     Before and after
         >>> layers = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
         >>> graph = capture(nn.Sequential(*layers), example(3, 4))
-        >>> print(program_text(rewrite("linearize-activations{fit=false}", graph)))
+        >>> print(program_text(rewrite("linearize-activations{include=[*] fit=false}", graph)))
         input input_1
         linear = aten.linear(input_1, 0.weight[4, 4], 0.bias[4])
         relu_map_scaled = aten.mul(linear, relu_map.weight[4])
@@ -49,11 +48,12 @@ class LinearizeActivations(Pass):
 
     Remarks
         *applied* per activation with the variance that its affine functions leave unexplained on held-out
-        inputs; *missed* with the reason.
+        inputs; *missed* with the reason, and once where neither a plan nor the options choose any.
 
     Options
-        Without a plan: ``threshold``, the largest share of the variance that may be left unexplained;
-        ``include``, patterns (``*`` and ``?``) of the names of activations, all by default. Always: ``fit``,
+        Without a plan: ``threshold``, the largest share of the variance that may be left unexplained, by
+        default any; ``include``, patterns (``*`` and ``?``) of the names of activations, by default all where
+        a threshold is given. Always: ``fit``,
         which when ``false`` gives every slope an arbitrary value, for measuring how fast the network would
         be.
     """
@@ -62,34 +62,42 @@ class LinearizeActivations(Pass):
     kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
-    threshold: float = 0.05
+    threshold: float | None = None
     include: tuple[str, ...] = ()
     fit: bool = True
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
         """Linearise the activations of the plan, or those that the options choose."""
         original = context.original or rewriter.graph
-        planned = [c for c in context.collapses if is_activation(original, c.span)]
-        collapses = planned if context.collapses else self._chosen(rewriter, original, context.data)
+        if context.collapses:
+            collapses = [c for c in context.collapses if is_activation(original, c.span)]
+        elif self.include or self.threshold is not None:
+            collapses = self._chosen(rewriter, original, context.data)
+        else:
+            collapses = []
+            if not context.couplings:
+                rewriter.remark("missed", rewriter.graph.name, "no plan was given, and no option chooses any")
         if collapses:
             run_collapses(rewriter, context, collapses, "fitted" if self.fit else "blank")
 
-    def _chosen(self, rewriter: Rewriter, original: Graph, data: Data | None) -> Sequence[Collapse]:
+    def _chosen(self, rewriter: Rewriter, original: Graph, data: Data | None) -> list[Collapse]:
         spans = [
             span for span in activation_nodes(original, analyse(original)) if self._named(original, span)
         ]
         collapses = [Collapse(span, "affine") for span in spans]
-        if data is None or not self.fit or not collapses:
+        if data is None or not self.fit or not collapses or self.threshold is None:
             return collapses
         fits = fit_collapses(original, data, collapses)
         chosen: list[Collapse] = []
         for collapse in collapses:
-            error = fits[collapse.name].error
-            if error <= self.threshold:
+            fit = fits.get(collapse.name)
+            if fit is None:
+                rewriter.remark("missed", collapse.span.name, "its affine functions cannot be fitted")
+            elif fit.error <= self.threshold:
                 chosen.append(collapse)
-                continue
-            message = f"leaves more than {self.threshold:g} of the variance unexplained"
-            rewriter.remark("missed", collapse.span.name, message, held_out_error=round(error, 8))
+            else:
+                message = f"leaves more than {self.threshold:g} of the variance unexplained"
+                rewriter.remark("missed", collapse.span.name, message, held_out_error=round(fit.error, 8))
         return chosen
 
     def _named(self, original: Graph, span: Span) -> bool:

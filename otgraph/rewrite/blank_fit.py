@@ -28,7 +28,7 @@ def blank_fit(graph: Graph, axes: AxisMap, collapse: Collapse) -> SpanFit | None
     weight = bias = None
     if collapse.map != "identity":
         shape = _shape(site, collapse, kernel)
-        spread = 0.5 / max(weight_row(shape), 1) ** 0.5
+        spread = 0.5 / max(_row(shape), 1) ** 0.5
         weight = spread * torch.randn(shape, generator=generator)
         bias = 0.1 * torch.randn(site.exit, generator=generator)
     pairs = site.padding(kernel) if site.axis == 1 else ()
@@ -38,7 +38,7 @@ def blank_fit(graph: Graph, axes: AxisMap, collapse: Collapse) -> SpanFit | None
     return SpanFit(collapse, weight, bias, site.stride, padding, groups, site.axis, none, none, None, 0.0)
 
 
-def weight_row(shape: tuple[int, ...]) -> int:
+def _row(shape: tuple[int, ...]) -> int:
     """How many numbers make one output."""
     row = 1
     for size in shape[1:]:

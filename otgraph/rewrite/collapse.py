@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from torch import fx
@@ -71,7 +72,7 @@ def collapse_spans(
             rewriter.remark("missed", collapse.span.name, found)
             continue
         figures: dict[str, float | int | str] = {"nodes": len(collapse.span.nodes)}
-        if fit is not None and fit.ridge is not None:
+        if fit is not None and math.isfinite(fit.error):
             figures["held_out_error"] = round(fit.error, 8)
         rewriter.remark("applied", collapse.span.name, describe(collapse), **figures)
         done.append(collapse)
