@@ -1,11 +1,19 @@
-"""Writing files so that a failed or interrupted run leaves nothing half-written."""
+"""Writing files so that a failed or interrupted run leaves nothing half-written.
+
+What is written goes to a hidden file beside its place first, which carries the number of the process. A
+process that was killed outright leaves that behind; the next one that writes to the same place removes it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import socket
 import tempfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from otgraph.errors import OutputError
@@ -19,7 +27,7 @@ def check_writable(path: Path) -> None:
     if not parent.is_dir():
         raise OutputError(f"{path}: the folder {parent} does not exist; create it first")
     try:
-        handle, probe = tempfile.mkstemp(dir=parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, probe = _make_aside(path)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot write into {parent} ({error.strerror}); choose another place"
@@ -32,7 +40,8 @@ def check_writable(path: Path) -> None:
 def write_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to ``path`` only when the block succeeds."""
     check_writable(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    _remove_stale(path)
+    handle, name = _make_aside(path)
     os.close(handle)
     aside = Path(name)
     try:
@@ -45,6 +54,47 @@ def write_aside(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _make_aside(path: Path) -> tuple[int, str]:
+    """An open handle and the name of a new ``.<name>.<machine>-<process>.<random>.tmp`` beside ``path``."""
+    return tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.{_machine()}-{os.getpid()}.", suffix=".tmp"
+    )
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what processes of this machine that are no more left beside ``path``."""
+    aside = re.compile(rf"\.{re.escape(path.name)}\.{_machine()}-([0-9]+)\..*\.tmp")
+    with suppress(OSError):  # a folder may be written to and not listed
+        for name in os.listdir(path.parent):
+            match = aside.fullmatch(name)
+            if match is not None and not _is_alive(int(match[1])):
+                with suppress(OSError):  # another process may have been faster, or owns it
+                    os.unlink(path.parent / name)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is such a process; on doubt there is."""
+    if os.name != "posix":
+        return True  # elsewhere signal 0 is not a question
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@cache
+def _machine() -> str:
+    """Tells apart those who may share a folder and do not see each other's processes: hosts, containers."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{zlib.crc32(f'{socket.gethostname()} {namespace}'.encode()):08x}"
 
 
 def _umask() -> int:
