@@ -162,6 +162,19 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
         *(2, 3, 6, 6),
     ),
     "residual_net": lambda: of(ResidualNet(), 2, 3, 5, 5),
+    "onnx_residual": lambda: of_onnx(
+        """m (float[N,3,4] x) => (float[N,3,4] y) {
+            s = MatMul (x, w)
+            t = Tanh (s)
+            a = MatMul (t, u)
+            r = Relu (a)
+            b = MatMul (r, v)
+            y = Add (t, b)
+        }""",
+        w=[4, 4],
+        u=[4, 6],
+        v=[6, 4],
+    ),
     "fixed_by_sort": lambda: of(SortedChannels(), 2, 3),
     "onnx_reshape_net": lambda: of_onnx(
         """m (float[N,3,2,2] x) => (float[N,2] y) <int64[3] split = {0, 4, -1}, int64[2] flat = {0, 16}> {
@@ -226,6 +239,7 @@ TWINS = Coupling(
 CONTEXTS: dict[str, Callable[[], Context]] = {
     "nothing": Context,
     "64 inputs of 3": lambda: Context(data=samples(64, 3)),
+    "64 inputs of 3x5x5": lambda: Context(data=samples(64, 3, 5, 5)),
     "64 inputs of 3x6x6": lambda: Context(data=samples(64, 3, 6, 6)),
     "two channels re-routed, two dropped": lambda: Context(couplings={"0": TWINS}),
 }
