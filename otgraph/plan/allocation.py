@@ -1,9 +1,8 @@
-"""The allocation: widths and options, so that the damage is least within a time, or the time
-within a damage.
+"""The allocation: widths and options, so that the damage is least within a time, or the time within a damage.
 
 A small integer program, solved to proven optimality by OR-tools CP-SAT (``integer_program``) from the start
-of a greedy solution (``incumbent``). Times are polynomials in the widths or tables (``terms``), damages a table
-per dim and a number per option (``option``).
+of a greedy solution (``incumbent``). Times are polynomials in the widths or tables (``terms``), damages a
+table per dim and a number per option (``option``).
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Allocation:
     is.
 
     ``bound`` is a proven lower bound on the objective (damage or time); ``status`` says whether the search
-    reached it (*optimal*) or ran into its limit (*feasible*). ``options`` are in the problem's order; dims that
-    one of them absorbs have their full width.
+    reached it (*optimal*) or ran into its limit (*feasible*). ``options`` are in the problem's order; dims
+    that one of them absorbs have their full width.
     """
 
     widths: Mapping[str, int]

@@ -12,7 +12,7 @@ from otgraph.plan.walk import Walk
 Floats = npt.NDArray[np.float64]
 _SLACK = 1e-12
 _LEAST_GAIN = 1e-10
-"""Moves to wider dims or other options must change the whole by this fraction: rounding never makes a loop."""
+"""What a move to a wider dim or another option must change, of the whole; else rounding could make a loop."""
 
 
 def least_damage_start(problem: Problem, budget: float) -> Point:

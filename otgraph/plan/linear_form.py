@@ -1,7 +1,7 @@
 """Times as linear expressions over Booleans, for OR-tools CP-SAT (Perron and Furnon, Google).
 
-A polynomial is split dim by dim; a table over two dims takes the transportation polytope, the local polytope
-of graphical models (Werner, 2007). Both relaxations are tight, which is what lets the search close.
+A table over two dims takes the transportation polytope, the local polytope of graphical models (Werner,
+2007), whose relaxation is so tight that the search closes; a polynomial is split dim by dim.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class TimeForm:
-    """Writes the time of one scope in ``unit``, rounded down. ``picks`` are of the dims as the scope sees them:
-    all 0 while it is not active. ``starts``: the dims' levels at the start, None when it is not active
+    """Writes the time of one scope in ``unit``, rounded down. ``picks`` are of the dims as the scope sees
+    them: all 0 while it is not active. ``starts``: the dims' levels at the start, None when it is not active
     there."""
 
     model: cp_model.CpModel
@@ -81,8 +81,8 @@ class TimeForm:
         """Terms that share a dim, as a layer or a concatenation gives: width(hub)^power × a polynomial.
 
         The polynomial's value is split over the hub's candidates (one part is the value, the others are
-        zero), which makes the product linear with a tight relaxation. With a product constraint per
-        term, DenseNet-121 and a chain of 60 dims stayed open after 20 seconds; so they close in a few.
+        zero), which makes the product linear with a tighter relaxation than a product constraint per term
+        has. Products of two dims only come here when they are too many to be tables (``scope``).
         """
         picks, widths = self.picks[hub], self.widths[hub]
         divisor = math.gcd(*(widths[level] for level in picks)) ** power
@@ -103,8 +103,8 @@ class TimeForm:
         )
 
     def _table(self, table: Table) -> cp_model.LinearExpr:
-        """A table over one dim costs its picks; over two, a Boolean per pair of levels, whose rows and columns
-        add up to the dims' picks."""
+        """A table over one dim costs its picks; over two, a Boolean per pair of levels, whose rows and
+        columns add up to the dims' picks."""
         allowed = [list(self.picks[name]) for name in table.dims]
         values = table.values[np.ix_(*allowed)]
         for axis, name in enumerate(table.dims):

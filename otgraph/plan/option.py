@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from otgraph.plan.terms import NodeTime, Term
 
@@ -13,8 +14,8 @@ from otgraph.plan.terms import NodeTime, Term
 class Option:
     """A replacement of some nodes by others, all of it or none: a collapse, a linearisation, a merge.
 
-    When it is chosen it does ``damage``, the nodes in ``removes`` take no time any more, those in ``adds`` do,
-    and the dims in ``absorbs``, whose nodes all disappear, do no damage whatever their width.
+    When it is chosen it does ``damage``, the nodes in ``removes`` take no time any more, those in ``adds``
+    do, and the dims in ``absorbs``, whose nodes all disappear, do no damage whatever their width.
 
     Two options exclude each other when they remove a node in common, absorb a dim in common, or one's new
     nodes read a dim that the other absorbs.
@@ -35,7 +36,7 @@ class Option:
         if both:
             raise ValueError(f"{self.name}: its new nodes read {both[0]}, which it absorbs")
 
-    @property
+    @cached_property
     def reads(self) -> frozenset[str]:
         """The dims that the new nodes' times depend on."""
         return frozenset[str]().union(*(node.dims for node in self.adds))

@@ -53,10 +53,10 @@ class Point:
 class Problem:
     """What to allocate: a width for every dim, and any options that do not exclude each other.
 
-    Time is ``constant``, the sum of ``terms``, what the ``nodes`` take that no chosen option removes, and what
-    chosen options add, in any unit; no part but the constant is negative. Damage is the sum over the dims that
-    no chosen option absorbs and over the chosen options. A node may have no time; options that remove it still
-    exclude each other.
+    Time is ``constant``, the sum of ``terms``, what the ``nodes`` take that no chosen option removes, and
+    what chosen options add, in any unit; no part but the constant is negative. Damage is the sum over the
+    dims that no chosen option absorbs and over the chosen options. A node may have no time; options that
+    remove it still exclude each other.
     """
 
     choices: tuple[Choice, ...]
@@ -137,14 +137,18 @@ class Problem:
 
     def _chosen(self, options: Collection[str]) -> tuple[Option, ...]:
         """The options named, in the problem's order."""
-        names = {option.name for option in self.options}
-        if unknown := sorted(set(options) - names):
+        if unknown := sorted(set(options) - self._position.keys()):
             raise ValueError(f"{unknown[0]}: no option of the problem")
-        chosen = tuple(option for option in self.options if option.name in options)
+        chosen = sorted(self._position[name] for name in set(options))
         for one, other in itertools.combinations(chosen, 2):
-            if one.excludes(other):
-                raise ValueError(f"{one.name} and {other.name} exclude each other")
-        return chosen
+            if other in self.exclusions[one]:
+                both = f"{self.options[one].name} and {self.options[other].name}"
+                raise ValueError(f"{both} exclude each other")
+        return tuple(self.options[at] for at in chosen)
+
+    @cached_property
+    def _position(self) -> Mapping[str, int]:
+        return {option.name: at for at, option in enumerate(self.options)}
 
     def _absorbed(self, options: Collection[str]) -> frozenset[str]:
         return frozenset[str]().union(*(option.absorbs for option in self._chosen(options)))
@@ -163,6 +167,16 @@ class Problem:
     def fixed(self) -> float:
         """The part of the time that nothing can change."""
         return self.constant + self.scopes[0].constant
+
+    @cached_property
+    def exclusions(self) -> tuple[frozenset[int], ...]:
+        """By option, the positions of those that it excludes."""
+        found: list[set[int]] = [set() for _ in self.options]
+        for (i, one), (j, other) in itertools.combinations(enumerate(self.options), 2):
+            if one.excludes(other):
+                found[i].add(j)
+                found[j].add(i)
+        return tuple(map(frozenset, found))
 
     @cached_property
     def absorbers(self) -> Mapping[str, frozenset[int]]:

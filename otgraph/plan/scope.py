@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from otgraph.plan.terms import NodeTime, Polynomial, Term, TimeTable, collect
 Floats = npt.NDArray[np.float64]
 Candidates = Mapping[str, tuple[int, ...]]
 """The candidate widths by dim."""
+
+MOST_ENTRIES = 60_000
+"""How many values the products of two dims may be tabulated to. Tables relax so much tighter that a chain of
+60 dims and DenseNet-121, open after a minute as products, close in seconds; more of them are slow again."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +70,25 @@ def scopes_of(
     members: dict[frozenset[int], list[NodeTime]] = {frozenset(): [base]}
     for node in nodes:
         members.setdefault(removers[node.node], []).append(node)
-    scopes = [_scope(key, None, group, widths) for key, group in members.items()]
-    scopes += [_scope(frozenset(), at, option.adds, widths) for at, option in enumerate(options)]
+    groups = [*members.values(), *(option.adds for option in options)]
+    entries = sum(math.prod(len(widths[name]) for name in pair) for group in groups for pair in _pairs(group))
+    tabled = 2 if entries <= MOST_ENTRIES else 0
+    scopes = [_scope(key, None, group, widths, tabled) for key, group in members.items()]
+    scopes += [_scope(frozenset(), at, option.adds, widths, tabled) for at, option in enumerate(options)]
     used = (scope for scope in scopes[1:] if scope.constant or scope.terms or scope.tables)
     return (scopes[0], *used)
 
 
+def _pairs(nodes: Iterable[NodeTime]) -> set[frozenset[str]]:
+    """The pairs of dims whose product is a term."""
+    products = {frozenset(term.dims) for node in nodes for term in node.terms}
+    return {dims for dims in products if len(dims) == 2}
+
+
 def _scope(
-    removers: frozenset[int], adder: int | None, nodes: Iterable[NodeTime], widths: Candidates
+    removers: frozenset[int], adder: int | None, nodes: Sequence[NodeTime], widths: Candidates, tabled: int
 ) -> Scope:
-    nodes = tuple(nodes)
+    """The sum of ``nodes``; terms that name ``tabled`` different dims, or those of a table, become tables."""
     sums: dict[tuple[str, ...], Floats] = {}
     for node in nodes:
         if node.table is not None:
@@ -84,14 +98,14 @@ def _scope(
     rest: list[Term] = []
     for term in collect(term for node in nodes for term in node.terms):
         key = tuple(sorted(set(term.dims)))
-        if key in sums:
-            sums[key] = sums[key] + _tabulated(term, key, widths)
+        if key and (key in sums or len(key) == tabled):
+            sums[key] = sums.get(key, 0.0) + _tabulated(term, key, widths)
         else:
             rest.append(term)
     return Scope(
         removers=removers,
         adder=adder,
-        constant=sum(term.coefficient for term in rest if not term.dims),
+        constant=sum((term.coefficient for term in rest if not term.dims), 0.0),
         terms=tuple(term for term in rest if term.dims),
         tables=tuple(Table(dims, values) for dims, values in sums.items()),
     )
@@ -104,6 +118,5 @@ def _dense(table: TimeTable, widths: Candidates) -> Floats:
 
 
 def _tabulated(term: Term, dims: tuple[str, ...], widths: Candidates) -> Floats:
-    axes = [widths[name] for name in dims]
-    values = [term.at(dict(zip(dims, key, strict=True))) for key in itertools.product(*axes)]
-    return np.array(values, np.float64).reshape([len(axis) for axis in axes])
+    powers = [np.array(widths[name], np.float64) ** term.dims.count(name) for name in dims]
+    return term.coefficient * (powers[0] if len(powers) == 1 else np.outer(*powers))

@@ -50,8 +50,8 @@ class TimeTable:
     """A measured cost over the candidate widths of one or two ``dims``; no smooth form says what an engine
     does with narrow layers.
 
-    ``values`` has one entry per combination of widths, in the order of ``dims``; other widths are not known. A
-    node that reads the same dim twice has it once in ``dims``.
+    ``values`` has one entry per combination of widths, in the order of ``dims``; other widths are not known.
+    A node that reads the same dim twice has it once in ``dims``.
     """
 
     dims: tuple[str, ...]

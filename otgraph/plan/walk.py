@@ -34,13 +34,16 @@ class Walk:
         self._options()
         self._terms()
         self._tables(most)
+        self._choose(np.zeros(len(problem.options), np.bool_))
+        self._stand()
 
     def _options(self) -> None:
         options, scopes = self.problem.options, self.problem.scopes
-        self.chosen = np.zeros(len(options), np.bool_)
+        self.constants = np.array([scope.constant for scope in scopes], np.float64)
         self.harms = np.array([option.damage for option in options], np.float64)
-        self.excludes = np.array([[a.excludes(b) for b in options] for a in options], np.bool_)
-        self.excludes = self.excludes.reshape(len(options), len(options))
+        self.excludes = np.zeros((len(options), len(options)), np.bool_)
+        for at, others in enumerate(self.problem.exclusions):
+            self.excludes[at, sorted(others)] = True
         self.absorbs = np.zeros((len(options), len(self.rows)), np.bool_)
         for at, option in enumerate(options):
             self.absorbs[at, [self.column[name] for name in option.absorbs]] = True
@@ -61,8 +64,8 @@ class Walk:
         self.members = [(power, (self.exponents == power).astype(np.float64)) for power in powers]
 
     def _tables(self, most: int) -> None:
-        """Tables over one and two dims, each as values of shape (tables, levels, levels); a table over one dim
-        does not vary along a second one, a column past the dims' whose level is always 0."""
+        """All tables as values of shape (tables, levels, levels). A table over one dim has as its second one
+        a column past the dims', whose level is always 0."""
         pairs = [(at, table) for at, scope in enumerate(self.problem.scopes) for table in scope.tables]
         self.table_scope = np.array([at for at, _ in pairs], np.int64)
         self.table_dims = np.full((len(pairs), 2), len(self.rows), np.int64)
@@ -72,9 +75,36 @@ class Walk:
             values = _plane(table)
             self.values[row, : values.shape[0], : values.shape[1]] = values
 
+    def _stand(self) -> None:
+        """What all moves from here have in common: term values, table lines, and totals per scope."""
+        now = self.widths[self.rows, self.at]
+        self.term_values = self.coefficients * np.exp(self.exponents @ np.log(now))
+        tables = np.arange(len(self.values))
+        first, second = np.append(self.at, 0)[self.table_dims].T
+        self.along = self.values[tables, :, second], self.values[tables, first]
+        self.table_values = self.values[tables, first, second]
+        self.totals = self.constants.copy()
+        np.add.at(self.totals, self.term_scope, self.term_values)
+        np.add.at(self.totals, self.table_scope, self.table_values)
+
+    def _choose(self, chosen: Booleans) -> None:
+        """Change the chosen options, and with them what every move of an option leads to."""
+        own = np.eye(len(chosen), dtype=np.bool_)
+        self.chosen = chosen
+        self.active = self._active(chosen[None])[0]
+        self.absorbed = chosen @ self.absorbs
+        self.moved = np.where(chosen[:, None], chosen & ~own, (chosen & ~self.excludes) | own)
+        self.active_moved = self._active(self.moved)
+        self.absorbed_moved = self.moved @ self.absorbs
+
+    def _active(self, chosen: Booleans) -> Booleans:
+        """Which scopes count, shape (batch, scopes)."""
+        added = np.concatenate([chosen, np.ones((len(chosen), 1), np.bool_)], axis=1)[:, self.adder]
+        return added & ~(chosen @ self.removes)
+
     def point(self) -> Point:
         """Where the walk stands; absorbed dims at full width."""
-        levels = np.where(self._absorbed(self.chosen[None])[0], 0, self.at)
+        levels = np.where(self.absorbed, 0, self.at)
         names = (
             option.name for option, taken in zip(self.problem.options, self.chosen, strict=True) if taken
         )
@@ -83,82 +113,52 @@ class Walk:
     @property
     def time(self) -> float:
         """The time where the walk stands."""
-        point = self.point()
-        return self.problem.time(point.levels, point.options)
+        return self.problem.constant + float(self.active @ self.totals)
 
     @property
     def damage(self) -> float:
         """The damage where the walk stands."""
-        point = self.point()
-        return self.problem.damage(point.levels, point.options)
+        here = self.damages[self.rows, self.at]
+        return float(here[~self.absorbed].sum() + self.harms[self.chosen].sum())
 
     def saved_by_dims(self) -> Floats:
         """The time saved by each move of a dim, shape (dims, levels)."""
-        active = self._active(self.chosen[None])[0]
         saved = np.zeros((len(self.rows) + 1, self.widths.shape[1]))
         ratio = self.widths / self.widths[self.rows, self.at][:, None]
-        values = self._term_values() * active[self.term_scope]
+        values = self.term_values * self.active[self.term_scope]
         for power, member in self.members:
             saved[:-1] += (values @ member)[:, None] * (1 - ratio**power)
-        first, second, now = self._table_lines()
-        weight = active[self.table_scope][:, None].astype(np.float64)
-        np.add.at(saved, self.table_dims[:, 0], weight * (now[:, None] - first))
-        np.add.at(saved, self.table_dims[:, 1], weight * (now[:, None] - second))
-        saved[:-1][self._absorbed(self.chosen[None])[0]] = 0.0
+        counts = self.active[self.table_scope]
+        for side, lines in enumerate(self.along):
+            change = self.table_values[counts, None] - lines[counts]
+            np.add.at(saved, self.table_dims[counts, side], change)
+        saved[:-1][self.absorbed] = 0.0
         return saved[:-1]
 
     def harm_of_dims(self) -> Floats:
         """The damage added by each move of a dim, shape (dims, levels); infinite for levels it has not."""
         harms = self.damages - self.damages[self.rows, self.at][:, None]
-        harms[self._absorbed(self.chosen[None])[0]] = np.inf
+        harms[self.absorbed] = np.inf
         return harms
 
     def saved_by_options(self) -> Floats:
         """The time saved by each move of an option, shape (options,)."""
-        totals = np.array([scope.constant for scope in self.problem.scopes])
-        np.add.at(totals, self.term_scope, self._term_values())
-        np.add.at(totals, self.table_scope, self._table_lines()[2])
-        now = self._active(self.chosen[None])[0]
-        return (now.astype(np.float64) - self._active(self._moved())) @ totals
+        return (self.active.astype(np.float64) - self.active_moved) @ self.totals
 
     def harm_of_options(self) -> Floats:
         """The damage added by each move of an option, shape (options,)."""
         here = self.damages[self.rows, self.at]
-        moved = self._moved()
-        change = self._absorbed(self.chosen[None])[0].astype(np.float64) - self._absorbed(moved)
-        return change @ here + (moved.astype(np.float64) - self.chosen) @ self.harms
+        change = self.absorbed.astype(np.float64) - self.absorbed_moved
+        return change @ here + (self.moved.astype(np.float64) - self.chosen) @ self.harms
 
     def move_dim(self, row: int, level: int) -> None:
         """Set one dim to a level."""
         self.at[row] = level
+        self._stand()
 
     def move_option(self, index: int) -> None:
         """Take an option, or give it up if it is taken."""
-        self.chosen = self._moved()[index]
-
-    def _moved(self) -> Booleans:
-        """The chosen options after each move, shape (options, options)."""
-        own = np.eye(len(self.chosen), dtype=np.bool_)
-        return np.where(self.chosen[:, None], self.chosen & ~own, (self.chosen & ~self.excludes) | own)
-
-    def _active(self, chosen: Booleans) -> Booleans:
-        """Which scopes count, shape (batch, scopes)."""
-        added = np.concatenate([chosen, np.ones((len(chosen), 1), np.bool_)], axis=1)[:, self.adder]
-        return added & ~(chosen @ self.removes)
-
-    def _absorbed(self, chosen: Booleans) -> Booleans:
-        """Which dims are absorbed, shape (batch, dims)."""
-        return chosen @ self.absorbs
-
-    def _term_values(self) -> Floats:
-        now = self.widths[self.rows, self.at]
-        return self.coefficients * np.exp(self.exponents @ np.log(now))
-
-    def _table_lines(self) -> tuple[Floats, Floats, Floats]:
-        """Each table's times along its first and its second dim, shape (tables, levels), and at the point."""
-        rows = np.arange(len(self.values))
-        first, second = np.concatenate([self.at, [0]])[self.table_dims].T
-        return self.values[rows, :, second], self.values[rows, first], self.values[rows, first, second]
+        self._choose(self.moved[index])
 
 
 def _plane(table: Table) -> Floats:
