@@ -12,6 +12,7 @@ from torch import fx
 from otgraph.graph.affine import affine_nodes, argument
 from otgraph.graph.graph import Graph, label, op_name
 from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.intervals import bounds, join_bounds
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.rewrite.shapes import ValueInfo, value_infos
 
@@ -31,8 +32,9 @@ class Cleanup(Pass):
     What it does
         Removes identities (identity, alias, detach, inference dropout, a cast to the same type, a
         concatenation of one tensor, a padding by nothing, a transposition that moves nothing, a reshape to
-        the shape there is), joins chains of transpositions and of reshapes, and drops dead nodes, the
-        assertions that `torch.export` leaves, and weights that nothing reads. Values of convolutions' and
+        the shape there is, a ReLU of a ReLU and other bounds that cut off nothing), joins chains of
+        transpositions and of reshapes, and drops dead nodes, the assertions that `torch.export` leaves, and
+        weights that nothing reads. Values of convolutions' and
         linear layers' weights that are too small for a normal number become zero: they change nothing that a
         result could show, and some processors take a hundred times as long to multiply with them.
 
@@ -78,6 +80,7 @@ class Cleanup(Pass):
             if node.op == "call_function":
                 _join(rewriter, facts, node)
                 _bypass(rewriter, facts, node)
+                _join_bounds(rewriter, facts, node)
         _flush_subnormals(rewriter)
         _drop_dead(rewriter)
 
@@ -119,6 +122,15 @@ def _bypass(rewriter: Rewriter, facts: _Facts, node: fx.Node) -> None:
     rewriter.replace(node, source)
     rewriter.erase(node)
     rewriter.remark("applied", label(node), f"{op_name(node)} does nothing here: removed")
+
+
+def _join_bounds(rewriter: Rewriter, facts: _Facts, node: fx.Node) -> None:
+    """Leave one of two activations in a row that bound their values."""
+    source = _data(node)
+    if node.users and bounds(rewriter.graph, node) and isinstance(source, fx.Node):
+        is_output = rewriter.graph.dialect == "onnx" and any(user.op == "output" for user in node.users)
+        if facts.same_dtype(source, node) and not (is_output and len(source.users) > 1):
+            join_bounds(rewriter, node)
 
 
 def _data(node: fx.Node) -> Any:

@@ -124,6 +124,31 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     ),
     "bn_of_a_fan_out": lambda: of(Residual(), 2, 4, 5, 5),
     "bn_of_a_shared_weight": lambda: of(SharedWeight(), 2, 4, 5, 5),
+    "affine_chain": lambda: of(
+        nn.Sequential(
+            *(nn.Conv2d(3, 12, 1), nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(12, 12, 3, groups=12)),
+            *(nn.BatchNorm2d(12), nn.Conv2d(12, 4, 1), nn.AvgPool2d(2)),
+        ),
+        *(2, 3, 7, 7),
+    ),
+    "padded_pair": lambda: of(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)), 2, 3, 5, 5
+    ),
+    "growing_pair": lambda: of(nn.Sequential(nn.Linear(9, 2), nn.Linear(2, 9)), 2, 9),
+    "onnx_branches": lambda: of_onnx(
+        """m (float[N,4,5,5] x) => (float[N,4,5,5] y) {
+            r = Relu (x)
+            a = Conv <pads = [1, 1, 1, 1]> (r, w)
+            n = BatchNormalization (a, g, b, m, v)
+            c = Conv (r, u)
+            s = Add (n, c)
+            t = Add (r, s)
+            y = Relu (t)
+        }""",
+        w=[4, 4, 3, 3],
+        u=[4, 4, 1, 1],
+        **NORM,
+    ),
     "onnx_conv_bn": lambda: of_onnx(
         """m (float[N,3,5,5] x) => (float[N,4,3,3] y) {
             c = Conv <group = 1> (x, w)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,6 +80,38 @@ def test_a_reshape_goes_only_where_its_sizes_are_proved() -> None:
     assert left([6, 2], ("batch", "width")) == ["aten.view", "aten.relu"]
     assert left([6, -1], ("batch", "width")) == ["aten.view", "aten.relu"]
     assert left([2, 6], (6, 2)) == ["aten.view", "aten.relu"]
+
+
+@pytest.mark.parametrize(
+    ("calls", "left"),
+    [
+        ([(aten.relu.default,), (aten.relu.default,)], ["aten.relu"]),
+        ([(aten.relu6.default,), (aten.relu.default,)], ["aten.relu6"]),
+        ([(aten.relu.default,), (aten.relu6.default,)], ["aten.relu6"]),
+        ([(aten.clamp.default, -1.0, 2.0), (aten.hardtanh.default,)], ["aten.hardtanh"]),
+        ([(aten.clamp.default, 0.5), (aten.relu.default,), (aten.relu_.default,)], ["aten.clamp"]),
+        ([(aten.relu.default,), (aten.clamp.default, -1.0, 2.0)], ["aten.relu", "aten.clamp"]),
+        ([(aten.relu.default,), (aten.clamp.default, 3.0, 2.0)], ["aten.relu", "aten.clamp"]),
+        ([(aten.relu.default,), (aten.neg.default,)], ["aten.relu", "aten.neg"]),
+    ],
+)  # fmt: skip
+def test_bounds_that_cut_off_nothing_go(calls: list[tuple], left: list[str]) -> None:
+    graph = chain((4, 6), *calls)
+    result = clean(graph)
+    assert ops(result.graph) == left
+    x = torch.randn(9, 6) * 5
+    assert torch.equal(result.graph(x)[0], graph(x)[0])
+
+
+def test_a_relu_that_others_read_stays() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = x.relu()
+            return y.clamp(0, 1) + 1, y.relu() - 1
+
+    assert ops(clean(capture(Net(), (torch.randn(2, 3),))).graph) == [
+        *("aten.relu", "aten.clamp", "aten.add", "aten.sub")
+    ]
 
 
 def test_dead_nodes_and_unused_weights_go() -> None:

@@ -97,7 +97,8 @@ class Sum(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("k1", "p1", "bias", "k2", "p2"), itertools.product((1, 3), (0, 1, 2), (True, False), (1, 3), (0, 1))
+    ("k1", "p1", "bias", "k2", "p2"),
+    list(itertools.product((1, 3), (0, 1, 2), (True, False), (1, 3), (0, 1))),
 )
 def test_m1_m2_padding_between(k1: int, p1: int, bias: bool, k2: int, p2: int) -> None:
     """Exact where the second has no padding; where the first is 1×1, or padded as far as its kernel reaches,
