@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+from otgraph.calibrate.divergence import Task
 from otgraph.repair.least_squares import RIDGES, LeastSquaresOptions, repair_least_squares
 from otgraph.repair.target import TargetMode
 from otgraph.rewrite.contract import Context, Exactness, Pass
@@ -47,7 +48,8 @@ class RepairLeastSquares(Pass):
         ``inputs``: how many calibration inputs to use at most. ``folds``: one part in so many of them is held
         out. ``target``: ``stream``, or ``output`` to aim at each layer's own output everywhere. ``ridges``:
         the candidates, relative to the inputs' second moments. ``depthwise``: refit depthwise convolutions
-        too. ``max-width``: the most im2col columns to solve for.
+        too. ``max-width``: the most im2col columns to solve for. ``task``: how the outputs are read when the
+        strength is judged: as class scores, as values, or by their look.
     """
 
     name: ClassVar[str] = "repair-least-squares"
@@ -60,6 +62,7 @@ class RepairLeastSquares(Pass):
     ridges: tuple[float, ...] = RIDGES
     depthwise: bool = False
     max_width: int = 6000
+    task: Task = "auto"
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
         """Fit against ``context.original`` on ``context.data`` and store the new tensors."""
@@ -76,6 +79,7 @@ class RepairLeastSquares(Pass):
             depthwise=self.depthwise,
             max_width=self.max_width,
             seed=context.seed,
+            task=self.task,
         )
         repair = repair_least_squares(graph, context.original, context.data, options, context.scratch)
         for name, value in repair.updates.items():

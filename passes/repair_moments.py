@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+from otgraph.calibrate.divergence import Task
 from otgraph.repair.moments import MomentOptions, repair_moments
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.rewriter import Rewriter
@@ -42,7 +43,8 @@ class RepairMoments(Pass):
 
     Options
         ``inputs``: how many calibration inputs to use at most. ``folds``: one part in so many of them is held
-        out. ``strengths``: what to try; 1 matches the moments, 0 (always tried) changes nothing.
+        out. ``strengths``: what to try; 1 matches the moments, 0 (always tried) changes nothing. ``task``:
+        how the outputs are read when the strength is judged: as class scores, as values, or by their look.
     """
 
     name: ClassVar[str] = "repair-moments"
@@ -52,6 +54,7 @@ class RepairMoments(Pass):
     inputs: int = 512
     folds: int = 4
     strengths: tuple[float, ...] = (0.5, 1.0)
+    task: Task = "auto"
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
         """Match moments to ``context.original`` on ``context.data`` and store the new tensors."""
@@ -60,7 +63,7 @@ class RepairMoments(Pass):
             lacking = "calibration data" if context.data is None else "the original network"
             rewriter.remark("missed", graph.name, f"nothing to match: {lacking} was not given")
             return
-        options = MomentOptions(self.strengths, self.folds, self.inputs, seed=context.seed)
+        options = MomentOptions(self.strengths, self.folds, self.inputs, seed=context.seed, task=self.task)
         repair = repair_moments(graph, context.original, context.data, options, context.scratch)
         for name, value in repair.updates.items():
             rewriter.set_tensor(name, value)

@@ -141,6 +141,7 @@ ERRORS: dict[str, tuple[type[OtgraphError], dict[str, Any], str]] = {
     "metric": (UsageError, {"keep": 0.5, "metric": "nothing"}, "metric 'nothing': write it as"),
     "no such metric": (UsageError, {"keep": 0.5, "metric": "nothing:here"}, "there is no module nothing"),
     "criterion": (UsageError, {"keep": 0.5, "criterion": "nose"}, "criterion 'nose'"),
+    "task": (UsageError, {"keep": 0.5, "task": "ranking"}, "task 'ranking': unknown; give auto, classifier"),
     "no dim": (UsageError, {"keep": 0.5, "include": ["nothing"]}, "no dim may be cut"),
 }
 
@@ -177,6 +178,13 @@ def test_the_network_is_smaller_measured_and_runs(
     ran = session.run(None, {"input_1": x})
     assert relative_error(optimized.graph(torch.from_numpy(x)), tuple(map(torch.from_numpy, ran))) <= 1e-5
     assert optimized.missed is None and optimized.cost.cpu_seconds > 0
+
+
+def test_a_stated_task_is_what_everything_judges_by(graph: Graph, optimized: otg.Optimized) -> None:
+    assert optimized.audit.fidelity.task == "classifier" and "task=" not in optimized.plan.pipeline
+    values = otg.optimize(graph, images(), keep=0.5, task="regression")
+    assert values.audit.fidelity.classification is None and values.audit.fidelity.task_asked == "regression"
+    assert values.plan.pipeline.count("task=regression") == 2
 
 
 def test_the_audit_names_no_temporary_file(optimized: otg.Optimized) -> None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+from otgraph.errors import UsageError
+
 Outputs = Sequence[torch.Tensor]
+
+Task = Literal["auto", "classifier", "regression"]
+"""How outputs are to be read: by their look, as class scores, or as values."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,16 @@ class Divergence:
         return self.relative_l2 if self.kl is None else self.kl
 
 
-def output_divergence(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> Divergence:
+def output_divergence(
+    reference: Sequence[Outputs], outputs: Sequence[Outputs], task: Task = "auto"
+) -> Divergence:
     """Compare two models' outputs, given as one tuple of tensors per batch.
 
-    A classifier has one floating-point output of shape (N, C) or (N, T, C) with C ≥ 2; rows that are
-    non-negative and sum to 1 are taken as probabilities, all others as logits.
+    ``task``: whether they are class scores; rows that are non-negative and sum to 1 are then taken as
+    probabilities, all others as logits.
+
+    Raises:
+        UsageError: ``task`` says that they are, and they have no such shape.
     """
     error = norm = 0.0
     for ref, new in zip(reference, outputs, strict=True):
@@ -42,7 +53,7 @@ def output_divergence(reference: Sequence[Outputs], outputs: Sequence[Outputs]) 
             error += float((o.double() - r.double()).square().sum())
             norm += float(r.double().square().sum())
     relative = (error / norm) ** 0.5 if norm > 0 else (0.0 if error == 0 else float("inf"))
-    if not is_classifier(reference):
+    if not is_classifier(reference, task):
         return Divergence(relative)
     probabilities = all(_are_probabilities(ref[0]) for ref in reference)
     kl = agree = 0.0
@@ -55,9 +66,18 @@ def output_divergence(reference: Sequence[Outputs], outputs: Sequence[Outputs]) 
     return Divergence(relative, max(kl / rows, 0.0), agree / rows, rows)
 
 
-def is_classifier(outputs: Sequence[Outputs]) -> bool:
-    """Whether these are the outputs of a classifier, by their number, type and shape."""
-    return bool(outputs) and all(
+def is_classifier(outputs: Sequence[Outputs], task: Task = "auto") -> bool:
+    """Whether these are the outputs of a classifier.
+
+    That is one floating-point output of shape (N, C) or (N, T, C), C ≥ 2. A feature map has three axes too,
+    so by look alone three are class scores only where each row is a distribution, or the logarithm of one.
+
+    Raises:
+        UsageError: ``task`` says so, and the outputs have another shape.
+    """
+    if task == "regression":
+        return False
+    could_be = bool(outputs) and all(
         len(batch) == 1
         and batch[0].is_floating_point()
         and batch[0].dim() in (2, 3)
@@ -65,6 +85,19 @@ def is_classifier(outputs: Sequence[Outputs]) -> bool:
         and batch[0].numel() > 0
         for batch in outputs
     )
+    if task == "classifier" and not could_be:
+        raise UsageError(
+            "task classifier: needs one floating-point output (samples, [positions,] classes ≥ 2);"
+            " use --task regression"
+        )
+    return could_be and (task == "classifier" or all(_looks_like_scores(batch[0]) for batch in outputs))
+
+
+def _looks_like_scores(values: torch.Tensor) -> bool:
+    if values.dim() == 2 or _are_probabilities(values):
+        return True
+    sums = values.double().exp().sum(-1)
+    return bool((values <= 1e-6).all()) and bool(((sums - 1).abs() < 2e-3).all())
 
 
 def _are_probabilities(values: torch.Tensor) -> bool:

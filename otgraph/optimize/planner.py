@@ -20,6 +20,7 @@ from otgraph.optimize.sensitivity import Sensitivity, measure_sensitivities
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import Study, study
+from otgraph.optimize.task import with_task
 from otgraph.optimize.timing import time_terms
 from otgraph.optimize.trial import Trial
 from otgraph.plan.allocation import Allocation, Choice, Problem, minimise_damage, minimise_time
@@ -304,7 +305,7 @@ def _plan(
         model=found.graph.name,
         fingerprint=fingerprint_graph(found.graph),
         budget=settings.budget,
-        pipeline=load_pipelines().get(settings.pipeline, settings.pipeline),
+        pipeline=with_task(load_pipelines().get(settings.pipeline, settings.pipeline), settings.task),
         dims=tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items()),
         predictions=predictions,
         engine=settings.engine,

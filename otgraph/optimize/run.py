@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from otgraph.audit.classify import check_task
 from otgraph.audit.compare import audit
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Audit
@@ -80,6 +81,7 @@ def optimize(
 def _checked(graph: Graph, evaluation: Data, settings: Settings, metric: str | None) -> Data:
     """The audit's inputs; what would fail at the end, after all the work, fails now."""
     get_engine(settings.engine)
+    check_task(settings.task)
     if metric is not None:
         load_metric(metric)
     named = evaluation.named([port.name for port in graph.signature.inputs])
@@ -105,6 +107,7 @@ def audit_graphs(
             threads=settings.threads,
             optimisation=optimisation,
             metric=metric,
+            task=settings.task,
             seed=settings.seed,
         )
     return replace(

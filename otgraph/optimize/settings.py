@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from otgraph.calibrate.divergence import Task
 from otgraph.calibrate.width import DEFAULT_CRITERION
 from otgraph.errors import UsageError
 from otgraph.graph.axes.axis_map import AxisMap, Dim
@@ -28,10 +29,11 @@ class Settings:
     measurements, so that an interrupted run goes on where it was. ``corrections``: how often damages
     may be corrected by trials of the whole, ``trial_seconds``: CPU seconds that a round of trials may take.
     ``tolerance``: how near the measured ratio has to come to a latency
-    budget."""
+    budget. ``task``: how the outputs are read."""
 
     budget: Budget
     dims: Literal["all", "inner"] = "all"
+    task: Task = "auto"
     engine: str = "onnxruntime"
     threads: int = 1
     criterion: str = DEFAULT_CRITERION

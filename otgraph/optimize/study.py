@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from otgraph.calibrate.divergence import output_divergence
+from otgraph.calibrate.divergence import is_classifier, output_divergence
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.width import Width, analyse_width
 from otgraph.data import Data
@@ -60,7 +60,8 @@ class Study:
     def damage(self, candidate: Graph) -> float:
         """The additive damage of ``candidate`` on the held-out inputs."""
         inputs = list(feeds(self.graph, self.held))
-        found = output_divergence([self.graph(*f) for f in inputs], [candidate(*f) for f in inputs])
+        outputs = ([graph(*feed) for feed in inputs] for graph in (self.graph, candidate))
+        found = output_divergence(*outputs, task="classifier" if self.classifier else "regression")
         return additive(found.damage, classifier=self.classifier)
 
 
@@ -87,7 +88,7 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
     terms = tuple(term for cost in macs_terms(graph, axes, shapes) for term in cost.terms)
     first = next(feeds(graph, held, settings.batch_size))
-    classifier = output_divergence([graph(*first)], [graph(*first)]).kl is not None
+    classifier = is_classifier([graph(*first)], settings.task)
     return Study(
         graph, axes, found.widths, data, fit, held, terms, classifier, (*axes.remarks, *found.remarks)
     )

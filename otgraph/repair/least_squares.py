@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from otgraph.calibrate.batches import split_batches
-from otgraph.calibrate.divergence import Divergence, Outputs, output_divergence
+from otgraph.calibrate.divergence import Divergence, Outputs, Task, output_divergence
 from otgraph.calibrate.feeds import Feed
 from otgraph.calibrate.rows import Sampling
 from otgraph.data import Data
@@ -21,7 +21,7 @@ from otgraph.repair.frontier import Program
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
 from otgraph.repair.memory import Memory
 from otgraph.repair.system import largest_system
-from otgraph.repair.target import TargetMode, stood_for
+from otgraph.repair.target import TargetMode, fitted_input, stood_for
 from otgraph.repair.teacher import Taught, Teacher
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
@@ -39,7 +39,7 @@ class LeastSquaresOptions:
     with more than ``max_width`` im2col columns are not fitted. ``sampling``: which output positions of
     a convolution are used. ``depthwise``: refit those too; on EfficientNet-Lite0 they gained
     nothing for half of the cost. ``memory``: bytes of intermediate values, samples and normal equations
-    before values go to files.
+    before values go to files. ``task``: how the outputs are read when strengths are judged.
     """
 
     ridges: tuple[float, ...] = RIDGES
@@ -54,6 +54,7 @@ class LeastSquaresOptions:
     depthwise: bool = False
     seed: int = 0
     precision: torch.dtype = torch.float64
+    task: Task = "auto"
 
     @staticmethod
     def quick(ridge: float = 3e-2, inputs: int = 48) -> LeastSquaresOptions:
@@ -128,7 +129,7 @@ def repair_least_squares(
         [inputs[i] for i in held],
         [teacher.outputs[i] for i in held],
         best.outputs,
-        options.strengths,
+        options,
     )
     remarks = [*first.fitter.remarks, _verdict(new, strength, damage, figures)]
     memory = Memory(options.memory, scratch)
@@ -173,7 +174,7 @@ def walk(
     teacher.enter(program, same)
     fitter = Fitter(
         pair=Taught(program, teacher),
-        same=same,
+        settled=_settled(new, teacher.original, same),
         views=views,
         held_out=held_out,
         ridges=options.ridges,
@@ -216,7 +217,18 @@ def _judged(
     fitter = walk(new, teacher, held_out, options, Memory(options.memory, scratch), fixed=fixed)
     held = [index for index, out in enumerate(held_out) if out]
     outputs = outputs_of(fitter.pair.new, held)
-    return _Judged(fitter, outputs, output_divergence([teacher.outputs[i] for i in held], outputs).damage)
+    found = output_divergence([teacher.outputs[i] for i in held], outputs, options.task)
+    return _Judged(fitter, outputs, found.damage)
+
+
+def _settled(new: Graph, original: Graph, same: Collection[str]) -> frozenset[str]:
+    """The affine nodes that read the value that their weights were made for; being a value of the original is
+    not enough: where a span was deleted its readers read what came before it."""
+    return frozenset(
+        view.node.name
+        for view in affine_nodes(new)
+        if view.data.name in same and view.data.name == fitted_input(original, view)
+    )
 
 
 def _strength(
@@ -225,17 +237,17 @@ def _strength(
     inputs: Sequence[Feed],
     reference: Sequence[Outputs],
     full: Sequence[Outputs],
-    strengths: Sequence[float],
+    options: LeastSquaresOptions,
 ) -> tuple[float, dict[float, Divergence]]:
     """The share of the correction with the smallest divergence of the outputs on the held-out inputs.
 
     ``full``: the outputs with all of it.
     """
     damage: dict[float, Divergence] = {}
-    for strength in dict.fromkeys((0.0, *strengths)):
+    for strength in dict.fromkeys((0.0, *options.strengths)):
         overrides = blend(new, updates, strength) if strength > 0 else {}
         outputs = full if strength == 1.0 else run_with(new, overrides, inputs)
-        damage[strength] = output_divergence(reference, outputs)
+        damage[strength] = output_divergence(reference, outputs, options.task)
     return min(damage, key=lambda s: (damage[s].damage, s)), damage
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from otgraph.calibrate.batches import Batch, split_batches
-from otgraph.calibrate.divergence import Divergence, output_divergence
+from otgraph.calibrate.divergence import Divergence, Task, output_divergence
 from otgraph.calibrate.moments import MeanVariance, mean_variance
 from otgraph.calibrate.transport_map import AffineMap, gaussian_map
 from otgraph.data import Data
@@ -30,13 +30,15 @@ SOURCE = "repair-moments"
 @dataclass(frozen=True)
 class MomentOptions:
     """``strengths``: how far along the geodesic to try going (0, nothing, is always tried). ``folds``: one
-    part in so many of the inputs is held out to choose. ``inputs``: at most so many are used."""
+    part in so many of the inputs is held out to choose. ``inputs``: at most so many are used. ``task``: how
+    the outputs are read when strengths are judged."""
 
     strengths: tuple[float, ...] = (0.5, 1.0)
     folds: int = 4
     inputs: int = 512
     memory: int = 1536 << 20
     seed: int = 0
+    task: Task = "auto"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def repair_moments(
         text = f"{len(batches)} batch of inputs cannot be split into a fitted and a held-out part; give more"
         nothing = Divergence(0.0)
         return MomentRepair({}, (Remark("missed", SOURCE, new.name, text),), 0.0, nothing, nothing)
-    damage = {t: _divergence(run.walked, held) for t, run in runs.items()}
+    damage = {t: _divergence(run.walked, held, options.task) for t, run in runs.items()}
     best = min(damage, key=lambda t: (damage[t].damage, t))
     figures: dict[str, float | int | str] = {
         f"damage_at_{t:g}": round(d.damage, 8) for t, d in damage.items()
@@ -220,5 +222,6 @@ def _run(
     return run
 
 
-def _divergence(walked: Walked, chosen: Sequence[int]) -> Divergence:
-    return output_divergence([walked.reference[i] for i in chosen], [walked.outputs[i] for i in chosen])
+def _divergence(walked: Walked, chosen: Sequence[int], task: Task) -> Divergence:
+    reference, outputs = ([values[i] for i in chosen] for values in (walked.reference, walked.outputs))
+    return output_divergence(reference, outputs, task)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from otgraph.calibrate.divergence import is_classifier, output_divergence
+from otgraph.errors import UsageError
 
 
 def test_equal_outputs_have_none() -> None:
@@ -36,7 +37,12 @@ def test_probabilities_are_not_softened_again() -> None:
 
 def test_rows_of_sequences_count_each() -> None:
     logits = torch.randn(2, 7, 5)
-    assert output_divergence([(logits,)], [(logits,)]).rows == 14
+    for rows, task in (
+        (logits.softmax(-1), "auto"),
+        (logits.log_softmax(-1), "auto"),
+        (logits, "classifier"),
+    ):
+        assert output_divergence([(rows,)], [(rows,)], task).rows == 14
 
 
 def test_regression_is_relative() -> None:
@@ -51,12 +57,28 @@ def test_regression_is_relative() -> None:
     ("outputs", "expected"),
     [
         ((torch.randn(2, 3),), True),
-        ((torch.randn(2, 3, 4),), True),
+        ((torch.randn(2, 3, 4).softmax(-1),), True),
+        ((torch.randn(2, 3, 4).log_softmax(-1),), True),
+        ((torch.randn(2, 3, 4),), False),  # a feature map, by its look
         ((torch.randn(2, 1),), False),
         ((torch.randn(2, 3, 4, 5),), False),
         ((torch.ones(2, 3, dtype=torch.int64),), False),
         ((torch.randn(2, 3), torch.randn(2, 3)), False),
     ],
 )
-def test_classifiers_are_known_by_shape(outputs: tuple[torch.Tensor, ...], expected: bool) -> None:
+def test_classifiers_are_known_by_their_look(outputs: tuple[torch.Tensor, ...], expected: bool) -> None:
     assert is_classifier([outputs]) is expected
+
+
+def test_a_stated_task_overrides_the_look() -> None:
+    scores, features = [(torch.randn(2, 3),)], [(torch.randn(2, 3, 4),)]
+    assert is_classifier(scores, "classifier") and is_classifier(features, "classifier")
+    assert not is_classifier(scores, "regression")
+    found = output_divergence(scores, [(scores[0][0] * 1.1,)], "regression")
+    assert found.kl is None and found.damage == pytest.approx(0.1, rel=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [(torch.randn(2, 3, 4, 5),), (torch.randn(2, 3), torch.randn(2, 3))])
+def test_a_classifier_without_class_scores_is_refused(outputs: tuple[torch.Tensor, ...]) -> None:
+    with pytest.raises(UsageError, match=r"^task classifier: needs one .*; use --task regression$"):
+        output_divergence([outputs], [outputs], "classifier")
