@@ -1,162 +1,83 @@
-"""How long one convolution or matrix product takes on an engine, as a function of its widths.
+"""How long single convolutions and matrix products take on an engine, over a grid of their widths.
 
-A node's time is no multiple of its MACs: narrow layers use the vector units badly, depthwise ones are bound
-by memory. So each distinct node is built as a model of its own, timed at a few widths, and a bilinear form
-``t = a + b·in·out + c·in + d·out`` with non-negative coefficients is fitted to relative errors. The kernel's
-own time is taken (what the engine inserts around a node in isolation is not what it inserts in the network).
+A node's time is no multiple of its MACs, nor any smooth function of its widths: the engine computes blocks of
+channels, narrow layers use the vector units badly, depthwise ones are bound by memory. So each distinct node
+is timed by itself at all the widths it may get, or at a coarse grid of them where there are many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
-from scipy.optimize import nnls
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from otgraph.engines.engine import Engine
 from otgraph.errors import ModelError
+from otgraph.latency.clock import Clock
+from otgraph.latency.kernel import Kernel
+from otgraph.latency.kernel_clock import read_costs, reference_ms
+from otgraph.latency.kernel_table import KernelTable, Point
 from otgraph.latency.table import LatencyTable
 
-RUNS = 12
-"""Runs per width; the minimum counts."""
+FINE = 8
+"""Up to this many widths of an axis are all measured."""
 
-OPSET = 17
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One node: ``conv``, ``depthwise`` or ``linear``, its widths, and what else its time depends on.
-
-    ``inputs`` and ``outputs``: channels (of a depthwise convolution the same). ``space``: the spatial extent
-    of the input, or for ``linear`` the number of rows. ``kernel``, ``stride``, ``dilation`` per spatial axis,
-    ``pads`` as ONNX writes them."""
-
-    kind: Literal["conv", "depthwise", "linear"]
-    inputs: int
-    outputs: int
-    space: tuple[int, ...]
-    kernel: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
-    pads: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-
-    def at(self, inputs: int, outputs: int) -> Kernel:
-        """The same node with other widths."""
-        return replace(self, inputs=inputs, outputs=outputs)
+COARSE = (0, 1 / 15, 4 / 15, 9 / 15, 1)
+"""Which of more widths are measured, by position: dense near the full width, where mild budgets are
+decided."""
 
 
 @dataclass(frozen=True)
-class KernelTime:
-    """Milliseconds as ``constant + both·in·out + inputs·in + outputs·out``; ``error`` is the largest relative
-    deviation from what was measured."""
+class Grid:
+    """The widths of the inputs and of the outputs to know a kernel's time at."""
 
-    constant: float
-    both: float
-    inputs: float
-    outputs: float
-    error: float = 0.0
+    inputs: frozenset[int]
+    outputs: frozenset[int]
 
-    def at(self, inputs: float, outputs: float) -> float:
-        """Milliseconds at these widths."""
-        return self.constant + self.both * inputs * outputs + self.inputs * inputs + self.outputs * outputs
+    def __or__(self, other: Grid) -> Grid:
+        return Grid(self.inputs | other.inputs, self.outputs | other.outputs)
+
+    def points(self, kernel: Kernel) -> list[Point]:
+        """The combinations to measure: all of them, or a coarse grid where an axis has many widths."""
+        outputs = thinned(self.outputs)
+        if kernel.kind == "depthwise":
+            return [(width, width) for width in outputs]
+        return [(i, o) for i in thinned(self.inputs) for o in outputs]
+
+
+def thinned(widths: Iterable[int]) -> tuple[int, ...]:
+    """The widths that are measured, descending, both ends among them."""
+    found = sorted(set(widths), reverse=True)
+    if len(found) <= FINE:
+        return tuple(found)
+    return tuple(found[round(share * (len(found) - 1))] for share in COARSE)
 
 
 def time_kernels(
     engine: Engine,
-    kernels: Sequence[Kernel],
+    wanted: Mapping[Kernel, Grid],
     *,
     threads: int = 1,
-    multiple: int = 8,
     table: LatencyTable | None = None,
+    clock: Clock | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> dict[Kernel, KernelTime]:
-    """Time every distinct kernel, those aside that ``table`` knows. One that the engine cannot run by itself
-    is left out."""
-    found: dict[Kernel, KernelTime] = {}
-    distinct = list(dict.fromkeys(kernels))
-    for number, kernel in enumerate(distinct, 1):
-        known = None if table is None else table.load(kernel)
-        if known is not None:
-            found[kernel] = KernelTime(**known)
-            continue
-        progress(f"timing node {number} of {len(distinct)}")
+) -> dict[Kernel, KernelTable]:
+    """Time every kernel over its grid, those points aside that ``table`` knows. A kernel that the engine
+    cannot run by itself is left out."""
+    found: dict[Kernel, KernelTable] = {}
+    clock = clock or Clock()
+    for number, (kernel, grid) in enumerate(wanted.items(), 1):
+        points = grid.points(kernel)
+        known = {} if table is None else table.load(kernel)
+        missing = [point for point in points if point not in known]
         try:
-            points = [
-                (i, o, _milliseconds(engine, kernel.at(i, o), threads)) for i, o in _grid(kernel, multiple)
-            ]
+            if missing:
+                progress(f"timing node {number} of {len(wanted)}")
+                read = read_costs(engine, [kernel.at(*point) for point in missing], threads, clock)
+                known = {**known, **dict(zip(missing, read, strict=True))}
+            unit = reference_ms(engine, threads, clock)
         except ModelError:
             continue
-        found[kernel] = fit_time(points, tied=kernel.kind == "depthwise")
-        if table is not None:
-            table.store(kernel, found[kernel])
+        if missing and table is not None:
+            table.store(kernel, {point: known[point] for point in missing})
+        found[kernel] = KernelTable.of({point: unit * known[point] for point in points})
     return found
-
-
-def fit_time(points: Sequence[tuple[int, int, float]], *, tied: bool = False) -> KernelTime:
-    """The non-negative form nearest in relative error to ``(inputs, outputs, milliseconds)`` points.
-
-    ``tied``: inputs and outputs are the same channels, so only the linear part is fitted.
-    """
-    i, o, t = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
-    columns = [np.ones_like(t), np.zeros_like(t) if tied else i * o, np.zeros_like(t) if tied else i, o]
-    scale = np.array([max(float(column.max()), 1.0) for column in columns])
-    design = np.stack(columns, axis=1) / scale / t[:, None]
-    found = nnls(design, np.ones_like(t))[0] / scale
-    form = KernelTime(*(float(value) for value in found))
-    worst = max(abs(form.at(a, b) / c - 1) for a, b, c in points)
-    return replace(form, error=float(worst))
-
-
-def _grid(kernel: Kernel, multiple: int) -> list[tuple[int, int]]:
-    """Full, three quarters, half and a quarter of either width, in multiples the engine likes."""
-
-    def widths(size: int) -> list[int]:
-        shares = (max(multiple * round(size * q / multiple), multiple) for q in (0.75, 0.5, 0.25))
-        return sorted({size, *(w for w in shares if w < size)}, reverse=True)
-
-    if kernel.kind == "depthwise":
-        return [(w, w) for w in widths(kernel.outputs)]
-    return [(i, o) for i in widths(kernel.inputs) for o in widths(kernel.outputs)]
-
-
-def _milliseconds(engine: Engine, kernel: Kernel, threads: int) -> float:
-    model, shape = _model(kernel)
-    session = engine.load(model.SerializeToString(), threads=threads)
-    feed = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    times = session.profile({"x": feed}, RUNS)
-    kernels = [time.ms for time in times if not time.op_type.startswith("Reorder")]
-    if not kernels:
-        raise ModelError(f"{kernel.kind}: the engine reports no time for it")
-    return max(sum(kernels), 5e-4)  # the profiler counts whole microseconds
-
-
-def _model(kernel: Kernel) -> tuple[onnx.ModelProto, tuple[int, ...]]:
-    if kernel.kind == "linear":
-        shape = (kernel.space[0], kernel.inputs)
-        weight = _random((kernel.inputs, kernel.outputs))
-        node = helper.make_node("Gemm", ["x", "w", "b"], ["y"])
-    else:
-        groups = kernel.outputs if kernel.kind == "depthwise" else 1
-        shape = (1, kernel.inputs, *kernel.space)
-        weight = _random((kernel.outputs, kernel.inputs // groups, *kernel.kernel))
-        node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=groups, **_attributes(kernel))
-    made = helper.make_graph(
-        [node],
-        "kernel",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(_random((kernel.outputs,)), "b")],
-    )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8), shape
-
-
-def _attributes(kernel: Kernel) -> dict[str, Any]:
-    return {"strides": kernel.stride, "pads": kernel.pads, "dilations": kernel.dilation}
-
-
-def _random(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.random.default_rng(1).standard_normal(shape).astype(np.float32) * np.float32(0.1)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from otgraph.errors import OutputError
-
-if TYPE_CHECKING:
-    from otgraph.latency.kernels import Kernel, KernelTime
+from otgraph.latency.kernel import Kernel
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS kernel_times (
-    device TEXT NOT NULL, kernel TEXT NOT NULL, form TEXT NOT NULL, PRIMARY KEY (device, kernel)
+CREATE TABLE IF NOT EXISTS kernel_costs_2 (
+    device TEXT NOT NULL, kernel TEXT NOT NULL, inputs INTEGER NOT NULL, outputs INTEGER NOT NULL,
+    cost REAL NOT NULL, PRIMARY KEY (device, kernel, inputs, outputs)
 )
 """
+"""The number is raised whenever kernels are timed in another way, so that old figures are not mixed in."""
 
 
 class LatencyTable:
-    """Fitted times by device and kernel. ``device`` is what an engine says of itself (``Engine.describe``)
+    """Costs by device, kernel and widths. ``device`` is what an engine says of itself (``Engine.describe``)
     with the number of threads: figures of one engine, version or machine are never taken for another's.
+    Costs are relative to a reference kernel's, so that those measured at different times agree.
 
     Raises ``OutputError`` where the file cannot be used.
     """
@@ -34,27 +33,31 @@ class LatencyTable:
         self.device = json.dumps({key: str(value) for key, value in sorted(device.items())})
         self._run(_SCHEMA)
 
-    def load(self, kernel: Kernel) -> dict[str, float] | None:
-        """The coefficients of ``KernelTime`` by name, or None."""
+    def load(self, kernel: Kernel) -> dict[tuple[int, int], float]:
+        """What is known of ``kernel``, at whatever widths, by (inputs, outputs)."""
         rows = self._run(
-            "SELECT form FROM kernel_times WHERE device = ? AND kernel = ?", self.device, repr(kernel)
+            "SELECT inputs, outputs, cost FROM kernel_costs_2 WHERE device = ? AND kernel = ?",
+            [(self.device, _key(kernel))],
         )
-        return None if not rows else {str(k): float(v) for k, v in json.loads(rows[0][0]).items()}
+        return {(int(i), int(o)): float(cost) for i, o, cost in rows}
 
-    def store(self, kernel: Kernel, time: KernelTime) -> None:
-        """Keep ``time``; a row written before is replaced."""
-        self._run(
-            "INSERT OR REPLACE INTO kernel_times VALUES (?, ?, ?)",
-            self.device,
-            repr(kernel),
-            json.dumps(asdict(time)),
-        )
+    def store(self, kernel: Kernel, costs: Mapping[tuple[int, int], float]) -> None:
+        """Keep costs by (inputs, outputs); what was written before at these widths is replaced."""
+        rows = [(self.device, _key(kernel), i, o, cost) for (i, o), cost in costs.items()]
+        self._run("INSERT OR REPLACE INTO kernel_costs_2 VALUES (?, ?, ?, ?, ?)", rows)
 
-    def _run(self, statement: str, *values: str) -> list[tuple[str, ...]]:
+    def _run(
+        self, statement: str, rows: Sequence[tuple[str | int | float, ...]] = ((),)
+    ) -> list[tuple[float, ...]]:
         try:
             with closing(sqlite3.connect(self.path, timeout=10)) as connection, connection:
-                return connection.execute(statement, values).fetchall()
+                return [each for row in rows for each in connection.execute(statement, row)]
         except sqlite3.Error as error:
             raise OutputError(
                 f"{self.path}: cannot be used as a latency table ({error}); remove it, or set OTGRAPH_CACHE"
             ) from error
+
+
+def _key(kernel: Kernel) -> str:
+    """All that a time depends on but the widths."""
+    return repr(kernel.at(0, 0))

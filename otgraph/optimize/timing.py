@@ -1,130 +1,162 @@
-"""What the nodes of a graph cost in time, as polynomials in the widths of its dims.
+"""What the nodes of a graph take in time, as functions of the widths of its dims.
 
-Convolutions and products are timed one by one on the engine at a few widths (``latency.kernels``). What is
-left of the measured whole goes, a fixed overhead aside, to the other nodes in proportion to the elements they
-make: an element-wise node costs memory traffic. The sum ranks choices; the closed loop scales it to the
-clock."""
+Convolutions and products are timed one by one on the engine over the widths they may get
+(``latency.kernels``); the other nodes are priced by the elements they make (``optimize.elementwise``). All
+are on one scale per engine object, so sums of them rank choices and predict ratios; the closed loop scales
+them to the clock."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from torch import fx
+from collections.abc import Sequence
+from functools import reduce
+from itertools import product
+from operator import or_
 
 from otgraph.engines.engine import Engine
-from otgraph.graph.affine import Affine, affine_nodes
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.expression import Expression
 from otgraph.graph.graph import Graph
-from otgraph.latency.kernels import Kernel, KernelTime, time_kernels
+from otgraph.latency.kernel import Kernel
+from otgraph.latency.kernel_table import KernelTable, KernelTime
+from otgraph.latency.kernels import Grid, time_kernels
 from otgraph.latency.model import OVERHEAD
 from otgraph.latency.table import LatencyTable
+from otgraph.optimize.elementwise import element_times
 from otgraph.optimize.settings import Settings
-from otgraph.plan.terms import Polynomial, Term, collect, evaluate, expand, multiply
+from otgraph.optimize.timed_node import Candidates, TimedNode, timed_nodes
+from otgraph.plan.terms import NodeTime, Polynomial, Term, TimeTable, collect, expand, multiply
+
+TABLE_DIMS = 2
+"""A node whose widths depend on more dims is priced by a smooth form."""
 
 
-def time_terms(
-    graph: Graph, axes: AxisMap, engine: Engine, whole_ms: float, settings: Settings
-) -> Polynomial:
-    """Milliseconds of one inference (batch 1) as a polynomial in the widths of the prunable dims."""
-    views = {view.node.name: view for view in affine_nodes(graph)}
-    kernels = {name: kernel_of(graph, axes, view) for name, view in views.items()}
-    known = [kernel for kernel in kernels.values() if kernel is not None]
+def node_times(
+    graph: Graph, axes: AxisMap, engine: Engine, whole_ms: float, settings: Settings, candidates: Candidates
+) -> tuple[tuple[NodeTime, ...], Polynomial]:
+    """Milliseconds of every node of ``graph`` in one inference (batch 1) over the candidate widths, and what
+    no node's removal saves.
+
+    A convolution or product whose widths depend on at most two dims has a table over them; the others have
+    terms. Their sum is near ``whole_ms`` at full widths, not equal to it: ``whole_ms`` only says how much
+    there can be for nodes that are not timed.
+    """
+    nodes = timed_nodes(graph, axes)
+    timed = affine_times(nodes, engine, settings, candidates)
+    full = {dim.name: dim.size for dim in axes.prunable()}
+    known = sum(time.at(full) for time in timed.values())
+    rest = whole_ms * (1 - OVERHEAD) - known
+    others = element_times(graph, axes, rest, candidates)
+    total = known + sum(time.at(full) for time in others)
+    overhead = total * OVERHEAD / (1 - OVERHEAD)
+    return (*timed.values(), *others), (Term(overhead),)
+
+
+def affine_times(
+    nodes: Sequence[TimedNode], engine: Engine, settings: Settings, candidates: Candidates
+) -> dict[str, NodeTime]:
+    """The time of each node by its name, of a graph's own (``timed_nodes``) or of nodes that might take
+    others' place; one that the engine cannot run by itself is left out.
+
+    For a k×k convolution in place of a span: ``reads`` is the channel axis of the span's entry
+    (``axes.values[entry][0][1]``), ``makes`` that of its exit. All times are comparable with each other and
+    with those of ``node_times``.
+    """
+    tables = _tables(nodes, engine, settings, candidates)
+    return {
+        node.name: _node_time(node, tables[node.kernel], candidates)
+        for node in nodes
+        if node.kernel in tables
+    }
+
+
+def kernel_time(
+    name: str,
+    kernel: Kernel,
+    reads: Expression,
+    makes: Expression,
+    engine: Engine,
+    settings: Settings,
+    candidates: Candidates,
+) -> NodeTime | None:
+    """``affine_times`` of a single node; None where the engine cannot run it."""
+    return affine_times([TimedNode(name, kernel, reads, makes)], engine, settings, candidates).get(name)
+
+
+def _tables(
+    nodes: Sequence[TimedNode], engine: Engine, settings: Settings, candidates: Candidates
+) -> dict[Kernel, KernelTable]:
+    wanted: dict[Kernel, list[Grid]] = {}
+    for node in nodes:
+        wanted.setdefault(node.kernel, []).append(_grid(node, candidates, settings.multiple))
     table = None
     if settings.cache is not None:
-        device = {**engine.describe(), "threads": settings.threads, "multiple": settings.multiple}
-        table = LatencyTable(settings.cache / "latency.sqlite", device)
-    times = time_kernels(
+        table = LatencyTable(
+            settings.cache / "latency.sqlite", {**engine.describe(), "threads": settings.threads}
+        )
+    return time_kernels(
         engine,
-        known,
+        {kernel: reduce(or_, grids) for kernel, grids in wanted.items()},
         threads=settings.threads,
-        multiple=settings.multiple,
         table=table,
         progress=settings.progress,
     )
-    dims = frozenset(dim.name for dim in axes.prunable())
-    terms: list[Term] = []
-    for name, view in views.items():
-        kernel = kernels[name]
-        if kernel is not None and kernel in times:
-            terms += _affine_terms(axes, view, kernel, times[kernel], dims)
-    full = {dim.name: dim.size for dim in axes.prunable()}
-    rest = max(whole_ms * (1 - OVERHEAD) - evaluate(terms, full), 0.0)
-    return collect([*terms, Term(whole_ms * OVERHEAD), *_other_terms(graph, axes, views, rest, dims, full)])
 
 
-def kernel_of(graph: Graph, axes: AxisMap, view: Affine) -> Kernel | None:
-    """The node as something that can be timed alone; None for groupings other than depthwise."""
-    sizes = [axis.size for axis in axes.values[view.data.name][0]]
-    weight = [axis.size for axis in axes.tensors[view.weight]]
-    if view.kind == "linear":
-        inputs, outputs = (weight[1], weight[0]) if view.layout == "oi" else (weight[0], weight[1])
-        return Kernel("linear", inputs, outputs, (_rows(graph, sizes),))
-    depthwise = view.groups > 1 and weight[1] == 1 and weight[0] == view.groups
-    if view.groups > 1 and not depthwise:
-        return None
-    pads = tuple(p[0] for p in view.padding) + tuple(p[1] for p in view.padding)
-    return Kernel(
-        "depthwise" if depthwise else "conv",
-        sizes[1],
-        weight[0],
-        tuple(sizes[2:]),
-        tuple(weight[2:]),
-        view.stride,
-        pads,
-        view.dilation,
-    )
+def _grid(node: TimedNode, candidates: Candidates, multiple: int) -> Grid:
+    """Every width the node may get; quarters of the full widths where a smooth form is fitted."""
+    kernel, names = node.kernel, node.varying(candidates)
+    if kernel.groups > 1:
+        return Grid(frozenset([kernel.inputs]), frozenset([kernel.outputs]))
+    if len(names) > TABLE_DIMS:
+        inputs, outputs = (
+            _quarters(size, multiple) if any(name in candidates for name in axis.dims()) else [size]
+            for size, axis in ((kernel.inputs, node.reads), (kernel.outputs, node.makes))
+        )
+        return Grid(frozenset(inputs), frozenset(outputs))
+    lengths = [node.lengths(widths) for widths in _combinations(names, candidates)]
+    return Grid(frozenset(i for i, _ in lengths), frozenset(o for _, o in lengths))
 
 
-def _rows(graph: Graph, sizes: Sequence[int]) -> int:
-    batch = int(graph.example[0].shape[0]) if graph.example and graph.example[0].dim() else 1
-    rows = 1
-    for size in sizes[:-1]:
-        rows *= size
-    return max(rows // max(batch, 1), 1)
+def _quarters(size: int, multiple: int) -> list[int]:
+    shares = (max(multiple * round(size * q / multiple), multiple) for q in (0.75, 0.5, 0.25))
+    return sorted({size, *(width for width in shares if width < size)})
 
 
-def _affine_terms(
-    axes: AxisMap, view: Affine, kernel: Kernel, time: KernelTime, dims: frozenset[str]
-) -> Polynomial:
-    weight = axes.tensors[view.weight]
-    outer, inner = (0, 1) if view.layout == "oi" else (1, 0)
-    made = expand(weight[outer], dims)
-    read = made if kernel.kind == "depthwise" else expand(weight[inner], dims)
+def _combinations(names: Sequence[str], candidates: Candidates) -> list[dict[str, int]]:
+    widths = product(*(candidates[name] for name in names))
+    return [dict(zip(names, each, strict=True)) for each in widths]
+
+
+def _node_time(node: TimedNode, table: KernelTable, candidates: Candidates) -> NodeTime:
+    names = node.varying(candidates)
+    if len(names) > TABLE_DIMS or (names and node.kernel.groups > 1):
+        return NodeTime(node.name, _terms(node, table, candidates))
+    if not names:
+        return NodeTime(node.name, (Term(table.at(*node.lengths({}))),))
+    values = {
+        tuple(widths.values()): table.at(*node.lengths(widths)) for widths in _combinations(names, candidates)
+    }
+    return NodeTime(node.name, table=TimeTable(names, values))
+
+
+def _terms(node: TimedNode, table: KernelTable, candidates: Candidates) -> Polynomial:
+    """The smooth form; a grouped convolution's time goes with its MACs."""
+    reads, makes = expand(node.reads, candidates), expand(node.makes, candidates)
+    both = multiply([reads, makes])
+    if node.kernel.groups > 1:
+        ms = table.at(node.kernel.inputs, node.kernel.outputs)
+        return _times(ms * node.kernel.groups / (node.kernel.inputs * node.kernel.outputs), both)
+    form: KernelTime = table.fitted()
     return collect(
         [
-            Term(time.constant),
-            *_times(time.both, multiply([read, made])),
-            *_times(time.inputs, read),
-            *_times(time.outputs, made),
+            Term(form.constant),
+            *_times(form.both, both),
+            *_times(form.inputs, reads),
+            *_times(form.outputs, makes),
         ]
     )
 
 
-def _other_terms(
-    graph: Graph,
-    axes: AxisMap,
-    views: Mapping[str, Any],
-    rest: float,
-    dims: frozenset[str],
-    full: Mapping[str, int],
-) -> Polynomial:
-    elements: list[Term] = []
-    for node in graph.module.graph.nodes:
-        if node.op == "call_function" and node.name not in views and _makes_values(node, axes):
-            elements += multiply([_length(axis, dims) for axis in axes.values[node.name][0]])
-    total = evaluate(elements, full)
-    return _times(rest / total, elements) if total > 0 else (Term(rest),)
-
-
-def _makes_values(node: fx.Node, axes: AxisMap) -> bool:
-    return len(axes.values.get(node.name, ())) == 1 and bool(axes.values[node.name][0])
-
-
-def _length(axis: Expression, dims: frozenset[str]) -> Polynomial:
-    return expand(axis, dims)
-
-
 def _times(factor: float, terms: Sequence[Term]) -> Polynomial:
+    """``terms`` multiplied by ``factor``, which is not negative."""
     return tuple(Term(factor * term.coefficient, term.dims) for term in terms) if factor > 0 else ()

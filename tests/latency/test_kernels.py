@@ -1,9 +1,10 @@
-"""Times of single nodes: the fitted form, what is timed, and that each kernel is the node it stands for."""
+"""Times of single nodes: the grid, the copies, the clock, the cache, and that each kernel is its node."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,127 +15,232 @@ from otgraph.data import Array
 from otgraph.engines.engine import Engine, Model, NodeTime, Session
 from otgraph.engines.onnxruntime import OnnxRuntime
 from otgraph.errors import ModelError, OutputError
-from otgraph.latency.kernels import Kernel, KernelTime, fit_time, time_kernels
+from otgraph.latency import kernel_clock
+from otgraph.latency.clock import Clock
+from otgraph.latency.kernel import Kernel
+from otgraph.latency.kernel_clock import REFERENCE, copies_of, read_costs, reference_ms
+from otgraph.latency.kernel_model import kernel_model
+from otgraph.latency.kernels import Grid, thinned, time_kernels
 from otgraph.latency.table import LatencyTable
 
 CONV = Kernel("conv", 32, 64, (14, 14), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
 DEPTHWISE = Kernel("depthwise", 32, 32, (14, 14), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
 LINEAR = Kernel("linear", 64, 16, (4,))
-GRID = [(i, o) for i in (32, 24, 16, 8) for o in (64, 48, 32, 16)]
+GROUPED = replace(CONV, groups=4)
 
 
-def weight_shape(model: Model) -> tuple[int, ...]:
-    assert isinstance(model, bytes)
-    return tuple(onnx.load_from_string(model).graph.initializer[0].dims)
+def grid(kernel: Kernel, inputs: int = 0, outputs: int = 0) -> Grid:
+    """Multiples of a step (0: the full width only)."""
+    return Grid(
+        frozenset(range(inputs, kernel.inputs, inputs) if inputs else ()) | {kernel.inputs},
+        frozenset(range(outputs, kernel.outputs, outputs) if outputs else ()) | {kernel.outputs},
+    )
+
+
+def law(shape: tuple[int, ...]) -> float:
+    """Milliseconds of a node with weights of this shape."""
+    return 0.01 + 1e-6 * prod(shape)
+
+
+@dataclass
+class Machine:
+    """A scripted clock: every run of a session takes what its nodes take, times ``load``."""
+
+    now: float = 0.0
+    load: float = 1.0
+    runs: int = 0
+
+    def clock(self) -> Clock:
+        return Clock(lambda: round(self.now), lambda: round(3 * self.now))
 
 
 @dataclass
 class Scripted(Session):
-    """Takes as long as ``law`` says of the weight's shape; the engine's own conversions do not count."""
-
-    shape: tuple[int, ...]
+    machine: Machine
+    ms: float
     inputs = ()
     outputs = ()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        raise NotImplementedError
+        self.machine.runs += 1
+        self.machine.now += 1e6 * self.ms * self.machine.load
+        return {}
 
     def profile(self, feeds: Mapping[str, Array], runs: int) -> list[NodeTime]:
-        outputs, inputs = self.shape[:2] if len(self.shape) > 2 else self.shape[::-1]
-        ms = 0.01 + 2e-5 * inputs * outputs + 1e-4 * outputs
-        return [NodeTime("r", "ReorderInput", 5.0), NodeTime("n", "Conv", ms)]
+        raise NotImplementedError
 
 
 class Fake(Engine):
+    """Takes ``law`` of each copy's weights, and a hundredth of a millisecond per call and pick."""
+
     name = "fake"
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine | None = None) -> None:
+        self.machine = machine or Machine()
         self.loaded: list[tuple[int, ...]] = []
 
     def unavailable(self) -> str | None:
         return None
 
     def load(self, model: Model, *, threads: int = 1) -> Session:
-        self.loaded.append(weight_shape(model))
-        return Scripted(self.loaded[-1])
+        assert isinstance(model, bytes)
+        graph = onnx.load_from_string(model).graph
+        weights = [tuple(t.dims) for t in graph.initializer if t.name.startswith("w")]
+        picks = sum(node.output[0].startswith("p") for node in graph.node)
+        self.loaded += weights[:1] if len(weights) == 1 else []
+        return Scripted(self.machine, 0.01 + 0.01 * picks + sum(map(law, weights)))
 
     def describe(self) -> dict[str, str]:
         return {"engine": "fake"}
 
 
-def test_known_coefficients_are_recovered() -> None:
-    truth = KernelTime(0.02, 3e-5, 2e-4, 1e-4)
-    found = fit_time([(i, o, truth.at(i, o)) for i, o in GRID])
-    np.testing.assert_allclose(
-        [found.constant, found.both, found.inputs, found.outputs], [0.02, 3e-5, 2e-4, 1e-4], rtol=1e-6
-    )
-    assert found.error < 1e-9
+def own(engine: Fake) -> list[tuple[int, ...]]:
+    """The weights that were timed, the reference aside."""
+    return sorted(shape for shape in engine.loaded if shape != (64, 64, 3, 3))
 
 
-def test_tied_widths_have_only_a_linear_part() -> None:
-    found = fit_time([(w, w, 0.01 + 4e-4 * w) for w in (32, 24, 16, 8)], tied=True)
-    assert (found.both, found.inputs) == (0.0, 0.0)
-    assert (found.constant, found.outputs) == (pytest.approx(0.01), pytest.approx(4e-4))
-
-
-def test_no_coefficient_is_negative_and_the_error_is_said() -> None:
-    falling = fit_time([(8, 8, 1.0), (16, 8, 0.8), (8, 16, 0.9), (16, 16, 0.5)])
-    parts = [falling.constant, falling.both, falling.inputs, falling.outputs]
-    assert min(parts) >= 0
-    worst = max(abs(falling.at(i, o) / t - 1) for i, o, t in [(8, 8, 1.0), (16, 16, 0.5)])
-    assert falling.error >= worst > 0.1
-
-
-def test_small_times_count_as_much_as_large_ones() -> None:
-    truth = KernelTime(0.001, 1e-3, 0.0, 0.0)
-    noisy = [(i, o, truth.at(i, o) * (1.02 if (i + o) % 3 else 0.98)) for i, o in GRID]
-    assert fit_time(noisy).error < 0.05
-
-
-def test_a_convolution_is_timed_at_sixteen_widths() -> None:
+def test_only_the_copies_count() -> None:
     engine = Fake()
-    found = time_kernels(engine, [CONV])
-    assert sorted(engine.loaded) == sorted((o, i, 3, 3) for i, o in GRID)
-    assert found[CONV].at(20, 40) == pytest.approx(0.01 + 2e-5 * 800 + 4e-3, rel=1e-6)
+    found = read_costs(engine, [CONV, DEPTHWISE, LINEAR], 1, engine.machine.clock())
+    wanted = [law(shape) / law((64, 64, 3, 3)) for shape in ((64, 32, 3, 3), (32, 1, 3, 3), (64, 16))]
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert reference_ms(engine, 1, engine.machine.clock()) == pytest.approx(law((64, 64, 3, 3)), rel=1e-4)
 
 
-def test_a_depthwise_one_at_four_and_widths_are_multiples() -> None:
+def test_what_slows_everything_is_taken_out() -> None:
+    machine = Machine()
+    quiet = [law((64, 32, 3, 3)) / law((64, 64, 3, 3))]
+
+    def busy() -> int:
+        machine.load = 1.4 if machine.runs % 60 > 40 else 1.0
+        return round(machine.now)
+
+    engine = Fake(machine)
+    assert read_costs(engine, [CONV], 1, Clock(busy, busy)) == pytest.approx(quiet, rel=0.02)
+    machine.load = 3.0
+    assert read_costs(engine, [CONV], 1, machine.clock()) == pytest.approx(quiet, rel=1e-4)
+
+
+def test_all_that_is_timed_on_one_engine_has_one_scale() -> None:
+    machine = Machine()
+    engine = Fake(machine)
+    first = time_kernels(engine, {CONV: grid(CONV)}, clock=machine.clock())[CONV]
+    machine.load = 2.0
+    again = time_kernels(engine, {CONV: grid(CONV)}, clock=machine.clock())[CONV]
+    assert again.at(32, 64) == pytest.approx(first.at(32, 64), rel=1e-4)
+    fresh = time_kernels(Fake(machine), {CONV: grid(CONV)}, clock=machine.clock())[CONV]
+    assert fresh.at(32, 64) == pytest.approx(2 * first.at(32, 64), rel=1e-4)
+
+
+def test_cpu_time_counts_on_one_thread_and_wall_time_on_two() -> None:
     engine = Fake()
-    time_kernels(engine, [DEPTHWISE])
-    assert sorted(engine.loaded) == [(w, 1, 3, 3) for w in (8, 16, 24, 32)]
+    one = reference_ms(engine, 1, engine.machine.clock())
+    assert reference_ms(engine, 2, engine.machine.clock()) == pytest.approx(3 * one, rel=1e-4)
+
+
+def test_a_clock_that_sees_nothing_gives_times_above_nothing() -> None:
+    table = time_kernels(Fake(), {CONV: grid(CONV, 8)}, clock=Clock(lambda: 0, lambda: 0))[CONV]
+    assert table.at(32, 64) > 0
+
+
+def test_small_kernels_are_copied_more_often() -> None:
+    large = CONV.at(512, 512)
+    assert copies_of(large) == kernel_clock.COPIES[0] < copies_of(CONV.at(8, 8)) == kernel_clock.COPIES[1]
+
+
+def test_large_kernels_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [CONV.at(i, 64) for i in (8, 16, 24, 32)]
+    assert len(kernel_clock._chunks(kernels)) == 1
+    monkeypatch.setattr(kernel_clock, "MEMORY", 1.0)
+    assert kernel_clock._chunks(kernels) == [[kernel] for kernel in kernels]
     engine = Fake()
-    time_kernels(engine, [LINEAR], multiple=16)
-    assert {i for i, _ in engine.loaded} == {64, 48, 32, 16} and {o for _, o in engine.loaded} == {16}
+    found = read_costs(engine, kernels, 1, engine.machine.clock())
+    wanted = [law((64, i, 3, 3)) / law((64, 64, 3, 3)) for i in (8, 16, 24, 32)]
+    assert found == pytest.approx(wanted, rel=1e-4)
 
 
-def test_equal_kernels_are_timed_once() -> None:
+def test_few_widths_are_all_measured() -> None:
     engine = Fake()
-    said: list[str] = []
-    time_kernels(engine, [LINEAR, CONV, LINEAR], progress=said.append)
-    assert said == ["timing node 1 of 2", "timing node 2 of 2"]
+    table = time_kernels(engine, {CONV: grid(CONV, 8, 8)}, clock=engine.machine.clock())[CONV]
+    assert own(engine) == sorted((o, i, 3, 3) for i in range(8, 40, 8) for o in range(8, 72, 8) if i != 64)
+    assert table.at(24, 40) == pytest.approx(law((40, 24, 3, 3)), rel=1e-4)
 
 
-def test_what_the_engine_cannot_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Fake, model: Model, *, threads: int = 1) -> Session:
-        if len(weight_shape(model)) == 4:
-            raise ModelError("no convolutions here")
-        return Scripted(weight_shape(model))
+def test_many_widths_are_thinned_out_densely_near_the_full_one() -> None:
+    assert thinned(range(8, 72, 8)) == (64, 56, 48, 40, 32, 24, 16, 8)
+    found = thinned(range(8, 136, 8))
+    assert found == (128, 120, 96, 56, 8)
+    assert thinned([20, 16, 8, 16]) == (20, 16, 8)
 
-    monkeypatch.setattr(Fake, "load", refuse)
-    assert list(time_kernels(Fake(), [CONV, LINEAR])) == [LINEAR]
+
+def test_between_thinned_widths_a_bilinear_law_is_met() -> None:
+    engine = Fake()
+    wide = CONV.at(128, 64)
+    table = time_kernels(engine, {wide: grid(wide, 8, 32)}, clock=engine.machine.clock())[wide]
+    assert len(own(engine)) == 10
+    assert table.at(72, 32) == pytest.approx(law((32, 72, 3, 3)), rel=1e-4)
+
+
+def test_a_depthwise_one_is_measured_along_the_diagonal() -> None:
+    engine = Fake()
+    table = time_kernels(engine, {DEPTHWISE: grid(DEPTHWISE, 8, 8)}, clock=engine.machine.clock())[DEPTHWISE]
+    assert own(engine) == [(w, 1, 3, 3) for w in (8, 16, 24, 32)]
+    assert table.tied
+    assert table.at(24, 24) == pytest.approx(law((24, 1, 3, 3)), rel=1e-4)
+
+
+def test_grids_are_united() -> None:
+    assert grid(LINEAR) | grid(LINEAR, 32) == grid(LINEAR, 32)
+
+
+def test_what_the_engine_cannot_run_is_left_out() -> None:
+    class Refusing(Fake):
+        def load(self, model: Model, *, threads: int = 1) -> Session:
+            assert isinstance(model, bytes)
+            if onnx.load_from_string(model).graph.initializer[0].dims[1] == 1:
+                raise ModelError("no depthwise convolutions here")
+            return super().load(model, threads=threads)
+
+    engine = Refusing()
+    wanted = {DEPTHWISE: grid(DEPTHWISE), LINEAR: grid(LINEAR)}
+    assert list(time_kernels(engine, wanted, clock=engine.machine.clock())) == [LINEAR]
 
 
 def test_a_table_spares_measuring_again(tmp_path: Path) -> None:
-    first, again, other = Fake(), Fake(), Fake()
-    table = LatencyTable(tmp_path / "t.sqlite", {"engine": "fake", "threads": 1})
-    times = time_kernels(first, [CONV, LINEAR], table=table)
-    assert (
-        time_kernels(again, [CONV, LINEAR], table=LatencyTable(table.path, {"threads": 1, "engine": "fake"}))
-        == times
-    )
-    assert first.loaded and not again.loaded
-    time_kernels(other, [CONV], table=LatencyTable(table.path, {"engine": "fake", "threads": 2}))
-    assert other.loaded  # another device has times of its own
+    path, said = tmp_path / "t.sqlite", list[str]()
+
+    def timed(wanted: dict[Kernel, Grid], **device: object) -> tuple[Fake, float]:
+        engine = Fake()
+        table = LatencyTable(path, device)
+        found = time_kernels(engine, wanted, table=table, clock=engine.machine.clock(), progress=said.append)
+        return engine, found[CONV].at(16, 64)
+
+    first, ms = timed({CONV: grid(CONV, 16), LINEAR: grid(LINEAR)}, engine="fake", threads=1)
+    assert len(own(first)) == 3
+    assert said == ["timing node 1 of 2", "timing node 2 of 2"]
+    again, same = timed({CONV: grid(CONV, 16)}, threads=1, engine="fake")
+    assert own(again) == []
+    assert same == pytest.approx(ms, rel=1e-4)
+    wider, _ = timed({CONV: grid(CONV, 8)}, engine="fake", threads=1)
+    assert own(wider) == [(64, 8, 3, 3), (64, 24, 3, 3)]  # the other widths are known
+    other, _ = timed({CONV: grid(CONV, 16)}, engine="fake", threads=2)
+    assert len(own(other)) == 2  # another device has times of its own
+
+
+def test_a_table_tells_kernels_apart(tmp_path: Path) -> None:
+    table = LatencyTable(tmp_path / "t.sqlite", {})
+    table.store(CONV, {(32, 64): 2.0, (8, 8): 0.5})
+    table.store(CONV, {(8, 8): 0.25})
+    assert table.load(CONV.at(8, 8)) == {(32, 64): 2.0, (8, 8): 0.25}
+    for other in (replace(CONV, stride=(1, 1)), replace(CONV, activation="Relu"), GROUPED, DEPTHWISE):
+        assert table.load(other) == {}
+
+
+def test_forms_of_earlier_versions_are_ignored(tmp_path: Path) -> None:
+    table = LatencyTable(tmp_path / "t.sqlite", {})
+    table._run("CREATE TABLE kernel_times (device TEXT, kernel TEXT, form TEXT)")
+    table._run("INSERT INTO kernel_times VALUES (?, ?, ?)", [(table.device, repr(CONV), "{}")])
+    assert LatencyTable(table.path, {}).load(CONV) == {}
 
 
 def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
@@ -144,8 +250,39 @@ def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
         LatencyTable(path, {})
 
 
-@pytest.mark.parametrize("kernel", [CONV, DEPTHWISE, LINEAR], ids=lambda k: k.kind)
+def test_positions_and_macs_are_those_of_the_node() -> None:
+    assert (CONV.positions, CONV.macs) == (49, 49 * 64 * 32 * 9)
+    assert (DEPTHWISE.positions, DEPTHWISE.macs) == (196, 196 * 32 * 9)
+    assert (LINEAR.positions, LINEAR.macs) == (4, 4 * 64 * 16)
+    assert GROUPED.macs == CONV.macs // 4
+
+
+ACTIVE = [replace(CONV, activation=name) for name in ("Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid")]
+
+
+@pytest.mark.parametrize("kernel", [CONV, DEPTHWISE, LINEAR, GROUPED, *ACTIVE], ids=str)
+def test_the_model_holds_the_node_so_often(kernel: Kernel) -> None:
+    one, many = (onnx.load_from_string(kernel_model(kernel, n, 5)) for n in (1, 5))
+    made = {op: sum(n.op_type == op for n in many.graph.node) for op in ("Conv", "Gemm", "Slice")}
+    base = {op: sum(n.op_type == op for n in one.graph.node) for op in made}
+    extra = {op: made[op] - base[op] for op in made}
+    linear = kernel.kind == "linear"
+    assert extra == {"Conv": 0 if linear else 4, "Gemm": 4 if linear else 0, "Slice": 0}
+    feed = {"x": np.ones(kernel.input_shape, np.float32)}
+    ran = {t.op_type for t in OnnxRuntime().load(many.SerializeToString()).profile(feed, 1)}
+    assert kernel.activation not in ran  # fused, as in a network
+    outputs = OnnxRuntime().load(many.SerializeToString()).run(feed)
+    assert next(iter(outputs.values())).size <= 16
+
+
+@pytest.mark.parametrize("kernel", [CONV, DEPTHWISE, LINEAR, GROUPED], ids=lambda k: k.kind)
 def test_each_kind_runs_in_onnxruntime(kernel: Kernel) -> None:
-    found = time_kernels(OnnxRuntime(), [kernel.at(8, 8)])
-    assert list(found) == [kernel.at(8, 8)]
-    assert found[kernel.at(8, 8)].at(8, 8) > 0
+    small = kernel.at(8, 8)
+    found = time_kernels(OnnxRuntime(), {small: grid(small)})
+    assert list(found) == [small]
+    assert found[small].at(8, 8) > 0
+
+
+def test_the_reference_is_a_kernel_like_others() -> None:
+    engine = Fake()
+    assert read_costs(engine, [REFERENCE], 1, engine.machine.clock()) == pytest.approx([1.0], rel=1e-4)

@@ -1,4 +1,4 @@
-"""Times of nodes as polynomials in the widths; the kernels of a graph; when a budget counts as missed."""
+"""Times of nodes as tables over the widths; the kernels of a graph; when a budget counts as missed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from otgraph.graph.affine import affine_nodes
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap
+from otgraph.graph.axes.expression import Atom, Concatenation
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.latency.kernels import Kernel, KernelTime
+from otgraph.latency.kernel import Kernel
+from otgraph.latency.kernel_table import KernelTable
+from otgraph.latency.kernels import Grid
 from otgraph.latency.model import OVERHEAD
 from otgraph.optimize import run, timing
 from otgraph.optimize.settings import Settings
-from otgraph.optimize.timing import kernel_of, time_terms
+from otgraph.optimize.timed_node import TimedNode, timed_nodes
+from otgraph.optimize.timing import affine_times, kernel_time, node_times
 from otgraph.plan.budget import Budget
-from otgraph.plan.terms import evaluate
+from otgraph.plan.candidates import candidate_widths
+from otgraph.plan.terms import NodeTime, TimeTable, evaluate
 
 WHOLE = 10.0
 
@@ -41,41 +45,159 @@ def axes(graph: Graph) -> AxisMap:
     return analyse(graph)
 
 
+def kernels(graph: Graph, axes: AxisMap) -> list[Kernel]:
+    return [node.kernel for node in timed_nodes(graph, axes)]
+
+
 def test_every_node_is_seen_as_the_kernel_it_is(graph: Graph, axes: AxisMap) -> None:
-    first, depthwise, pointwise, grouped, linear = (kernel_of(graph, axes, v) for v in affine_nodes(graph))
-    assert first == Kernel("conv", 3, 16, (8, 8), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
+    first, depthwise, pointwise, grouped, linear = kernels(graph, axes)
+    assert first == Kernel("conv", 3, 16, (8, 8), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), activation="Relu")
     assert depthwise == Kernel("depthwise", 16, 16, (4, 4), (3, 3), (1, 1), (1, 0, 1, 0), (1, 1))
-    assert pointwise == Kernel("conv", 16, 24, (4, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
-    assert grouped is None
+    assert pointwise == Kernel("conv", 16, 24, (4, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, "Relu")
+    assert grouped == Kernel("conv", 24, 24, (4, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 2)
     assert linear == Kernel("linear", 192, 5, (1,))
 
 
-def terms(graph: Graph, axes: AxisMap, monkeypatch: pytest.MonkeyPatch) -> Any:
-    times = {
-        "conv": KernelTime(0.1, 1e-3, 2e-3, 3e-3),
-        "depthwise": KernelTime(0.2, 0.0, 0.0, 1e-2),
-        "linear": KernelTime(0.05, 1e-4, 0.0, 0.0),
-    }
-    monkeypatch.setattr(timing, "time_kernels", lambda _, known, **__: {k: times[k.kind] for k in known})
-    return time_terms(graph, axes, SimpleNamespace(), WHOLE, Settings(Budget("ratio", 0.5)))  # type: ignore[arg-type]
+def steps(kernel: Kernel, inputs: int, outputs: int) -> float:
+    """An engine that computes blocks of 16 channels, in milliseconds."""
+    return 0.01 + 0.02 * -(-inputs // 16) * -(-outputs // 16) * (2 if kernel.kind == "conv" else 1)
 
 
-def test_the_whole_is_what_was_measured(graph: Graph, axes: AxisMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = terms(graph, axes, monkeypatch)
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> dict[Kernel, Grid]:
+    """The grids that were asked for, of an engine that obeys ``steps`` and cannot run the unrunnable."""
+    asked: dict[Kernel, Grid] = {}
+
+    def timed(_: Any, grids: dict[Kernel, Grid], **__: Any) -> dict[Kernel, KernelTable]:
+        asked.update(grids)
+        return {
+            kernel: KernelTable.of({point: steps(kernel, *point) for point in grid.points(kernel)})
+            for kernel, grid in grids.items()
+            if kernel != UNRUNNABLE
+        }
+
+    monkeypatch.setattr(timing, "time_kernels", timed)
+    return asked
+
+
+def candidates(axes: AxisMap) -> dict[str, tuple[int, ...]]:
+    return {dim.name: candidate_widths(dim.size, 8) for dim in axes.prunable()}
+
+
+def by_node(graph: Graph, axes: AxisMap, whole: float = WHOLE) -> tuple[dict[str, NodeTime], float]:
+    nodes, rest = node_times(graph, axes, ENGINE, whole, SETTINGS, candidates(axes))
+    return {node.node: node for node in nodes}, evaluate(rest, {})
+
+
+def dim_of(axes: AxisMap, tensor: str) -> str:
+    return next(d.name for d in axes.prunable() if any((p.tensor, p.axis) == (tensor, 0) for p in d.ports))
+
+
+@pytest.fixture(scope="module")
+def plain() -> Graph:
+    """The same without groups."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3, groups=16, padding=(1, 0)), nn.Conv2d(16, 24, 1, dilation=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(24 * 4 * 2, 5)),
+    )
+    return capture(net.eval(), (torch.randn(2, 3, 8, 8),))
+
+
+def test_tables_hold_what_was_measured(plain: Graph, wanted: dict[Kernel, Grid]) -> None:
+    axes = analyse(plain)
+    found, _ = by_node(plain, axes)
+    nodes = timed_nodes(plain, axes)
+    first, depthwise, pointwise, linear = (found[node.name] for node in nodes)
+    name, second = dim_of(axes, "0.weight"), dim_of(axes, "3.weight")
+    assert first.table == TimeTable((name,), {(w,): steps(nodes[0].kernel, 3, w) for w in (16, 8)})
+    assert depthwise.table is not None
+    assert depthwise.table.dims == (name,)
+    assert depthwise.at({name: 8}) == pytest.approx(steps(nodes[1].kernel, 8, 8))
+    assert pointwise.table is not None
+    assert pointwise.table.dims == (name, second)
+    assert set(pointwise.table.values) == {(i, o) for i in (16, 8) for o in (24, 16, 8)}
+    assert pointwise.at({name: 16, second: 24}) > pointwise.at({name: 16, second: 16})
+    assert pointwise.at({name: 16, second: 16}) == pointwise.at({name: 8, second: 8})
+    assert wanted[nodes[0].kernel] == Grid(frozenset([3]), frozenset([8, 16]))
+    values = {(w,): steps(nodes[3].kernel, 8 * w, 5) for w in (24, 16, 8)}
+    assert linear.table == TimeTable((second,), values)  # eight positions of each channel, flattened
+
+
+def test_a_grouped_node_goes_with_its_macs(graph: Graph, axes: AxisMap, wanted: dict[Kernel, Grid]) -> None:
+    found, _ = by_node(graph, axes)
+    node = timed_nodes(graph, axes)[3]
     full = {dim.name: dim.size for dim in axes.prunable()}
-    assert evaluate(found, full) == pytest.approx(WHOLE)
+    assert found[node.name].table is None
+    assert found[node.name].at(full) == pytest.approx(steps(node.kernel, 24, 24))
+    assert wanted[node.kernel].points(node.kernel) == [(24, 24)]
 
 
-def test_a_cut_saves_what_its_nodes_and_elements_take(
-    graph: Graph, axes: AxisMap, monkeypatch: pytest.MonkeyPatch
+CONV = Kernel("conv", 32, 24, (7, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
+UNRUNNABLE = Kernel("conv", 8, 8, (3, 3), (3, 3), (1, 1), (0, 0, 0, 0), (1, 1))
+ENGINE: Any = SimpleNamespace()
+SETTINGS = Settings(Budget("ratio", 0.5))
+A, B, C = Atom("a", 32), Atom("b", 24), Atom("c", 8)
+WIDTHS = {"a": (32, 16), "b": (24, 16, 8), "c": (8, 4)}
+
+
+def test_a_new_node_between_two_dims_has_a_table(wanted: dict[Kernel, Grid]) -> None:
+    time = kernel_time("new", CONV, A, B, ENGINE, SETTINGS, WIDTHS)
+    assert time is not None
+    values = {(i, o): steps(CONV, i, o) for i in WIDTHS["a"] for o in WIDTHS["b"]}
+    assert time == NodeTime("new", table=TimeTable(("a", "b"), values))
+    assert kernel_time("new", UNRUNNABLE, A, B, ENGINE, SETTINGS, WIDTHS) is None
+
+
+def test_one_dim_on_both_sides_gives_a_table_over_it(wanted: dict[Kernel, Grid]) -> None:
+    kernel = CONV.at(32, 32)
+    time = kernel_time("new", kernel, A, A, ENGINE, SETTINGS, WIDTHS)
+    assert time == NodeTime("new", table=TimeTable(("a",), {(w,): steps(kernel, w, w) for w in (32, 16)}))
+
+
+def test_dims_without_candidates_are_constant(wanted: dict[Kernel, Grid]) -> None:
+    time = kernel_time("new", CONV, A, B, ENGINE, SETTINGS, {"b": (24, 8)})
+    assert time == NodeTime("new", table=TimeTable(("b",), {(w,): steps(CONV, 32, w) for w in (24, 8)}))
+    time = kernel_time("new", CONV, A, B, ENGINE, SETTINGS, {})
+    assert time is not None
+    assert time.at({}) == pytest.approx(steps(CONV, 32, 24))
+
+
+def test_two_dims_end_to_end_have_a_table_and_three_dims_terms(wanted: dict[Kernel, Grid]) -> None:
+    kernel = CONV.at(40, 24)
+    both = Concatenation((A, C))
+    time = kernel_time("new", kernel, both, Atom(None, 24), ENGINE, SETTINGS, WIDTHS)
+    assert time is not None
+    assert time.table is not None
+    assert time.table.dims == ("a", "c")
+    assert time.at({"a": 16, "c": 8}) == pytest.approx(steps(kernel, 24, 24))
+    assert wanted[kernel].inputs == {40, 36, 24, 20}
+    three = kernel_time("three", kernel, both, B, ENGINE, SETTINGS, WIDTHS)
+    assert three is not None
+    assert three.table is None
+    assert {dim for term in three.terms for dim in term.dims} == {"a", "b", "c"}
+    assert wanted[kernel] == Grid(frozenset([40, 32, 16, 8]), frozenset([24, 16, 8]))  # quarters
+
+
+def test_nodes_of_the_same_kernel_share_a_grid(wanted: dict[Kernel, Grid]) -> None:
+    nodes = [TimedNode("x", CONV, A, B), TimedNode("y", CONV, Atom(None, 32), Atom("d", 24))]
+    found = affine_times(nodes, ENGINE, SETTINGS, {**WIDTHS, "d": (24, 12)})
+    assert list(found) == ["x", "y"]
+    assert wanted == {CONV: Grid(frozenset([32, 16]), frozenset([24, 16, 12, 8]))}
+
+
+def test_the_sum_at_full_widths_is_near_the_whole_where_nodes_can_take_it(
+    graph: Graph, axes: AxisMap, wanted: dict[Kernel, Grid]
 ) -> None:
-    found = terms(graph, axes, monkeypatch)
     full = {dim.name: dim.size for dim in axes.prunable()}
-    name = next(d.name for d in axes.prunable() if any(p.tensor == "0.weight" for p in d.ports))
-    saved = evaluate(found, full) - evaluate(found, {**full, name: 8})
-    nodes = 8 * (3 * 1e-3 + 3e-3) + 8 * 1e-2 + 8 * (24 * 1e-3 + 2e-3)
-    assert saved > nodes  # the element-wise node after it makes less, too
-    assert evaluate(found, dict.fromkeys(full, 1)) > WHOLE * OVERHEAD
+    found, rest = by_node(graph, axes)
+    affine = {node.name for node in timed_nodes(graph, axes)}
+    total = sum(time.at(full) for time in found.values()) + rest
+    assert rest == pytest.approx(total * OVERHEAD)
+    others = sum(time.at(full) for name, time in found.items() if name not in affine)
+    assert 0 < others < 0.01  # however long the whole takes, few elements explain little of it
+    assert found.keys() > affine
 
 
 # a budget that was missed
