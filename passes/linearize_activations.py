@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, final
 
 from otgraph.calibrate.span_fit import fit_collapses
 from otgraph.data import Data
 from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.name_pattern import matches
 from otgraph.graph.graph import Graph, label
 from otgraph.graph.span import Collapse, Span
 from otgraph.graph.spans import activation_nodes
@@ -105,4 +105,4 @@ class LinearizeActivations(Pass):
             return True
         last = next(node for node in original.module.graph.nodes if node.name == span.exit)
         names = (last.name, label(last))
-        return any(fnmatchcase(name, pattern) for name in names for pattern in self.include)
+        return any(matches(name, self.include) for name in names)
