@@ -32,13 +32,14 @@ SOURCE = "repair-least-squares"
 class Fitter:
     """The state of one walk.
 
-    ``held_out`` says which batches are kept from the fit. With ``fixed`` None, the ridge of each node is
-    chosen on them; otherwise ``fixed`` gives it (None: keep the old weights).
-    ``choices`` and ``remarks`` are what was found, by node name.
+    ``settled``: nodes that read what their weights were made for, and are left alone. ``held_out`` says which
+    batches are kept from the fit. With ``fixed`` None, the ridge of each node is chosen on them; otherwise
+    ``fixed`` gives it (None: keep the old weights). ``choices`` and ``remarks`` are what was found, by node
+    name.
     """
 
     pair: Pair
-    same: Collection[str]
+    settled: Collection[str]
     views: Mapping[str, Affine]
     held_out: Sequence[bool]
     ridges: tuple[float, ...]
@@ -53,7 +54,7 @@ class Fitter:
     def before(self, node: fx.Node) -> None:
         """Repair ``node`` if it is an affine node whose input differs from the original's."""
         affine = self.views.get(node.name)
-        if affine is None or affine.data.name in self.same:
+        if affine is None or node.name in self.settled:
             return
         if self._skips(affine):
             return

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from otgraph.calibrate.rows import gathered
-from otgraph.graph.affine import Affine, BatchNorm, read_batch_norm
+from otgraph.graph.affine import Affine, BatchNorm, read_affine, read_batch_norm
 from otgraph.graph.graph import Graph, op_name
 from otgraph.repair.frontier import Program
 
@@ -88,6 +88,16 @@ def original_name(node: fx.Node) -> str:
 def is_stand_in(node: fx.Node) -> bool:
     """Whether a rewrite put ``node`` in the place of another."""
     return original_name(node) != node.name
+
+
+def fitted_input(original: Graph, affine: Affine) -> str | None:
+    """The node of the original on whose value the weights of ``affine`` were made: what it read there, or the
+    entry of the span that it stands for. None where that is not known."""
+    if is_stand_in(affine.output):
+        return affine.output.meta["otgraph"].get("fitted_on")
+    there = next((n for n in original.module.graph.nodes if n.name == affine.node.name), None)
+    found = None if there is None else read_affine(original, there)
+    return None if found is None else found.data.name
 
 
 def stood_for(graph: Graph) -> frozenset[str]:

@@ -27,9 +27,10 @@ def collapse_span(
 
     The identity makes the readers of the exit read the entry. Any other map takes the place of the exit, or
     of the branch where the span has one (then the addition stays). What nothing reads any more is erased. The
-    new node carries ``meta["otgraph"]["stands_for"]``, the name of the node it replaces, and that node's
-    ``kept``. Where channels of the entry or of the replaced node were cut since the fit, which is the
-    original's, its numbers are restricted to those that are left.
+    new node carries in ``meta["otgraph"]`` the name of the node it replaces, as ``stands_for``, that of the
+    span's entry, as ``fitted_on``, and the ``kept`` of the node it replaces. Where channels of the entry or
+    of the replaced node were cut since the fit, which is the original's, its numbers are restricted to those
+    that are left.
 
     Args:
         fit: the numbers; the identity needs none.
@@ -47,7 +48,9 @@ def collapse_span(
     if fit is None or fit.weight is None or fit.bias is None:
         return "its map was not fitted"
     numbers = _restricted(fit, region)
-    return numbers if isinstance(numbers, str) else _put(rewriter, region, numbers)
+    if isinstance(numbers, str):
+        return numbers
+    return _put(rewriter, region, numbers, collapse.span.entry)
 
 
 def collapse_spans(
@@ -140,10 +143,11 @@ def _pairs(fit: SpanFit) -> tuple[tuple[int, int], ...]:
     return tuple(zip(given[:n], after, strict=True))
 
 
-def _put(rewriter: Rewriter, region: Region, numbers: Numbers) -> fx.Node:
+def _put(rewriter: Rewriter, region: Region, numbers: Numbers, fitted_on: str) -> fx.Node:
     replaced = region.replaced
     new = make_stand_in(rewriter, numbers, region.entry, replaced, region.dtype)
     rewriter.annotate(new, "stands_for", original_name(replaced))
+    rewriter.annotate(new, "fitted_on", fitted_on)
     if kept_of(replaced):
         rewriter.annotate(new, "kept", dict(kept_of(replaced)))
     rewriter.replace(replaced, new)

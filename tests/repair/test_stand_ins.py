@@ -272,3 +272,41 @@ def test_a_node_that_took_the_name_of_another_is_not_the_same() -> None:
     stand_in = next(node for node in new.module.graph.nodes if is_stand_in(node))
     stand_in.name = branch
     assert branch not in same_nodes(new, graph) and collapse.span.exit not in same_nodes(new, graph)
+
+
+class Stacked(nn.Module):
+    """Two residual updates, the second of which reads the first's sum directly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(self.stem(x))
+        z = y + self.a(y)
+        return self.head(z + self.b(z))
+
+
+@pytest.mark.parametrize("second", ["layer", "stand-in"])
+def test_who_reads_past_a_deleted_span_is_refitted_though_it_reads_a_value_of_the_original(
+    second: str,
+) -> None:
+    """The deleted update was linear, so the next one can make up for it."""
+    torch.manual_seed(0)
+    net = Stacked().eval()
+    graph = capture(net, torch.randn(2, 3))
+    sums = [node.name for node in graph.module.graph.nodes if node.name.startswith("add")]
+    first = Collapse(Span("tanh", sums[0], ("linear_1", sums[0]), "linear_1"), "identity")
+    rewriter = Rewriter(graph.copy(), "test")
+    if second == "stand-in":
+        span = Span(sums[0], sums[1], ("linear_2", sums[1]), "linear_2")
+        assert net.b.bias is not None
+        collapse, fit = numbers(span, net.b.weight, net.b.bias, -1)
+        assert not isinstance(collapse_span(rewriter, collapse, fit), str)
+    assert not isinstance(collapse_span(rewriter, first, None), str)
+    new = rewriter.finish()
+    repair = repair_least_squares(new, graph, data(graph, 60), EXACT)
+    said = [str(remark) for remark in repair.remarks if remark.kind == "applied"]
+    assert any("target=stream" in text for text in said), said
+    assert error(graph, new, {}) > 0.1 and error(graph, new, dict(repair.updates)) < 1e-4

@@ -201,7 +201,7 @@ def test_a_strided_convolution_takes_the_place_of_a_whole_region(
     y = F.pad(value(graph, "relu", x), (before[1], after[1], before[0], after[0]))
     module = net()
     (stand_in,) = [n for n in new.module.graph.nodes if "stands_for" in n.meta.get("otgraph", {})]
-    assert stand_in.meta["otgraph"] == {"stands_for": "relu_3"}
+    assert stand_in.meta["otgraph"] == {"stands_for": "relu_3", "fitted_on": "relu"}
     bias = new.tensor("relu_3_map.bias").detach()
     with torch.no_grad():
         expected = module.head(F.conv2d(y, kernel, bias, 2).mean((2, 3)))
@@ -392,7 +392,7 @@ def test_what_is_refused_and_why() -> None:
     )
     gone = Span("tanh", "relu", ("linear_7", "relu"))
     assert refusal(graph, Collapse(gone, "identity")) == "its node linear_7 is gone"
-    nowhere = Span("cosh", "relu", ("linear", "relu"))
+    nowhere = Span("cosh", "sigmoid", (mul, "sigmoid"))
     assert refusal(graph, Collapse(nowhere, "identity")) == "its entry cosh is gone"
     flat = Collapse(Span("sigmoid", shape, (shape,)), "identity")
     assert refusal(graph, flat) == "its entry has shape [2, 4] and its exit [2, 2, 2]"
