@@ -25,6 +25,8 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.specs import input_specs
 from otgraph.latency.protocol import Latency, measure
 from otgraph.load import load_model
+from otgraph.optimize.depth_report import DepthReport
+from otgraph.optimize.depth_report import inspect_depth as _inspect_depth
 from otgraph.optimize.inspection import Inspection
 from otgraph.optimize.inspection import inspect as _inspect
 from otgraph.optimize.planner import make_plan as _make_plan
@@ -39,8 +41,9 @@ from otgraph.rewrite.manager import PassManager, Result
 from otgraph.rewrite.pipeline import parse_pipeline
 
 __all__ = [
-    "Audit", "Data", "Graph", "Inspection", "Optimized", "Plan", "Settings", "audit", "bench", "build",
-    "capture", "inspect", "load", "load_data", "load_model", "make_plan", "optimize", "run_pipeline",
+    "Audit", "Data", "DepthReport", "Graph", "Inspection", "Optimized", "Plan", "Settings", "audit", "bench",
+    "build", "capture", "inspect", "inspect_depth", "load", "load_data", "load_model", "make_plan",
+    "optimize", "run_pipeline",
 ]  # fmt: skip
 
 Inputs = Data | str | Mapping[str, npt.ArrayLike] | npt.ArrayLike
@@ -60,6 +63,15 @@ def inspect(
     Raises ``DataError`` where the inputs do not fit the model, ``UsageError`` for an unknown criterion.
     """
     return _inspect(graph, None if data is None else as_data(data, graph), criterion=criterion, seed=seed)
+
+
+def inspect_depth(graph: Graph, data: Inputs | None = None, *, seed: int = 0) -> DepthReport:
+    """The spans of ``graph`` that one map could replace, its activations, and with calibration inputs what
+    each replacement would lose.
+
+    Raises ``DataError`` where the inputs do not fit the model.
+    """
+    return _inspect_depth(graph, None if data is None else as_data(data, graph), seed=seed)
 
 
 def make_plan(

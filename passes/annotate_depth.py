@@ -22,11 +22,12 @@ class AnnotateDepth(Pass):
     What it does
         Finds the spans of the program by its structure (regions with one entry and one exit), and for each
         the maps that fit its ends and multiply less: identity, a factor and a shift per channel, a linear
-        map, a convolution. Identities that a lower bound of optimal transport shows to be worse than a constant
-        are discarded; the others are fitted in closed form, in one pass over the inputs, and their error is
-        taken on held-out inputs. Activations are observed too: their best affine map per channel, what it
-        leaves unexplained of what readers make of it, and how often they are off, curved and on. The result
-        is ``node.meta["otgraph"]["depth"]``: name → ``SpanDepth`` or ``ActivationStatistics``.
+        map, a convolution. Identities that a lower bound of optimal transport shows to be worse than a
+        constant are discarded; the others are fitted in closed form, in one pass over the inputs, and their
+        error is taken on held-out inputs. Activations are observed too: their best affine map per
+        channel, what it leaves unexplained of what readers make of it, and how often they are off, curved
+        and on. The result is ``node.meta["otgraph"]["depth"]``: name → ``SpanDepth`` or
+        ``ActivationStatistics``.
 
     When it applies
         To every span and activation that holds channels, when calibration inputs are given.

@@ -19,6 +19,13 @@ ShowGraph = Annotated[bool, typer.Option("--graph", help="The program, with the 
 ShowBlockers = Annotated[
     bool, typer.Option("--blockers", help="What cannot be cut, and which operator is why.")
 ]
+ShowDepth = Annotated[
+    bool,
+    typer.Option(
+        "--depth",
+        help="Spans that one map could replace, and activations; with --calib what that would lose.",
+    ),
+]
 Calibration = Annotated[
     str | None,
     typer.Option(
@@ -35,12 +42,15 @@ def inspect(
     dims: ShowDims = False,
     graph: ShowGraph = False,
     blockers: ShowBlockers = False,
+    depth: ShowDepth = False,
     samples: opt.Samples = None,
     shape: opt.Shapes = None,
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
     """Show what of MODEL can be cut, and with --calib what that costs. Without options: dims and blockers.
+
+    With --depth the inputs are spent on depth alone.
 
     Example: otgraph inspect net.onnx --calib calib.npz --samples 64
     """
@@ -53,22 +63,28 @@ def inspect(
     loaded = api.load_model(model, shapes)
     with progress() as show:
         show("analysing the axes")
-        if data is None:
+        if data is None or depth:
             found = api.inspect(loaded)
         else:
             show(f"analysing the axes, calibrating on {len(data)} inputs")
             choice = {} if criterion is None else {"criterion": criterion}
             found = api.inspect(loaded, data, seed=seed, **choice)
+        if depth:
+            show("fitting spans")
+        spans = api.inspect_depth(loaded, data, seed=seed) if depth else None
     out.say(describe_model(model, loaded))
     if data is not None:
         out.say(describe_data("calib", data))
     chosen = [(dims, found.dims_text), (blockers, found.blockers_text), (graph, found.graph_text)]
     texts = [text for wanted, text in chosen if wanted]
-    if not texts:
+    if spans is not None:
+        texts.append(spans.text)
+    elif not texts:
         texts = [found.dims_text, found.blockers_text]
-    if data is not None:
+    if data is not None and spans is None:
         texts.append(found.curves_text)
     for text in texts:
         out.say("")
         out.say(text)
-    out.result({"command": "inspect", "model": model, **found.to_json()})
+    document = {"command": "inspect", "model": model, **found.to_json()}
+    out.result(document if spans is None else {**document, "depth": spans.to_json()})

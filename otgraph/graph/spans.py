@@ -36,11 +36,13 @@ class _Link:
 
 @dataclass(frozen=True)
 class _Atom:
-    """A stretch of a chain with one link that multiplies, from position ``start``: to ``bare`` with the
-    affine nodes that follow, to ``stop`` with all that comes before the next product. ``lead``: where it may
-    also begin, with what comes before the first product of a chain."""
+    """A stretch of a chain with one link that multiplies, from position ``start``: to ``near`` with the batch
+    norm and the factors and terms that follow, to ``bare`` with all affine nodes (reshapes, poolings), to
+    ``stop`` with all that comes before the next product. ``lead``: where it may also begin, with what comes
+    before the first product of a chain."""
 
     start: int
+    near: int
     bare: int
     stop: int
     forks: bool
@@ -74,10 +76,10 @@ def find_spans(graph: Graph, axes: AxisMap, run: int = RUN) -> tuple[Span, ...]:
 
 
 def activation_nodes(graph: Graph, axes: AxisMap) -> tuple[Span, ...]:
-    """Every smallest region that maps each element by itself and is not affine, in program order.
+    """Every region that maps each element by itself and is not affine, in program order.
 
-    Most are one node; a function that is written with several (SiLU as a product with a sigmoid) is one
-    span. Both ends hold channels on the same axis.
+    Most are one node; a function that is written with several (SiLU as a product with a sigmoid) is one span,
+    and what lies within it is none. Both ends hold channels on the same axis.
     """
     flow = Flow.of(graph)
     found: list[Span] = []
@@ -90,7 +92,8 @@ def activation_nodes(graph: Graph, axes: AxisMap) -> tuple[Span, ...]:
             if axis is not None and axis == channel_axis(axes, exit_.name):
                 found.append(Span(entry.name, exit_.name, tuple(node.name for node in link.nodes)))
     place = {node.name: index for index, node in enumerate(flow.order)}
-    return tuple(sorted(found, key=lambda span: place[span.exit]))
+    inner = {name for span in found for name in span.nodes[:-1]}
+    return tuple(sorted((s for s in found if s.exit not in inner), key=lambda span: place[span.exit]))
 
 
 def _link(graph: Graph, flow: Flow, entry: fx.Node, exit_: fx.Node) -> _Link:
@@ -106,10 +109,13 @@ def _atoms(links: list[_Link]) -> list[_Atom]:
     cuts = [index for index, link in enumerate(links) if link.products]
     atoms: list[_Atom] = []
     for cut, stop in zip(cuts, [*cuts, len(links)][1:], strict=True):
-        bare = cut + 1
+        near = cut + 1
+        while near < stop and links[near].affine and all(map(_keeps_place, links[near].nodes)):
+            near += 1
+        bare = near
         while bare < stop and links[bare].affine:
             bare += 1
-        atoms.append(_Atom(cut, bare, stop, links[cut].forks, cut if atoms else 0))
+        atoms.append(_Atom(cut, near, bare, stop, links[cut].forks, cut if atoms else 0))
     return atoms
 
 
@@ -124,13 +130,17 @@ def _stretches(atoms: list[_Atom], run: int) -> Iterator[tuple[int, int]]:
     yield from _runs(units, run)
 
 
+def _keeps_place(node: fx.Node) -> bool:
+    return is_pointwise(node) or op_name(node) in ("aten.batch_norm", "onnx.BatchNormalization")
+
+
 def _runs(units: list[list[_Atom]], run: int) -> Iterator[tuple[int, int]]:
     for first in range(len(units)):
         for last in range(first, min(first + run, len(units))):
             start, stop = units[first][0], units[last][-1]
             for begin in {start.start: None, start.lead: None}:
-                yield begin, stop.bare
-                yield begin, stop.stop
+                for end in {stop.near: None, stop.bare: None, stop.stop: None}:
+                    yield begin, end
 
 
 def _groups(atoms: list[_Atom]) -> list[list[_Atom]]:

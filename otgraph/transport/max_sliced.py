@@ -47,13 +47,8 @@ def max_sliced(
     halved until it does. Starts: the difference of the means, the axis and the two principal directions in
     which variances differ most, and ``starts`` random ones.
     """
-    nowhere: FloatArray = np.zeros(source.shape[1])
-    best = MaxSliced(-1.0, nowhere)
-    for theta in _starts(source, target, starts, seed):
-        found = _ascend(source, target, theta, steps)
-        if found.value > best.value:
-            best = found
-    return best
+    found = [_ascend(source, target, theta, steps) for theta in _starts(source, target, starts, seed)]
+    return max(found, key=lambda one: one.value)
 
 
 def _starts(source: FloatArray, target: FloatArray, count: int, seed: int) -> list[FloatArray]:

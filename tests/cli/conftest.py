@@ -136,6 +136,10 @@ class FakeApi(SimpleNamespace):
             to_json=lambda: {"dims": []},
         )
 
+    def inspect_depth(self, graph: FakeGraph, data: Any = None, **options: Any) -> Any:
+        self._note("inspect_depth", graph, data, **options)
+        return SimpleNamespace(text="DEPTH", to_json=lambda: {"spans": []})
+
     def run_pipeline(self, graph: FakeGraph, text: str, data: Any, **options: Any) -> Any:
         self._note("run_pipeline", graph, text, data, **options)
         check = SimpleNamespace(claim="exact", error=1e-7, limit=1e-5)

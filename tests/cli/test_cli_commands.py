@@ -41,6 +41,8 @@ def test_a_missed_audit_exits_with_1(command, api) -> None:
         (("--dims",), ["DIMS"]),
         (("--graph", "--blockers"), ["BLOCKERS", "GRAPH"]),
         (("--dims", "--calib", "calib.npz"), ["DIMS", "CURVES"]),
+        (("--depth",), ["DEPTH"]),
+        (("--depth", "--dims", "--calib", "calib.npz"), ["DIMS", "DEPTH"]),
     ],
 )
 def test_inspect_shows_what_is_asked_for(command, api, flags: tuple[str, ...], shown: list[str]) -> None:
@@ -61,6 +63,14 @@ def test_inspect_calibrates_on_the_samples_asked_for(command, api) -> None:
     assert len(data) == 3 and given == {"seed": 7, "criterion": "energy"}
     assert command("inspect", "net.onnx").code == 0
     assert api.calls["inspect"][0][1] is None
+
+
+def test_inspect_spends_inputs_on_depth_where_depth_is_asked_for(command, api) -> None:
+    args = ("--depth", "--calib", "calib.npz", "--samples", "3", "--seed", "7", "--json")
+    assert command("inspect", "net.onnx", *args).document["depth"] == {"spans": []}
+    (_, data), given = api.calls["inspect_depth"]
+    assert len(data) == 3 and given == {"seed": 7}
+    assert len(api.calls["inspect"][0]) == 1 or api.calls["inspect"][0][1] is None
 
 
 def test_run_prints_remarks_and_one_line_per_pass(command, api) -> None:
