@@ -181,10 +181,10 @@ def test_a_walk_knows_what_each_move_changes(problem: Problem, data: st.DataObje
                 row, level = move
                 if level >= len(problem.choices[row].widths) or walk.absorbed[row]:
                     continue
-                saved, harm = walk.saved_by_dims()[move], walk.harm_of_dims()[move]
+                saved, harm = float(walk.saved_by_dims()[move]), float(walk.harm_of_dims()[move])
                 again.move_dim(row, level)
             else:
-                saved, harm = walk.saved_by_options()[move], walk.harm_of_options()[move]
+                saved, harm = float(walk.saved_by_options()[move]), float(walk.harm_of_options()[move])
                 again.move_option(move)
             _same(saved, _at(walk, Problem.time) - _at(again, Problem.time), problem)
             _same(harm, _at(again, Problem.damage) - _at(walk, Problem.damage), problem)
