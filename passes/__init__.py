@@ -4,6 +4,7 @@ from __future__ import annotations
 
 CATALOG = {
     "annotate-width": "passes.annotate_width:AnnotateWidth",
+    "annotate-depth": "passes.annotate_depth:AnnotateDepth",
     "prune-channels": "passes.prune_channels:PruneChannels",
     "reroute-channels": "passes.reroute_channels:RerouteChannels",
     "collapse-spans": "passes.collapse_spans:CollapseSpans",
