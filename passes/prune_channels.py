@@ -71,7 +71,8 @@ class PruneChannels(Pass):
             wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}
         else:
             wanted = self._by_fraction(rewriter, axes)
-            self._explain(rewriter, axes, wanted)
+            if not context.collapses:  # a plan may cut depth alone
+                self._explain(rewriter, axes, wanted)
         for name in wanted.keys() - axes.dims.keys():
             rewriter.remark("missed", name, "no such dim in this graph")
         keep = legalise(axes, {name: mask for name, mask in wanted.items() if name in axes.dims})

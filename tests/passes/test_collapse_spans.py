@@ -187,6 +187,8 @@ def test_each_pass_takes_its_part_of_the_plan(graphs: dict[str, Graph]) -> None:
     assert len(said(spans, "applied")) == 1 and blocks(graph)[0].name in said(spans, "applied")[0]
     lines = run("linearize-activations", graph, collapses=collapses, data=data(graph))
     assert len(said(lines, "applied")) == 1 and activation.name in said(lines, "applied")[0]
+    cut = run("prune-channels", graph, collapses=collapses)
+    assert not any("no plan was given" in text for text in said(cut, "missed"))
     both = run("collapse-spans,linearize-activations", graph, collapses=collapses, data=data(graph))
     assert len(said(both, "applied")) == 2
 

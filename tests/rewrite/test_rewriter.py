@@ -74,6 +74,16 @@ def test_replace_erase_and_finish_drop_what_nothing_reads(graph: Graph) -> None:
     assert len([name for name, _ in graph.module.named_buffers()]) == 2
 
 
+def test_an_inserted_node_gets_the_name_that_is_wanted_or_one_like_it(graph: Graph) -> None:
+    rewriter = Rewriter(graph.copy())
+    relu = node(rewriter.graph, "relu")
+    first, second = (
+        rewriter.insert_after(relu, torch.ops.aten.neg.default, (relu,), name="mine") for _ in range(2)
+    )
+    plain = rewriter.insert_after(relu, torch.ops.aten.neg.default, (relu,))
+    assert (first.name, second.name, plain.name) == ("mine", "mine_1", "neg_default")
+
+
 def test_inputs_cannot_be_erased(graph: Graph) -> None:
     rewriter = Rewriter(graph.copy())
     source = next(n for n in rewriter.graph.module.graph.nodes if n.op == "placeholder")
