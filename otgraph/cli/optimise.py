@@ -41,6 +41,8 @@ def optimize(
     max_drop: opt.MaxDrop = None,
     keep: opt.Keep = None,
     dims: opt.DimsOption = opt.Dims.ALL,
+    depth_only: opt.DepthOnly = False,
+    width_only: opt.WidthOnly = False,
     task: opt.TaskOption = opt.Task.AUTO,
     engine: opt.Engine = "onnxruntime",
     threads: opt.Threads = 1,
@@ -60,12 +62,14 @@ def optimize(
 ) -> None:
     """Make MODEL faster, measure the result, and write it.
 
-    Give one of --latency, --max-drop and --keep. Where no credible gain is measured the original is written.
+    Give one of --latency, --max-drop and --keep. Widths are cut and layers replaced together, unless
+    --width-only or --depth-only is given. Where no credible gain is measured the original is written.
     A stated --latency or --max-drop that is missed ends with exit code 1.
 
     Example: otgraph optimize net.onnx --calib calib.npz --latency 0.6x -o small.onnx
     """
     make_budget(latency, max_drop, keep)
+    moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep)
     shapes = opt.read_shapes(shape)
     opt.check_model_output(output, model)
     opt.check_outputs(output, plan_out, report)
@@ -80,6 +84,7 @@ def optimize(
         "max_drop": max_drop,
         "keep": keep,
         "dims": dims.value,
+        "moves": moves,
         "task": task.value,
         "engine": engine,
         "threads": threads,

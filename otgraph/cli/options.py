@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -80,6 +80,12 @@ Keep = Annotated[
 DimsOption = Annotated[
     Dims, typer.Option("--dims", help="all, or inner: leave out dims that run through a residual addition.")
 ]
+DepthOnly = Annotated[
+    bool, typer.Option("--depth-only", help="Only delete, merge and linearise layers; cut no widths.")
+]
+WidthOnly = Annotated[
+    bool, typer.Option("--width-only", help="Only cut widths; delete, merge and linearise no layers.")
+]
 Criterion = Annotated[
     str | None,
     typer.Option(
@@ -120,6 +126,25 @@ def read_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--shape {text}: {match['name']} is given twice; keep one")
         shapes[match["name"]] = tuple(int(size) for size in match["sizes"].split(","))
     return shapes
+
+
+def read_moves(
+    *, depth_only: bool, width_only: bool, keep: float | None
+) -> Literal["both", "width", "depth"]:
+    """What ``--depth-only`` and ``--width-only`` leave to the planner.
+
+    Raises:
+        UsageError: both are given, or --depth-only with --keep.
+    """
+    if depth_only and width_only:
+        raise UsageError("--depth-only and --width-only: exclude each other; give one, or none to use both")
+    if depth_only and keep is not None:
+        raise UsageError(
+            "--depth-only: a fraction to --keep says nothing of layers; give --latency or --max-drop instead"
+        )
+    if depth_only:
+        return "depth"
+    return "width" if width_only else "both"
 
 
 def read_calibration(spec: str, samples: int | None, seed: int) -> Data:

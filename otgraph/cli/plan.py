@@ -36,6 +36,8 @@ def plan(
     max_drop: opt.MaxDrop = None,
     keep: opt.Keep = None,
     dims: opt.DimsOption = opt.Dims.ALL,
+    depth_only: opt.DepthOnly = False,
+    width_only: opt.WidthOnly = False,
     task: opt.TaskOption = opt.Task.AUTO,
     engine: opt.Engine = "onnxruntime",
     threads: opt.Threads = 1,
@@ -50,11 +52,13 @@ def plan(
 ) -> None:
     """Decide what to remove from MODEL, without editing anything, and write the plan.
 
-    Give one of --latency, --max-drop and --keep.
+    Give one of --latency, --max-drop and --keep. Widths are cut and layers replaced together, unless
+    --width-only or --depth-only is given.
 
     Example: otgraph plan net.onnx --calib calib.npz --latency 0.6x -o plan.json
     """
     make_budget(latency, max_drop, keep)
+    moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep)
     shapes = opt.read_shapes(shape)
     opt.check_outputs(output)
     out = Output(json)
@@ -71,6 +75,7 @@ def plan(
             max_drop=max_drop,
             keep=keep,
             dims=dims.value,
+            moves=moves,
             task=task.value,
             engine=engine,
             threads=threads,

@@ -59,6 +59,7 @@ def test_every_option_reaches_the_api(command, api) -> None:
         "max_drop": None,
         "keep": 0.5,
         "dims": "inner",
+        "moves": "both",
         "task": "classifier",
         "engine": "ort",
         "threads": 2,
@@ -70,6 +71,47 @@ def test_every_option_reaches_the_api(command, api) -> None:
     }
     assert "missed: fold-batch-norm: bn3: is shared" in ran.out
     assert "data   test.npz: 3 samples" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "moves"), [((), "both"), (("--depth-only",), "depth"), (("--width-only",), "width")]
+)
+@pytest.mark.parametrize(("name", "asked"), [("optimize", "optimize"), ("plan", "make_plan")])
+def test_one_kind_of_move_can_be_left_out(
+    command, api, name: str, asked: str, flags: tuple[str, ...], moves: str
+) -> None:
+    output = "out.onnx" if name == "optimize" else "plan.json"
+    ran = command(name, "net.onnx", "--calib", "calib.npz", "--latency", "0.6x", "-o", output, *flags)
+    assert ran.code == 0
+    assert api.calls[asked][1]["moves"] == moves
+
+
+@pytest.mark.parametrize(("name", "output"), [("optimize", "out.onnx"), ("plan", "plan.json")])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--latency", "0.6x", "--depth-only", "--width-only"),
+            "error: --depth-only and --width-only: exclude each other; give one, or none to use both\n",
+        ),
+        (
+            ("--keep", "0.5", "--depth-only"),
+            "error: --depth-only: a fraction to --keep says nothing of layers; give --latency or --max-drop"
+            " instead\n",
+        ),
+    ],
+)
+def test_moves_that_leave_nothing_are_refused_before_the_model_is_read(
+    command, api, name: str, output: str, flags: tuple[str, ...], message: str
+) -> None:
+    ran = command(name, "net.onnx", "--calib", "calib.npz", "-o", output, *flags)
+    assert (ran.code, ran.out, ran.err) == (2, "", message)
+    assert api.calls == {} and not Path(output).exists()
+
+
+def test_a_fraction_may_be_kept_of_widths_only(command, api) -> None:
+    assert command(*BASE, "--keep", "0.5", "--width-only").code == 0
+    assert api.calls["optimize"][1]["moves"] == "width"
 
 
 def test_json_is_one_object_and_nothing_else(command, api) -> None:
