@@ -21,7 +21,7 @@ from otgraph.latency.kernel_table import KernelTable, KernelTime
 from otgraph.latency.kernels import Grid, time_kernels
 from otgraph.latency.model import OVERHEAD
 from otgraph.latency.table import LatencyTable
-from otgraph.optimize.elementwise import element_times
+from otgraph.optimize.elementwise import element_times, times
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.timed_node import Candidates, TimedNode, timed_nodes
 from otgraph.plan.terms import NodeTime, Polynomial, Term, TimeTable, collect, expand, multiply
@@ -145,18 +145,13 @@ def _terms(node: TimedNode, table: KernelTable, candidates: Candidates) -> Polyn
     both = multiply([reads, makes])
     if node.kernel.groups > 1:
         ms = table.at(node.kernel.inputs, node.kernel.outputs)
-        return _times(ms * node.kernel.groups / (node.kernel.inputs * node.kernel.outputs), both)
+        return times(ms * node.kernel.groups / (node.kernel.inputs * node.kernel.outputs), both)
     form: KernelTime = table.fitted()
     return collect(
         [
             Term(form.constant),
-            *_times(form.both, both),
-            *_times(form.inputs, reads),
-            *_times(form.outputs, makes),
+            *times(form.both, both),
+            *times(form.inputs, reads),
+            *times(form.outputs, makes),
         ]
     )
-
-
-def _times(factor: float, terms: Sequence[Term]) -> Polynomial:
-    """``terms`` multiplied by ``factor``, which is not negative."""
-    return tuple(Term(factor * term.coefficient, term.dims) for term in terms) if factor > 0 else ()

@@ -187,7 +187,7 @@ def test_nodes_of_the_same_kernel_share_a_grid(wanted: dict[Kernel, Grid]) -> No
     assert wanted == {CONV: Grid(frozenset([32, 16]), frozenset([24, 16, 12, 8]))}
 
 
-def test_the_sum_at_full_widths_is_near_the_whole_where_nodes_can_take_it(
+def test_what_no_node_saves_is_a_share_of_the_sum(
     graph: Graph, axes: AxisMap, wanted: dict[Kernel, Grid]
 ) -> None:
     full = {dim.name: dim.size for dim in axes.prunable()}
@@ -196,7 +196,7 @@ def test_the_sum_at_full_widths_is_near_the_whole_where_nodes_can_take_it(
     total = sum(time.at(full) for time in found.values()) + rest
     assert rest == pytest.approx(total * OVERHEAD)
     others = sum(time.at(full) for name, time in found.items() if name not in affine)
-    assert 0 < others < 0.01  # however long the whole takes, few elements explain little of it
+    assert others == 0  # batch norms and activations after a convolution are a part of its time
     assert found.keys() > affine
 
 
