@@ -20,10 +20,13 @@ PIPELINES = {
     # Re-routing reads the channels that the cut removes, so it comes first; repairs use batch norms. Moments
     # are matched on few inputs: after least squares it seldom helps, and it walks both networks whole.
     "apply": (
-        "reroute-channels,prune-channels,repair-least-squares,repair-moments{inputs=64},"
-        "fold-batch-norm,cleanup"
+        "reroute-channels,prune-channels,collapse-spans,linearize-activations,repair-least-squares,"
+        "repair-moments{inputs=64},fold-batch-norm,fuse-linear,cleanup"
     ),
     # What a candidate's latency depends on, without the repairs, which change no shape.
-    "trial": "prune-channels,fold-batch-norm,cleanup",
-    "simplify": "fold-batch-norm,cleanup",
+    "trial": (
+        "prune-channels,collapse-spans{fit=false},linearize-activations{fit=false},fold-batch-norm,"
+        "fuse-linear,cleanup"
+    ),
+    "simplify": "fold-batch-norm,fuse-linear,cleanup",
 }

@@ -22,17 +22,18 @@ def quiet(message: str) -> None:
 @dataclass(frozen=True)
 class Settings:
     """``budget``: what is asked for. ``dims``: ``inner`` leaves out dims that run through a residual
-    addition. ``include``, ``exclude``: patterns of dim names (``*`` and ``?``). ``multiple``: widths the engine likes (8 on the
-    measured CPUs). ``normalised``: also cut dims whose cut changes the statistics of a normalisation.
-    ``held_out``: the share of the calibration inputs that nothing is fitted on. ``rounds``: how often the
-    measured time may correct the plan. ``cache``: a folder that keeps
-    measurements, so that an interrupted run goes on where it was. ``corrections``: how often damages
-    may be corrected by trials of the whole, ``trial_seconds``: CPU seconds that a round of trials may take.
-    ``tolerance``: how near the measured ratio has to come to a latency
-    budget. ``task``: how the outputs are read."""
+    addition. ``moves``: cut widths, collapse spans, or both. ``include``, ``exclude``: patterns of dim names
+    (``*`` and ``?``). ``multiple``: widths the engine likes (8 on the measured CPUs). ``normalised``: also
+    cut dims whose cut changes the statistics of a normalisation. ``held_out``: the share of the calibration
+    inputs that nothing is fitted on. ``rounds``: how often the measured time may correct the plan. ``cache``:
+    a folder that keeps measurements, so that an interrupted run goes on where it was. ``corrections``: how
+    often damages may be corrected by trials of the whole, ``trial_seconds``: CPU seconds that a round of
+    trials may take. ``tolerance``: how near the measured ratio has to come to a latency budget. ``task``: how
+    the outputs are read."""
 
     budget: Budget
     dims: Literal["all", "inner"] = "all"
+    moves: Literal["both", "width", "depth"] = "both"
     task: Task = "auto"
     engine: str = "onnxruntime"
     threads: int = 1

@@ -39,11 +39,19 @@ class Stopwatch:
 
     def ratio(self, candidate: Graph) -> Comparison:
         """``candidate`` against the original."""
+        return self._compare(self._original, self._candidate(candidate))
+
+    def between(self, a: Graph, b: Graph) -> Comparison:
+        """``b`` against ``a``, neither of them the original."""
+        return self._compare(self._candidate(a), self._candidate(b))
+
+    def _compare(self, a: Path, b: Path) -> Comparison:
+        seed = self.seed + self._count
+        return compare(self.engine, a, b, self.feeds, threads=self.threads, seed=seed)
+
+    def _candidate(self, graph: Graph) -> Path:
         self._count += 1
-        path = self._write(candidate, f"candidate_{self._count}")
-        return compare(
-            self.engine, self._original, path, self.feeds, threads=self.threads, seed=self.seed + self._count
-        )
+        return self._write(graph, f"candidate_{self._count}")
 
     def _write(self, graph: Graph, name: str) -> Path:
         path = Path(self._folder.name) / f"{name}.onnx"

@@ -53,17 +53,18 @@ class TrialRepair:
         used = range(self._fitted)
         return self._walk(new, len(used), whole=False).pair.new.overrides
 
-    def damage(self, new: Graph) -> Divergence:
+    def damage(self, new: Graph, ridge: float | None = None) -> Divergence:
         """How far ``new``, once repaired, is from the original on the ``judged`` inputs.
 
-        Without any it is measured on those that it is fitted on, which flatters it.
+        Without any it is measured on those that it is fitted on, which flatters it. ``ridge``: another one
+        than that of ``options``.
         """
         reference = self._teacher.outputs
-        outputs = outputs_of(self._walk(new, len(reference), whole=True).pair.new)
+        outputs = outputs_of(self._walk(new, len(reference), whole=True, ridge=ridge).pair.new)
         first = self._fitted if self._fitted < len(reference) else 0
         return output_divergence(reference[first:], outputs[first:])
 
-    def _walk(self, new: Graph, batches: int, *, whole: bool) -> Fitter:
+    def _walk(self, new: Graph, batches: int, *, whole: bool, ridge: float | None = None) -> Fitter:
         held_out = [index >= self._fitted for index in range(batches)]
         return walk(
             new,
@@ -71,6 +72,6 @@ class TrialRepair:
             held_out,
             self.options,
             Memory(self.options.memory),
-            fixed=self.options.ridges[0],
+            fixed=self.options.ridges[0] if ridge is None else ridge,
             whole=whole,
         )

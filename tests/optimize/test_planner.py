@@ -20,15 +20,16 @@ from otgraph.graph.affine import affine_nodes
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.load import load_model
-from otgraph.optimize import planner
+from otgraph.optimize import depth, planner
 from otgraph.optimize.planner import make_plan
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import study
+from otgraph.optimize.timed_node import TimedNode
 from otgraph.plan.budget import Budget
 from otgraph.plan.macs import macs_terms
 from otgraph.plan.plan import Plan
-from otgraph.plan.terms import collect
+from otgraph.plan.terms import NodeTime, Polynomial, Term, expand, multiply
 from otgraph.rewrite.shapes import value_infos
 from otgraph.sample import calibration_path, model_path
 
@@ -47,12 +48,21 @@ def macs(graph: Graph) -> float:
     )
 
 
+def kernel_macs(node: TimedNode, candidates: Any) -> Polynomial:
+    """The same of a node that the graph does not have, for a batch of two as the example has."""
+    read = [expand(axis, candidates) for axis in (node.reads, node.makes)]
+    share = 2 * node.kernel.macs / (node.kernel.inputs * node.kernel.outputs)
+    return multiply([(Term(share),), *read])
+
+
 @dataclass
 class Clock:
-    """What the planner measured: the fraction of the MACs left, for every candidate."""
+    """What the planner measured: the fraction of the MACs left, for every candidate. A ``grudging`` clock
+    credits no merge with a gain."""
 
     law: Law
     asked: list[float]
+    grudging: bool = False
 
 
 @pytest.fixture
@@ -69,15 +79,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         made.asked.append(share)
         return SimpleNamespace(ratio=made.law(share))
 
-    def terms(graph: Graph, axes: Any, *arguments: Any) -> Any:
+    def between(self: Stopwatch, a: Graph, b: Graph) -> Any:
+        times = [made.law(macs(graph) / self.whole) for graph in (a, b)]  # type: ignore[attr-defined]
+        gain = times[1] < times[0]
+        return SimpleNamespace(a_ms=times[0], b_ms=times[1], credible_gain=gain and not made.grudging)
+
+    def node_times(graph: Graph, axes: Any, *arguments: Any) -> Any:
         shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
-        return collect([term for cost in macs_terms(graph, axes, shapes) for term in cost.terms])
+        return [NodeTime(c.node, c.terms) for c in macs_terms(graph, axes, shapes)], ()
+
+    def affine_times(nodes: Any, engine: Any, settings: Any, candidates: Any) -> Any:
+        return {node.name: NodeTime(node.name, kernel_macs(node, candidates)) for node in nodes}
 
     monkeypatch.setattr(Stopwatch, "__init__", start)
     monkeypatch.setattr(Stopwatch, "__exit__", lambda *_: None)
     monkeypatch.setattr(Stopwatch, "original", lambda _: SimpleNamespace(ms=ORIGINAL_MS))
     monkeypatch.setattr(Stopwatch, "ratio", ratio)
-    monkeypatch.setattr(planner, "time_terms", terms)
+    monkeypatch.setattr(Stopwatch, "between", between)
+    monkeypatch.setattr(planner, "node_times", node_times)
+    monkeypatch.setattr(depth, "affine_times", affine_times)
     return made
 
 
@@ -147,7 +167,7 @@ def test_the_loop_meets_the_measured_latency(
     decide: Callable[..., Plan], clock: Clock, law: str, target: float
 ) -> None:
     clock.law = LAWS[law]
-    plan = decide("ratio", target, multiple=1, candidates=32, corrections=0)
+    plan = decide("ratio", target, multiple=1, candidates=32, corrections=0, moves="width")
     assert plan.predictions.time_ratio == pytest.approx(target, rel=0.04)
     assert len(clock.asked) <= 5
     assert clock.law(clock.asked[-1]) == pytest.approx(target, rel=0.04)
@@ -179,7 +199,7 @@ def test_what_is_out_of_reach_says_what_is_not(decide: Callable[..., Plan], cloc
         decide("ratio", 0.02)
     text = str(caught.value)
     assert text.startswith(
-        "latency 0.02x: out of reach; the smallest predicted with these dims and widths is 0."
+        "latency 0.02x: out of reach; the smallest predicted with these dims, widths and spans is 0."
     )
     assert not clock.asked
     nearest = float(text.split(" is ")[1].split("x;")[0])
@@ -191,6 +211,78 @@ def test_where_the_clock_disappoints_the_nearest_is_taken(decide: Callable[..., 
     plan = decide("ratio", 0.5, corrections=0)
     assert plan.predictions.time_ratio == pytest.approx(clock.law(min(clock.asked)))
     assert plan.predictions.time_ratio > 0.75
+
+
+# depth
+
+
+class Deep(nn.Module):
+    """A stem, three residual blocks that can go or become one convolution, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 5)
+        self.wide = nn.ModuleList(nn.Conv2d(16, 64, 3, padding=1) for _ in range(3))
+        self.back = nn.ModuleList(nn.Conv2d(64, 16, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        for wide, back in zip(self.wide, self.back, strict=True):
+            x = torch.relu(x + back(torch.relu(wide(x))))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def deep() -> Graph:
+    torch.manual_seed(1)
+    return capture(Deep().eval(), (torch.randn(2, 3, 10, 10),))
+
+
+@pytest.fixture
+def decide_deep(deep: Graph, data: Data, cache: Path, clock: Clock) -> Callable[..., Plan]:
+    def make(kind: Any, value: float, **choices: Any) -> Plan:
+        return make_plan(deep, data, Settings(Budget(kind, value), cache=cache, **choices))
+
+    return make
+
+
+def test_depth_alone_cuts_no_dim(decide_deep: Callable[..., Plan], deep: Graph) -> None:
+    plan = decide_deep("ratio", 0.7, moves="depth")
+    assert not plan.couplings() and plan.depth
+    assert (plan.predictions.time_ratio or 1) <= 0.72
+    assert len(affine_nodes(plan.apply(deep))) < len(affine_nodes(deep))
+
+
+def test_width_alone_collapses_nothing(decide_deep: Callable[..., Plan]) -> None:
+    plan = decide_deep("ratio", 0.7, moves="width")
+    assert plan.couplings() and not plan.depth
+
+
+@pytest.mark.parametrize("target", [0.7, 0.4])
+def test_both_are_at_least_as_good_as_either(decide_deep: Callable[..., Plan], target: float) -> None:
+    both, width, depth_only = (
+        decide_deep("ratio", target, moves=moves, corrections=0).predictions for moves in MOVES
+    )
+    assert both.damage is not None and width.damage is not None and depth_only.damage is not None
+    assert both.damage <= 1.05 * min(width.damage, depth_only.damage)
+
+
+MOVES = ("both", "width", "depth")
+
+
+def test_no_merge_is_kept_that_the_clock_does_not_reward(
+    decide_deep: Callable[..., Plan], clock: Clock
+) -> None:
+    kept = decide_deep("ratio", 0.7, moves="depth")
+    clock.grudging = True
+    refused = decide_deep("ratio", 0.7, moves="depth")
+    assert any(action.collapse.map != "identity" for action in kept.depth)
+    assert {action.collapse.map for action in refused.depth} == {"identity"}
+
+
+def test_a_limit_on_the_damage_collapses_too(decide_deep: Callable[..., Plan], deep: Graph) -> None:
+    plan = decide_deep("damage", 0.2, moves="depth")
+    assert plan.depth and (plan.predictions.time_ratio or 1) < 1
 
 
 # a limit on the damage

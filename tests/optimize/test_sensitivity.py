@@ -13,6 +13,7 @@ from torch import nn
 from otgraph.data import Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.optimize.cut import Cut
 from otgraph.optimize.saved import Saved, cache_folder
 from otgraph.optimize.sensitivity import PROBES, Sensitivity, measure_sensitivities, scaled_curve
 from otgraph.optimize.settings import Settings
@@ -90,8 +91,17 @@ def test_a_trial_of_nothing_is_nothing_and_more_cut_is_more_damage(found: Study)
     run = trial(found, Saved(None))
     full = {name: width.size for name, width in found.widths.items()}
     half = {name: size // 2 for name, size in full.items()}
-    assert run.damage(full) == run.damage({}) == 0
-    assert 0 < run.damage(half) < run.damage(dict.fromkeys(full, 1))
+    assert run.damage(Cut(full)) == run.damage(Cut({})) == 0
+    assert 0 < run.damage(Cut(half)) < run.damage(Cut(dict.fromkeys(full, 1)))
+
+
+def test_the_ridge_is_the_one_that_repairs_best(found: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, cut = trial(found, Saved(None)), Cut({name: width.size // 2 for name, width in found.widths.items()})
+    damages = {0.03: 4.0, 0.3: 1.0, 3.0: 2.0}
+    monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: damages[ridge])
+    assert run.damage(cut) == 4.0
+    assert run.settle([cut]) == 0.3
+    assert run.damage(cut) == 1.0
 
 
 def test_no_time_means_one_probe_each(found: Study) -> None:
