@@ -2,8 +2,8 @@
 
 One Boolean per dim and candidate, and one per option. Times and damages become integers by rounding *down*,
 so that nothing feasible is cut off and every bound is a true one; what rounding lets in exceeds a limit by
-less than ``TOLERANCE`` of it. Candidates that cost more than the whole starting solution are left out before
-the search.
+less than ``TOLERANCE`` of the largest time or damage there is. Candidates that cost more than the whole
+starting solution are left out before the search.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _span(problem: Problem) -> float:
 
 
 def _time_unit(problem: Problem) -> float:
-    """One integer step of time: so fine that rounding everything down stays within ``TOLERANCE``."""
+    """One integer step of time: rounding all down loses less than ``TOLERANCE`` of the largest time."""
     step = {choice.name: choice.widths[0] // math.gcd(*choice.widths) for choice in problem.choices}
     steps = 0
     for scope in problem.scopes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -139,6 +140,9 @@ class Program:
         outcome = solver.solve(self.model)
         if outcome == cp_model.MODEL_INVALID:
             raise RuntimeError(f"the allocation's program is wrong: {self.model.validate()}")
+        if outcome == cp_model.INFEASIBLE:
+            # the start only keeps its limit within the tolerance, and nothing that keeps it is as good
+            return None, math.inf, "optimal"
         proven: Literal["optimal", "feasible"] = "optimal" if outcome == cp_model.OPTIMAL else "feasible"
         if outcome not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return None, max(solver.best_objective_bound, 0.0), proven
