@@ -316,3 +316,26 @@ def test_the_embedded_sample() -> None:
     spans = spans_of(graph)
     assert sum(span.branch is not None for span in spans.values()) == 7  # two of nine blocks widen
     assert len(activation_nodes(graph, analyse(graph))) == 19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "residual", "activations"),
+    [
+        ("resnet18", 5, 17),  # three of eight blocks have a convolution in the shortcut
+        ("mobilenet_v2", 10, 35),
+        ("swin_t", 24, 12),
+        ("densenet121", 0, 121),
+    ],
+)
+def test_the_zoo(name: str, residual: int, activations: int) -> None:
+    import torchvision  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    module = getattr(torchvision.models, name)(weights=None).eval()
+    graph = capture(module, (torch.randn(2, 3, 224, 224),))
+    axes = analyse(graph)
+    spans = find_spans(graph, axes)
+    assert sum(span.branch is not None for span in spans) == residual
+    assert len(activation_nodes(graph, axes)) == activations
+    assert residual <= len(spans) < len(graph.module.graph.nodes)
