@@ -52,9 +52,10 @@ def solve_time(problem: Problem, limit: float, start: Point, limits: Limits) -> 
     """Least time with damage at most ``limit``, which may be infinite; never worse than ``start``."""
     most = sum(max(choice.damages) for choice in problem.choices)
     most += sum(option.damage for option in problem.options)
-    room = max(min(raised(limit, TOLERANCE), most) - sum(problem.floors), 0.0)
+    bounded = raised(limit, TOLERANCE) < most
+    room = max(raised(limit, TOLERANCE) - sum(problem.floors), 0.0) if bounded else math.inf
     program = Program(problem, room, start, _time_unit(problem))
-    if limit < most:
+    if bounded:
         unit = max(room / _UNITS, sys.float_info.min)
         program.model.add(program.damage(unit) <= down(room, unit) + 1)
     program.model.minimize(program.time())
