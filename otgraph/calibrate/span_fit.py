@@ -10,8 +10,9 @@ import torch
 
 from otgraph.calibrate.batches import Batch, split_batches
 from otgraph.calibrate.rows import Sampling
+from otgraph.calibrate.span_rows import Source
 from otgraph.calibrate.span_solve import Solved, solve_span
-from otgraph.calibrate.span_sums import Source, SpanCollector, Watched, bytes_of, widest
+from otgraph.calibrate.span_sums import SpanCollector, Watched, bytes_of, widest
 from otgraph.data import Data
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap

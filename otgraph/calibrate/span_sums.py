@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,85 +11,14 @@ import torch
 from otgraph.calibrate.batches import Batch
 from otgraph.calibrate.normal import Normal
 from otgraph.calibrate.observe import observe
-from otgraph.calibrate.rows import Geometry, Sampling, gathered
-from otgraph.graph.affine import Affine
+from otgraph.calibrate.rows import Sampling, gathered
+from otgraph.calibrate.span_rows import Source
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Span
-from otgraph.graph.span_site import Shape, SpanSite
+from otgraph.graph.span_site import SpanSite
 
 Part = Literal["fit", "held"]
 PARTS: tuple[Part, Part] = ("fit", "held")
-
-
-@dataclass(frozen=True)
-class Source:
-    """The rows that some spans share: windows of ``kernel`` of the value ``entry``, at one stride. ``axis``
-    -1: the channels alone."""
-
-    entry: str
-    axis: int
-    channels: int
-    space: Shape
-    kernel: Shape
-    stride: Shape
-    padding: tuple[tuple[int, int], ...]
-
-    @staticmethod
-    def of(site: SpanSite, entry: str, kernel: Shape) -> Source:
-        """The rows for a map of ``kernel`` (empty: of one position)."""
-        kernel = kernel or (1,) * len(site.stride)
-        return Source(
-            entry,
-            site.axis,
-            site.entry,
-            site.space,
-            kernel,
-            site.stride,
-            site.padding(kernel) if kernel else (),
-        )
-
-    @property
-    def width(self) -> int:
-        """The number of columns: channels, times the taps of the kernel (which run fastest)."""
-        return self.channels * math.prod(self.kernel)
-
-    @property
-    def tap(self) -> int:
-        """The tap that reads the position itself (input position output times stride)."""
-        place = 0
-        for size, (before, _) in zip(self.kernel, self.padding, strict=True):
-            place = place * size + min(before, size - 1)
-        return place
-
-    @property
-    def own(self) -> torch.Tensor:
-        """The columns that hold the position itself, by channel."""
-        return torch.arange(self.channels) * math.prod(self.kernel) + self.tap
-
-    def rows(self, value: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """(N*p, width): the windows of ``value`` at the flat output positions ``at``."""
-        if self.axis == -1:
-            return gathered(value, -1, at).transpose(1, 2).reshape(-1, self.channels)
-        geometry = Geometry(self._affine(), self.kernel, 1, self.width, 1, value.dtype)
-        nothing = value.new_zeros((value.shape[0], 1, len(at)))
-        return torch.cat([rows[0] for rows, _ in geometry.blocks(value, nothing, at)])
-
-    def _affine(self) -> Affine:
-        """Geometry reads only the numbers of an affine view."""
-        none = None
-        return Affine(
-            kind="conv",
-            node=none,  # type: ignore[arg-type]
-            output=none,  # type: ignore[arg-type]
-            data=none,  # type: ignore[arg-type]
-            weight="",
-            bias=None,
-            axis=1,
-            layout="oi",
-            stride=self.stride,
-            padding=self.padding,
-            dilation=(1,) * len(self.stride),
-        )
 
 
 @dataclass
@@ -262,12 +190,9 @@ class SpanCollector:
         return uses
 
     def _positions(self, source: Source, value: torch.Tensor, batch: int) -> torch.Tensor:
-        """Flat output positions of this batch; the inputs may be of another size than the example."""
-        if source.axis == -1:
-            total = math.prod(value.shape[1:-1])
-        else:
-            total = math.prod(_out(source, value.shape[2:]))
-        return Sampling.pick(total, self._sampling.count(source.width, self._samples), batch)
+        """Flat output positions of this batch."""
+        count = self._sampling.count(source.width, self._samples)
+        return Sampling.pick(source.positions(value), count, batch)
 
     def _end(self, w: Watched, part: Part, rows: torch.Tensor, found: torch.Tensor) -> None:
         exits = found.transpose(1, 2).reshape(-1, found.shape[1])
@@ -277,11 +202,6 @@ class SpanCollector:
 
 def _sources(watched: Sequence[Watched]) -> list[Source]:
     return list(dict.fromkeys(w.source for w in watched))
-
-
-def _out(source: Source, sizes: Sequence[int]) -> list[int]:
-    axes = zip(sizes, source.kernel, source.stride, source.padding, strict=True)
-    return [(size + sum(pads) - k) // stride + 1 for size, k, stride, pads in axes]
 
 
 def widest(watched: Iterable[Watched]) -> list[Watched]:

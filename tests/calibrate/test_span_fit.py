@@ -14,6 +14,7 @@ from torch.nn import functional
 from otgraph.calibrate import observe as observing
 from otgraph.calibrate import span_fit, span_sums
 from otgraph.calibrate.span_fit import FitOptions, SpanFit, fit_collapse, fit_collapses
+from otgraph.calibrate.span_rows import Source
 from otgraph.data import Data
 from otgraph.errors import DataError
 from otgraph.graph.axes.analysis import analyse
@@ -250,7 +251,7 @@ def test_spans_with_one_entry_share_their_sums() -> None:
     graph = graph_of(nn.Sequential(*blocks), 2, 6)
     spans = [s for s in find_spans(graph, analyse(graph)) if s.entry == "relu"]
     sites = [span_fit.site_of(graph, analyse(graph), span) for span in spans]
-    assert len(spans) > 3 and len({span_sums.Source.of(s, "relu", ()) for s in sites if s is not None}) == 1
+    assert len(spans) > 3 and len({Source.of(s, "relu", ()) for s in sites if s is not None}) == 1
 
 
 def test_what_cannot_be_fitted_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
