@@ -136,6 +136,11 @@ def test_they_are_refused_wherever_they_enter(graph: Graph, kind: str, optimized
 ERRORS: dict[str, tuple[type[OtgraphError], dict[str, Any], str]] = {
     "no budget": (UsageError, {}, "budget: none was given"),
     "two budgets": (UsageError, {"keep": 0.5, "latency": "0.5x"}, "latency and keep were given"),
+    "moves": (
+        UsageError,
+        {"latency": "0.6x", "moves": "deep"},
+        "moves 'deep': is none of both, width, depth",
+    ),
     "setting": (UsageError, {"keep": 0.5, "colour": "red"}, "settings: .*colour"),
     "engine": (UsageError, {"keep": 0.5, "engine": "abacus"}, "engine 'abacus': unknown"),
     "metric": (UsageError, {"keep": 0.5, "metric": "nothing"}, "metric 'nothing': write it as"),

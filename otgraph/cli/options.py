@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -128,9 +128,7 @@ def read_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_moves(
-    *, depth_only: bool, width_only: bool, keep: float | None
-) -> Literal["both", "width", "depth"]:
+def read_moves(*, depth_only: bool, width_only: bool, keep: float | None) -> str:
     """What ``--depth-only`` and ``--width-only`` leave to the planner.
 
     Raises:

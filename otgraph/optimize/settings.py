@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from otgraph.calibrate.divergence import Task
 from otgraph.calibrate.width import DEFAULT_CRITERION
@@ -13,6 +13,9 @@ from otgraph.errors import UsageError
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.plan.budget import Budget
+
+Moves = Literal["both", "width", "depth"]
+"""What a plan may do: cut widths, collapse spans, or both."""
 
 
 def quiet(message: str) -> None:
@@ -33,7 +36,7 @@ class Settings:
 
     budget: Budget
     dims: Literal["all", "inner"] = "all"
-    moves: Literal["both", "width", "depth"] = "both"
+    moves: Moves = "both"
     task: Task = "auto"
     engine: str = "onnxruntime"
     threads: int = 1
@@ -53,6 +56,16 @@ class Settings:
     pipeline: str = "apply"
     cache: Path | None = None
     progress: Callable[[str], None] = quiet
+
+    def __post_init__(self) -> None:
+        if self.moves not in get_args(Moves):
+            raise UsageError(
+                f"moves {self.moves!r}: is none of {', '.join(get_args(Moves))}; give one of them"
+            )
+        if self.moves == "depth" and self.budget.kind == "keep":
+            raise UsageError(
+                "moves 'depth': a fraction to keep says nothing of layers; give a latency or a max-drop"
+            )
 
     def selects(self, dim: Dim) -> bool:
         """Whether the rules let this dim be cut."""
