@@ -7,10 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
+from scipy.optimize import isotonic_regression, nnls
 
 Floats = npt.NDArray[np.float64]
 Point = tuple[int, int]
+
+SWEEPS = 200
+
+CLOSE = 1e-6
+"""The relative change of a sweep below which the regression has come to rest."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +66,27 @@ class KernelTable:
 
 
 def monotone(times: Floats) -> Floats:
-    """The matrix ``times`` made non-decreasing along both axes.
+    """The matrix nearest to ``times`` in relative error that is non-decreasing along both axes.
 
-    Each entry becomes the mean of the greatest among those no wider and the least among those no
-    narrower. Both are non-decreasing, and times that already are stay as they are.
+    Isotonic regression of the logarithms along one axis and the other in turn, with Dykstra's corrections
+    (Dykstra & Robertson, 1982), so that noise raises no more entries than it lowers. Times that are
+    non-decreasing already stay as they are.
     """
-    upper = lower = times
-    for axis in (0, 1):
-        upper = np.maximum.accumulate(upper, axis)
-        lower = np.flip(np.minimum.accumulate(np.flip(lower, axis), axis), axis)
-    return (upper + lower) / 2
+    if all((np.diff(times, axis=axis) >= 0).all() for axis in (0, 1)):
+        return times
+    logs = np.log(times)
+    corrections = [np.zeros_like(logs), np.zeros_like(logs)]
+    for _ in range(SWEEPS):
+        before = logs
+        for axis in (0, 1):
+            wanted = logs + corrections[axis]
+            logs = np.apply_along_axis(lambda row: isotonic_regression(row).x, axis, wanted)
+            corrections[axis] = wanted - logs
+        if np.abs(logs - before).max() < CLOSE:
+            break
+    for axis in (0, 1):  # what is left is rounding
+        logs = np.maximum.accumulate(logs, axis)
+    return np.exp(logs)
 
 
 def _laid_out(points: Mapping[Point, float]) -> tuple[tuple[int, ...], tuple[int, ...], Floats, bool]:

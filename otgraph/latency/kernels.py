@@ -21,7 +21,7 @@ from otgraph.latency.table import LatencyTable
 FINE = 8
 """Up to this many widths of an axis are all measured."""
 
-COARSE = (0, 1 / 15, 4 / 15, 9 / 15, 1)
+COARSE = (0, 1 / 15, 3 / 15, 6 / 15, 10 / 15, 1)
 """Which of more widths are measured, by position: dense near the full width, where mild budgets are
 decided."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from otgraph.latency.kernel_table import KernelTable, KernelTime, fit_time, monotone
 
@@ -77,10 +78,39 @@ def test_noise_never_makes_a_narrower_node_slower() -> None:
         assert (np.diff(times, axis=1) >= -1e-12).all()
 
 
-def test_one_spike_is_shared_between_it_and_what_it_overtops() -> None:
-    made = monotone(np.array([[1.0, 4.0, 1.0, 2.0]]))
-    assert made[0] == pytest.approx([1.0, 2.5, 2.5, 3.0])
-    assert monotone(np.array([[1.0, 1.0, 3.0]]))[0] == pytest.approx([1.0, 1.0, 3.0])
+def test_what_is_out_of_order_is_averaged() -> None:
+    assert monotone(np.array([[1.0, 4.0, 1.0, 2.0]]))[0] == pytest.approx([1.0, 2.0, 2.0, 2.0])
+    assert monotone(np.array([[4.0], [1.0]])).T[0] == pytest.approx([2.0, 2.0])
+    assert monotone(np.array([[1.0, 1.0, 3.0]])).tolist() == [[1.0, 1.0, 3.0]]
+
+
+def test_the_nearest_monotone_matrix_is_found() -> None:
+    draw = np.random.default_rng(1)
+    raw = np.exp(draw.normal(0, 0.5, (4, 5)))
+    found = np.log(monotone(raw))
+    pairs = [((i, j), (i + a, j + b)) for i in range(4) for j in range(5) for a, b in ((0, 1), (1, 0))]
+    rows = [(p, q) for p, q in pairs if q[0] < 4 and q[1] < 5]
+
+    def rises(flat: np.ndarray) -> list[float]:
+        matrix = flat.reshape(4, 5)
+        return [matrix[q] - matrix[p] for p, q in rows]
+
+    oracle = minimize(
+        lambda flat: float(((flat - np.log(raw).ravel()) ** 2).sum()),
+        found.ravel(),
+        method="SLSQP",
+        constraints={"type": "ineq", "fun": rises},
+    )
+    assert found.ravel() == pytest.approx(oracle.x, abs=1e-3)
+
+
+def test_noise_shifts_the_full_width_neither_up_nor_down() -> None:
+    draw = np.random.default_rng(2)
+    noisy = [
+        KernelTable.of({point: steps(*point) * draw.lognormal(0, 0.03) for point in GRID}).at(32, 64)
+        for _ in range(200)
+    ]
+    assert np.median(noisy) == pytest.approx(steps(32, 64), rel=0.015)
 
 
 def test_known_coefficients_are_recovered() -> None:
