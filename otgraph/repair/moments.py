@@ -36,7 +36,7 @@ class MomentOptions:
     strengths: tuple[float, ...] = (0.5, 1.0)
     folds: int = 4
     inputs: int = 512
-    memory: int = 1536 << 20
+    memory: int = 1024 << 20
     seed: int = 0
     task: Task = "auto"
 

@@ -11,9 +11,9 @@ from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.data import Data
 from otgraph.graph.graph import Graph
 from otgraph.repair.fitter import Fitter
-from otgraph.repair.frontier import Memory
 from otgraph.repair.least_squares import LeastSquaresOptions, walk
 from otgraph.repair.lockstep import outputs_of
+from otgraph.repair.memory import Memory
 from otgraph.repair.teacher import Teacher
 
 
@@ -38,7 +38,7 @@ class TrialRepair:
         options: LeastSquaresOptions | None = None,
         *,
         judged: Data | None = None,
-        hold: int = 768 << 20,
+        hold: int = 384 << 20,
         extra: Collection[str] = (),
     ) -> None:
         self.options = options or LeastSquaresOptions.quick()
