@@ -4,12 +4,14 @@
         --data data/ppocr_rec/test.npz --metric tools.ppocr_metric:character_accuracy \\
         --latency 0.95x,0.9x,0.85x
 
-For each budget ``otgraph optimize`` runs in a process of its own: the ratio to the original's latency is the
-audit's, with its 95 % interval. At the widths it decided on, three others are made: its own selection without
-repair, and the channels of largest magnitude without and with the same repair. Each is held against the
+For each budget, and each of --moves (cut widths, collapse spans, or both), ``otgraph optimize`` runs in a
+process of its own: the ratio to the original's latency is the audit's, with its 95 % interval. At the widths
+and with the collapses it decided on, three others are made: its own selection without repair, and, where
+channels were cut, those of largest magnitude without and with the same repair. Each is held against the
 original with ONNX Runtime on all of --data: agreement of the top class, KL divergence and relative L2 of the
-outputs, accuracy where there are labels, and --metric. CPU and wall seconds are those of plan and repair; the
-peak of the resident memory has the audit in it.
+outputs, accuracy where there are labels, and --metric. Layers are the products on the longest path, before
+and after. CPU and wall seconds are those of plan and repair; the peak of the resident memory has the audit in
+it. The second table has the collapses, with what was predicted of each alone.
 """
 
 from __future__ import annotations
@@ -17,36 +19,41 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from glob import escape
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from bench_judge import Judge, figures
 from bench_output import peak_megabytes, save, show
 
 import otgraph.api as otg
-from otgraph.audit.fidelity import Fidelity, fidelity
-from otgraph.audit.metric import Metric, load_metric
 from otgraph.data import Data
-from otgraph.engines.catalogue import get_engine
+from otgraph.errors import UsageError
 from otgraph.graph.graph import Graph
-from otgraph.optimize.settings import Settings
+from otgraph.optimize.settings import Moves, Settings
 from otgraph.optimize.study import study
-from otgraph.plan.decision import DimDecision
+from otgraph.plan.decision import DepthAction, DimDecision
 from otgraph.plan.plan import Plan
-from otgraph.rewrite.catalogue import load_pipelines
+from otgraph.rewrite.collapse import describe
+from otgraph.rewrite.pipeline import parse_pipeline
+
+WHOLE = "1x"
+"""The budget of the original's row."""
 
 COLUMNS = {
     "budget": "",
+    "moves": "",
     "channels": "",
     "repair": "",
     "ratio": ".3f",
     "interval": "",
     "MACs": ".3f",
+    "layers": "",
     "agreement": ".3f",
     "KL": ".4f",
     "relative L2": ".4f",
@@ -56,60 +63,75 @@ COLUMNS = {
     "wall s": ".0f",
     "peak MB": ".0f",
 }
+COLLAPSES = {
+    "budget": "",
+    "moves": "",
+    "span": "",
+    "becomes": "",
+    "nodes": "d",
+    "L2 alone": ".4f",
+    "ms": ".4f",
+    "ms after": ".4f",
+}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One budget: what a worker process is told."""
+    """One budget and one kind of moves: what a worker process is told."""
 
     model: str
     calibration: str
     data: str
     latency: str
+    moves: Moves
     samples: int | None
     metric: str | None
     criterion: str | None
     dims: str
     threads: int
     seed: int
+    cache: Path | None
 
 
 def main() -> None:
     options = _arguments()
     names = ("model", "calibration", "data", "samples", "metric", "criterion", "dims", "threads", "seed")
-    chosen = {name: getattr(options, name) for name in names}
+    chosen = {name: getattr(options, name) for name in (*names, "cache")}
+    if options.cache is not None:
+        options.cache.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     context = multiprocessing.get_context("spawn")
-    for latency in options.latency.split(","):
+    for latency, moves in product(options.latency.split(","), options.moves):
         with ProcessPoolExecutor(
             1, mp_context=context
         ) as pool:  # a fresh process: its peak memory is its own
-            made = pool.submit(run_budget, Task(latency=latency, **chosen)).result()
-        rows += made if not rows else made[1:]
+            made = pool.submit(run_budget, Task(latency=latency, moves=moves, **chosen)).result()
+        rows += [row for row in made if row["budget"] != WHOLE or row not in rows]
         save(options.json, {"model": options.model, "rows": rows})  # a stopped run keeps what it has
     show(options.model, rows, {name: form for name, form in COLUMNS.items() if _known(name, rows)})
+    gone = collapses_of(rows)
+    if gone:
+        show("collapses", gone, COLLAPSES)
+    for row in rows:
+        if row.get("missed"):
+            print(f"{row['budget']}, {row['moves']}: {row['missed']}")
 
 
 def run_budget(task: Task) -> list[dict[str, Any]]:
-    """The original's figures, those of ``optimize``, and those of the other networks at the same widths."""
+    """The original's figures, those of ``optimize``, and those of the other networks with the same moves; one
+    row that says why where the budget is out of reach."""
     graph, data = otg.load(task.model), otg.load_data(task.data)
     calibration = otg.load_data(task.calibration)
     if task.samples is not None:
         calibration = calibration.take(task.samples, seed=task.seed)
-    choices = {"criterion": task.criterion, "dims": task.dims, "threads": task.threads, "seed": task.seed}
+    where = {"budget": task.latency, "moves": task.moves}
     started = time.perf_counter()
-    made = otg.optimize(
-        graph,
-        calibration,
-        latency=task.latency,
-        evaluation=data,
-        metric=task.metric,
-        progress=lambda message: _say(f"{task.latency}: {message}"),
-        **choices,
-    )
+    try:
+        made = _optimized(task, graph, calibration, data)
+    except UsageError as error:
+        return [where | {"channels": "-", "repair": "-", "missed": str(error)}]
     audit = made.audit
-    row = {
-        "budget": task.latency,
+    row = where | {
         "channels": made.plan.criterion,
         "repair": "yes",
         "ratio": audit.latency.ratio,
@@ -117,6 +139,7 @@ def run_budget(task: Task) -> list[dict[str, Any]]:
         "low": audit.latency.low,
         "high": audit.latency.high,
         "MACs": made.plan.predictions.macs_ratio,
+        **layers(audit.a.structure.compute_depth, audit.b.structure.compute_depth, made.plan.depth),
         **figures(audit.fidelity, side="b"),
         "CPU s": made.cost.cpu_seconds,
         "wall s": made.cost.wall_seconds,
@@ -125,70 +148,83 @@ def run_budget(task: Task) -> list[dict[str, Any]]:
         "missed": made.missed,
         "widths": {dim.name: [len(dim.kept), dim.size] for dim in made.plan.dims},
     }
-    original = {"budget": "1x", "channels": "all", "repair": "-", **figures(audit.fidelity, side="a")}
+    original = {"budget": WHOLE, "moves": "-", "channels": "all", "repair": "-"}
+    original |= figures(audit.fidelity, side="a")
     judge = Judge(graph, data, task.metric)
-    others = [{"budget": task.latency, **other} for other in _others(graph, calibration, made, judge)]
-    return [original, row, *others]
+    return [original, row, *({**where, **other} for other in _others(graph, calibration, made, judge))]
+
+
+def _optimized(task: Task, graph: Graph, calibration: Data, data: Data) -> otg.Optimized:
+    choices = ("criterion", "dims", "moves", "threads", "seed", "cache")
+    return otg.optimize(
+        graph,
+        calibration,
+        latency=task.latency,
+        evaluation=data,
+        metric=task.metric,
+        progress=lambda message: _say(f"{task.latency} {task.moves}: {message}"),
+        **{name: getattr(task, name) for name in choices},
+    )
+
+
+def layers(before: int, after: int, actions: Sequence[DepthAction]) -> dict[str, Any]:
+    """The depth before and after, and what is known of each collapse."""
+    count = f"{len(actions)} collapse{'' if len(actions) == 1 else 's'}"
+    return {
+        "layers": f"{before} → {after}, {count}" if actions else f"{before} → {after}",
+        "depth": [before, after],
+        "collapses": [
+            {
+                "span": action.collapse.span.name,
+                "becomes": describe(action.collapse).removeprefix("became "),
+                "nodes": len(action.collapse.span.nodes),
+                "L2 alone": action.damage,
+                "ms": action.old_ms,
+                "ms after": action.new_ms,
+            }
+            for action in actions
+        ],
+    }
+
+
+def collapses_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line per budget, moves and collapse."""
+    return [
+        {"budget": row["budget"], "moves": row["moves"], **collapse}
+        for row in rows
+        for collapse in row.get("collapses", ())
+    ]
 
 
 def _others(
     graph: Graph, calibration: Data, made: otg.Optimized, judge: Judge
 ) -> Iterator[Mapping[str, Any]]:
-    """The plan without its repairs, then magnitude at the plan's widths, without and with them."""
-    bare = load_pipelines()["trial"]
-    magnitude = at_same_widths(graph, calibration, made.plan, "magnitude")
-    for repair, plan in (
-        ("no", replace(made.plan, pipeline=bare)),
-        ("no", replace(magnitude, pipeline=bare)),
-        ("yes", magnitude),
-    ):
+    """The plan without its repairs; then, where it cuts channels, magnitude at the plan's widths and with its
+    collapses, without and with them."""
+    bare = without_repair(made.plan.pipeline)
+    plans = [("no", replace(made.plan, pipeline=bare))]
+    if made.plan.couplings():
+        magnitude = at_same_widths(graph, calibration, made.plan, "magnitude")
+        plans += [("no", replace(magnitude, pipeline=bare)), ("yes", magnitude)]
+    for repair, plan in plans:
         _say(f"{made.plan.budget}: {plan.criterion}, repair: {repair}")
         found = judge(plan.apply(graph, calibration))
         yield {"channels": plan.criterion, "repair": repair, **figures(found, side="b")}
 
 
+def without_repair(pipeline: str) -> str:
+    """The passes that cut and collapse: maps are fitted, but nothing around them is changed."""
+    steps = [step for step in parse_pipeline(pipeline) if not step.name.startswith(("repair-", "reroute-"))]
+    return ",".join(map(str, steps))
+
+
 def at_same_widths(graph: Graph, calibration: Data, plan: Plan, criterion: str) -> Plan:
-    """``plan`` with as many channels of each dim, but those that ``criterion`` chooses."""
+    """``plan`` with its collapses and as many channels of each dim, but those that ``criterion`` chooses."""
     widths = {dim.name: len(dim.kept) for dim in plan.dims}
     settings = Settings(plan.budget, criterion=criterion, include=tuple(map(escape, widths)), seed=plan.seed)
     couplings = study(graph, calibration, settings).couplings(widths)
     decided = tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items())
     return replace(plan, dims=decided, criterion=criterion)
-
-
-class Judge:
-    """Fidelity of a graph to the original on all of ``data``, both in ONNX Runtime."""
-
-    def __init__(self, original: Graph, data: Data, metric: str | None) -> None:
-        self._metric: Metric | None = None if metric is None else load_metric(metric)
-        self._name = metric or ""
-        self._engine = get_engine("onnxruntime")
-        self._folder = tempfile.TemporaryDirectory(prefix="otgraph-")
-        self._original = self._session(original)
-        self._data = data.named([spec.name for spec in self._original.inputs])
-
-    def __call__(self, graph: Graph) -> Fidelity:
-        return fidelity(self._original, self._session(graph), self._data, self._metric, self._name)
-
-    def _session(self, graph: Graph) -> Any:
-        path = Path(self._folder.name) / "model.onnx"
-        graph.save(path)
-        return self._engine.load(path)
-
-
-def figures(found: Fidelity, *, side: str) -> dict[str, float | None]:
-    """What is known of one side of a comparison; of the original (``a``) only accuracy and metric."""
-    row: dict[str, float | None] = {}
-    classes = found.classification
-    if side == "b":
-        row["relative L2"] = max(
-            (o.relative_l2 for o in found.outputs if o.relative_l2 is not None), default=None
-        )
-        row["KL"] = None if classes is None else classes.kl
-        row["agreement"] = None if classes is None else classes.top1_agreement
-    row["accuracy"] = None if classes is None else getattr(classes, f"accuracy_{side}")
-    row["metric"] = None if found.metric is None else getattr(found.metric, side)
-    return row
 
 
 def _known(name: str, rows: list[dict[str, Any]]) -> bool:
@@ -197,6 +233,13 @@ def _known(name: str, rows: list[dict[str, Any]]) -> bool:
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
+
+
+def _moves(text: str) -> list[str]:
+    found = text.split(",")
+    if wrong := sorted(set(found) - set(get_args(Moves))):
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(get_args(Moves))}")
+    return found
 
 
 def _arguments() -> argparse.Namespace:
@@ -212,11 +255,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--latency", default="0.95x,0.9x,0.85x", metavar="BUDGETS", help="separated by commas"
     )
+    parser.add_argument(
+        "--moves",
+        type=_moves,
+        default=["both"],
+        metavar="MOVES",
+        help="both, width or depth, separated by commas",
+    )
     parser.add_argument("--samples", type=int, metavar="N", help="calibration inputs to use; all by default")
     parser.add_argument("--criterion", help="otgraph's default by default")
     parser.add_argument("--dims", choices=["all", "inner"], default="all")
     parser.add_argument("--threads", type=int, default=1, help="of the engine")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="keeps trials, so that budgets and later runs share them"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
 
