@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import onnxruntime
@@ -31,7 +31,9 @@ from otgraph.plan.fingerprint import fingerprint_graph
 from otgraph.plan.macs import macs_terms
 from otgraph.plan.plan import Plan
 from otgraph.plan.terms import evaluate
+from otgraph.remark import Remark
 from otgraph.rewrite.catalogue import load_pipelines
+from otgraph.rewrite.collapse import describe
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
@@ -62,8 +64,9 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
         widths = {name: candidates[:1] for name, candidates in widths.items()}
     nodes, fixed = node_times(found.graph, found.axes, clock.engine, original_ms, settings, widths)
     collapses: Sequence[DepthCandidate] = ()
+    said: tuple[Remark, ...] = ()
     if settings.moves != "width":
-        collapses, _ = find_candidates(found, clock.engine, nodes, fixed, settings, widths)
+        collapses, said = find_candidates(found, clock.engine, nodes, fixed, settings, widths)
     fits = {candidate.name: candidate.fit for candidate in collapses}
     saved = Saved(settings.cache, *_what_trials_depend_on(found, settings))
     trial = Trial(found.graph, found.axes, found.widths, found.fit, found.held, saved, fits)
@@ -83,11 +86,13 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
     if settings.budget.kind == "damage":
         limit = settings.budget.value if found.classifier else settings.budget.value**2
         best = loop.by_damage(limit, lambda cut: found.damage(writer.applied(cut)))
-        return writer.finish(best, loop, best.allocation.damage)
+        plan = writer.finish(best, loop, best.allocation.damage)
+        return replace(plan, remarks=(*found.remarks, *said, *writer.verdicts(loop)))
     ratio = settings.budget.kind == "ratio"
     target = settings.budget.value if ratio else settings.budget.value / original_ms
     best = loop.by_latency(target)
-    return writer.finish(best, loop, trial.damage(best.cut))
+    plan = writer.finish(best, loop, trial.damage(best.cut))
+    return replace(plan, remarks=(*found.remarks, *said, *writer.verdicts(loop)))
 
 
 def _probes(found: Study, collapses: Sequence[DepthCandidate]) -> list[Cut]:
@@ -201,6 +206,20 @@ class _Writer:
         if measured is not None:
             old, new = measured.a_ms, measured.b_ms
         return DepthAction(candidate.fit.collapse, math.sqrt(damage), old, new)
+
+    def verdicts(self, loop: Loop) -> Iterator[Remark]:
+        """What the clock said of each merge that was built."""
+        for name, found in loop.vetoes.items():
+            collapse = self.candidates[name].fit.collapse
+            text = f"{describe(collapse)}: {found.a_ms:.4g} → {found.b_ms:.4g} ms, all else the same"
+            text += "" if found.credible_gain else ", which is no credible gain; the span stays"
+            yield Remark(
+                "applied" if found.credible_gain else "missed",
+                "veto",
+                collapse.span.name,
+                text,
+                {"old_ms": found.a_ms, "new_ms": found.b_ms, "low": found.low, "high": found.high},
+            )
 
     def _macs_ratio(self, cut: Cut) -> float:
         if not cut.collapses:

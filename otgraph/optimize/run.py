@@ -66,12 +66,13 @@ def optimize(
     spent = Cost(time.process_time() - started[0], time.perf_counter() - started[1])
     settings.progress("auditing")
     found = audit_graphs(graph, result.graph, evaluation, settings, spent, metric)
-    small = replace(result.graph, remarks=(*graph.remarks, *result.remarks))
+    remarks = (*graph.remarks, *plan.remarks, *result.remarks)
+    small = replace(result.graph, remarks=remarks)
     return Optimized(
         graph=small,
         plan=plan,
         audit=found,
-        remarks=(*graph.remarks, *result.remarks),
+        remarks=remarks,
         cost=spent,
         credible=found.latency.credible_gain,
         missed=_missed(plan, found),

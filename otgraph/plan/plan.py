@@ -22,6 +22,7 @@ from otgraph.plan.fingerprint import Fingerprint
 from otgraph.plan.json_text import dumps
 from otgraph.plan.schema import VERSION
 from otgraph.plan.table import plan_table
+from otgraph.remark import Remark
 from otgraph.rewrite.manager import Result
 from otgraph.transport.coupling import Coupling
 
@@ -54,6 +55,7 @@ class Plan:
     created_by: Mapping[str, str] = field(default_factory=dict[str, str])
     version: int = VERSION
     data: Data | None = field(default=None, compare=False, repr=False)
+    remarks: tuple[Remark, ...] = field(default=(), compare=False, repr=False)
     origin: str = field(default="plan", compare=False, repr=False)
 
     def __str__(self) -> str:

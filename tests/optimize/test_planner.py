@@ -82,7 +82,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     def between(self: Stopwatch, a: Graph, b: Graph) -> Any:
         times = [made.law(macs(graph) / self.whole) for graph in (a, b)]  # type: ignore[attr-defined]
         gain = times[1] < times[0]
-        return SimpleNamespace(a_ms=times[0], b_ms=times[1], credible_gain=gain and not made.grudging)
+        gain = gain and not made.grudging
+        return SimpleNamespace(a_ms=times[0], b_ms=times[1], low=0.9, high=0.95, credible_gain=gain)
 
     def node_times(graph: Graph, axes: Any, *arguments: Any) -> Any:
         shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
@@ -249,7 +250,7 @@ def decide_deep(deep: Graph, data: Data, cache: Path, clock: Clock) -> Callable[
 def test_depth_alone_cuts_no_dim(decide_deep: Callable[..., Plan], deep: Graph) -> None:
     plan = decide_deep("ratio", 0.7, moves="depth")
     assert not plan.couplings() and plan.depth
-    assert (plan.predictions.time_ratio or 1) <= 0.72
+    assert 0 < (plan.predictions.time_ratio or 1) <= 0.72
     assert len(affine_nodes(plan.apply(deep))) < len(affine_nodes(deep))
 
 
@@ -278,6 +279,10 @@ def test_no_merge_is_kept_that_the_clock_does_not_reward(
     refused = decide_deep("ratio", 0.7, moves="depth")
     assert any(action.collapse.map != "identity" for action in kept.depth)
     assert {action.collapse.map for action in refused.depth} == {"identity"}
+    said = [remark for remark in refused.remarks if remark.source == "veto"]
+    assert said and all(remark.kind == "missed" and "no credible gain" in remark.message for remark in said)
+    assert {"old_ms", "new_ms"} <= said[0].metrics.keys()
+    assert {remark.kind for remark in kept.remarks if remark.source == "veto"} == {"applied"}
 
 
 def test_a_limit_on_the_damage_collapses_too(decide_deep: Callable[..., Plan], deep: Graph) -> None:
