@@ -23,7 +23,7 @@ def show(title: str, rows: Sequence[Row], columns: Mapping[str, str]) -> None:
     """Print ``rows``; ``columns`` maps what is shown, in order, to a format such as ``.3f`` ('' for text)."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, form in columns.items():
-        table.add_column(name, justify="right" if form else "left")
+        table.add_column(name, justify="right" if form else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell(row.get(name), form) for name, form in columns.items()))
     Console(width=None if sys.stdout.isatty() else 150, highlight=False).print(table)
