@@ -43,7 +43,7 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse, Estimator, MapKind, Span
 from otgraph.graph.span_maps import find_collapses
 from otgraph.graph.spans import activation_nodes, find_spans
-from otgraph.optimize.trial import FIT, RIDGES
+from otgraph.optimize.trial import INPUTS, RIDGES
 from otgraph.repair.least_squares import LeastSquaresOptions
 from otgraph.repair.trial import TrialRepair
 from otgraph.rewrite.collapse import collapse_span
@@ -143,7 +143,7 @@ class Judge:
         self._repair = TrialRepair(
             graph,
             calibration,
-            LeastSquaresOptions.quick(inputs=FIT),
+            LeastSquaresOptions.quick(inputs=INPUTS[1]),
             judged=data,
             extra=sorted(replaced),
         )

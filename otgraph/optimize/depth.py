@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from otgraph.calibrate.batches import split_batches
 from otgraph.calibrate.span_fit import SpanFit, fit_collapses
+from otgraph.calibrate.span_screen import screen
 from otgraph.engines.engine import Engine
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.axes.axis_map import AxisMap
@@ -27,6 +29,13 @@ SOURCE = "depth"
 
 LEAST_GAIN = 0.01
 """Of the original's time: a collapse that is predicted to save less is not worth a trial."""
+
+
+MOST = 64
+"""So many collapses are fitted at most."""
+
+SCREENED = 32
+"""Inputs that bounds are computed on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +111,9 @@ def find_candidates(
         smaller = rival is None or len(collapse.span.nodes) < len(rival.collapse.span.nodes)
         if old - new >= least and smaller:  # of spans with the same products, the one that leaves most alone
             worth[key] = _Worth(collapse, removes, adds, old, new)
-    settings.progress(f"fitting {len(worth)} maps")
-    fits = fit_collapses(graph, found.fit, [each.collapse for each in worth.values()], axes=axes)
+    chosen, discarded = _hopeful(found, list(worth.values()), products)
+    settings.progress(f"fitting {len(chosen)} maps")
+    fits = fit_collapses(graph, found.fit, [each.collapse for each in chosen], axes=axes)
     made = [
         DepthCandidate(
             fits[each.collapse.name],
@@ -113,16 +123,24 @@ def find_candidates(
             each.old_ms,
             each.new_ms,
         )
-        for each in worth.values()
+        for each in chosen
         if each.collapse.name in fits
     ]
-    said = Remark(
-        "analysis",
-        SOURCE,
-        graph.name,
-        f"{len(made)} of {len(effects)} collapses would save time",
-    )
+    text = f"{len(worth)} of {len(effects)} collapses would save time; {discarded} are beyond hope by a bound"
+    said = Remark("analysis", SOURCE, graph.name, f"{text}; {len(made)} were fitted")
     return tuple(sorted(made, key=lambda c: -c.promise)), (said,)
+
+
+def _hopeful(found: Study, worth: Sequence[_Worth], products: Collection[str]) -> tuple[list[_Worth], int]:
+    """The most promising of ``worth``, and how many a lower bound of their error rules out.
+
+    Time saved grows with the products that go, damage much faster than that, so short spans come first.
+    """
+    few = split_batches(found.graph, found.fit, 1, limit=SCREENED)
+    bounds = screen(found.graph, found.axes, few, [each.collapse for each in worth])
+    left = [w for w in worth if w.collapse.name not in bounds or not bounds[w.collapse.name].discarded]
+    left.sort(key=lambda w: (w.new_ms - w.old_ms) / max(len(w.removes.intersection(products)), 1) ** 2)
+    return left[:MOST], len(worth) - len(left)
 
 
 def try_candidates(

@@ -14,6 +14,7 @@ from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.graph import Graph
 from otgraph.optimize.cut import Cut
 from otgraph.optimize.depth import DepthCandidate, find_candidates, try_candidates
+from otgraph.optimize.elementwise import batch_size
 from otgraph.optimize.loop import Candidate, Loop
 from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import measure_sensitivities
@@ -69,7 +70,11 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
         collapses, said = find_candidates(found, clock.engine, nodes, fixed, settings, widths)
     fits = {candidate.name: candidate.fit for candidate in collapses}
     saved = Saved(settings.cache, *_what_trials_depend_on(found, settings))
-    trial = Trial(found.graph, found.axes, found.widths, found.fit, found.held, saved, fits)
+    macs = evaluate(found.macs, {name: width.size for name, width in found.widths.items()}) / batch_size(
+        found.graph
+    )
+    trial = Trial(found.graph, found.axes, found.widths, found.fit, found.held, saved, fits, macs)
+    settings.progress("choosing the ridge of trials")
     ridge = trial.settle(_probes(found, collapses))
     settings.progress(f"trials repair with a ridge of {ridge:g}")
     options = try_candidates(trial, collapses, settings.trial_seconds, settings)
@@ -96,11 +101,11 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
 
 
 def _probes(found: Study, collapses: Sequence[DepthCandidate]) -> list[Cut]:
-    """A few cuts of every sort, from all over the network."""
+    """A few cuts of either sort; the width is in the middle, where a trial has half of the network to run."""
     names = list(found.widths)
-    spread = dict.fromkeys(names[round(at * (len(names) - 1) / 3)] for at in range(4))
-    cuts = [Cut({name: max(1, round(found.widths[name].size * 0.75))}) for name in spread]
-    return cuts + [Cut({}, (candidate.name,)) for candidate in collapses[:3]]
+    name = names[len(names) // 2]
+    cut = Cut({name: max(1, round(found.widths[name].size * 0.75))})
+    return [cut, *(Cut({}, (candidate.name,)) for candidate in collapses[:2])]
 
 
 def _choices(trial: Trial, widths: Mapping[str, tuple[int, ...]], settings: Settings) -> tuple[Choice, ...]:
@@ -121,7 +126,7 @@ def _what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
         settings.criterion,
         str(settings.seed),
         torch.__version__,
-        "4",  # raised whenever a trial is made in another way
+        "6",  # raised whenever a trial is made in another way
     )
 
 

@@ -51,7 +51,7 @@ class Settings:
     rounds: int = 5
     tolerance: float = 0.02
     corrections: int = 1
-    trial_seconds: float = 45.0
+    trial_seconds: float = 60.0
     candidates: int = 16
     pipeline: str = "apply"
     cache: Path | None = None

@@ -21,8 +21,12 @@ from otgraph.rewrite.collapse import collapse_spans
 from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.rewriter import Rewriter
 
-FIT, JUDGE = 48, 64
-"""At most so many inputs repair a trial, and judge it."""
+INPUTS = 24, 48
+"""So many inputs, within these limits, repair a trial, and as many others judge it: fewer where one costs
+more."""
+
+EFFORT = 20e9
+"""Multiply-accumulates that one run of a trial's inputs through the network may take."""
 
 RIDGES = (0.03, 0.3, 3.0)
 """How near a trial's repair may stay to the old weights. With few and correlated inputs a small ridge makes a
@@ -36,7 +40,8 @@ class Trial:
     Damage is the squared relative L2 distance of the outputs, for classifiers too: independent errors add up
     in it, and on the few inputs of a trial it is far steadier than KL, which hangs on the one or two inputs
     that are nearly undecided. All trials repair with one of ``RIDGES``: see ``settle``. ``fits`` are the
-    collapses that can be tried, by name. ``saved`` keeps what was measured.
+    collapses that can be tried, by name. ``saved`` keeps what was measured. ``macs``: multiply-accumulates of
+    one input.
     """
 
     def __init__(
@@ -48,13 +53,15 @@ class Trial:
         held: Data,
         saved: Saved,
         fits: Mapping[str, SpanFit] | None = None,
+        macs: float = 0.0,
     ) -> None:
         self.graph = graph
         self.axes = axes
         self.widths = widths
         self.saved = saved
         self.fits = dict(fits or {})
-        self._inputs = (fit, held.take(JUDGE))
+        self._count = min(max(int(EFFORT / 2 / max(macs, 1.0)), INPUTS[0]), INPUTS[1])
+        self._inputs = (fit, held.take(self._count))
         self._repair: TrialRepair | None = None
         self._ridge = RIDGES[0]
 
@@ -88,7 +95,7 @@ class Trial:
             self._repair = TrialRepair(
                 self.graph,
                 fit,
-                LeastSquaresOptions.quick(inputs=FIT),
+                LeastSquaresOptions.quick(inputs=self._count),
                 judged=judged,
                 extra=sorted(replaced),
             )
