@@ -29,10 +29,11 @@ from otgraph.transport.coupling import Coupling
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """``axes``: dims that the settings leave out are blocked. ``widths``: the dims to decide on, from the
-    moments of all of ``data``. ``fit`` and ``held`` are its first and its last part: trials are repaired on
-    the one and judged on the other (a stretch, so that inputs of one source do not lie on both sides when
-    they come in order). ``macs``: multiply-accumulates of the network as a polynomial in the widths.
+    """``axes``: dims that the settings leave out are blocked. ``widths``: the dims to decide on. ``fit`` and
+    ``held`` are the first and the last part of ``data`` (a stretch, so that inputs of one source do not lie
+    on both sides when they come in order): where there are trials, channels are chosen and repairs fitted on
+    the one and judged on the other, since channels that are redundant on the inputs they were chosen on need
+    not be so on others. ``macs``: multiply-accumulates of the network as a polynomial in the widths.
     ``classifier``: damage is KL, else relative L2."""
 
     graph: Graph
@@ -80,8 +81,9 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     left = {dim.name: "left out by the rules" for dim in axes.prunable() if dim.name not in chosen}
     axes = with_protected(axes, left)
     fit, held = _split(data, settings)
-    settings.progress(f"calibrating on {len(data)} inputs")
-    found = analyse_width(graph, axes, data, settings.criterion, settings.seed, settings.batch_size)
+    seen = data if settings.budget.kind == "keep" else fit
+    settings.progress(f"calibrating on {len(seen)} inputs")
+    found = analyse_width(graph, axes, seen, settings.criterion, settings.seed, settings.batch_size)
     if not found.widths:
         raise UsageError(f"{graph.name}: no dim could be calibrated; see inspect --blockers")
     axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))
