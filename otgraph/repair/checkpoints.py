@@ -20,13 +20,22 @@ Visit = Callable[[fx.Node, int, Any], None]
 class Checkpoints:
     """The values of ``graph`` on ``batches``: the smallest are held, the others computed again from them.
 
-    ``limit`` bounds the bytes that are held. ``visit`` sees every value once, while it is computed.
+    ``limit`` bounds the bytes that are held. ``visit`` sees every value once, while it is computed. Of the
+    batches in ``judged`` (None: of all) ``outputs`` are kept too, of the others they are empty.
     """
 
-    def __init__(self, graph: Graph, batches: Sequence[Feed], limit: int, visit: Visit) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        batches: Sequence[Feed],
+        limit: int,
+        visit: Visit,
+        judged: Collection[int] | None = None,
+    ) -> None:
         self.graph = graph
         self.outputs: list[tuple[torch.Tensor, ...]] = []
         self._batches = batches
+        self._judged = range(len(batches)) if judged is None else frozenset(judged)
         self._nodes = {node.name: node for node in graph.module.graph.nodes}
         self._held: list[dict[str, Any]] = []
         samples = sum(len(batch[0]) for batch in batches)
@@ -61,7 +70,7 @@ class Checkpoints:
                 continue
             value = program.values[node.name][0]
             if node.op == "output":
-                self.outputs.append(tuple(value))
+                self.outputs.append(tuple(value) if index in self._judged else ())
                 continue
             visit(node, index, value)
             held.offer(node.name, value)

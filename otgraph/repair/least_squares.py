@@ -50,7 +50,7 @@ class LeastSquaresOptions:
     target: TargetMode = TargetMode.STREAM
     max_width: int = 6000
     sampling: Sampling = field(default_factory=Sampling)
-    memory: int = 1280 << 20
+    memory: int = 1024 << 20
     depthwise: bool = False
     seed: int = 0
     precision: torch.dtype = torch.float64
@@ -112,8 +112,9 @@ def repair_least_squares(
         text = "one batch of inputs cannot be split into a fitted and a held-out part; give more inputs"
         return Repair({}, (Remark("missed", SOURCE, new.name, text),))
     inputs = [batch.inputs for batch in batches]
-    teacher = Teacher(original, inputs, len(batches), options.sampling, extra=stood_for(new))
     held = [index for index, out in enumerate(held_out) if out]
+    extra = stood_for(new)
+    teacher = Teacher(original, inputs, len(batches), options.sampling, extra=extra, judged=held)
     first = _judged(new, teacher, held_out, options, scratch)
     ridges: Mapping[str, float | None] = {name: choice.ridge for name, choice in first.fitter.choices.items()}
     best, figures = first, {"damage_per_layer": first.damage}

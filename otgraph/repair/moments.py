@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -30,13 +30,14 @@ SOURCE = "repair-moments"
 @dataclass(frozen=True)
 class MomentOptions:
     """``strengths``: how far along the geodesic to try going (0, nothing, is always tried). ``folds``: one
-    part in so many of the inputs is held out to choose. ``inputs``: at most so many are used. ``task``: how
-    the outputs are read when strengths are judged."""
+    part in so many of the inputs is held out to choose. ``inputs``: at most so many are used. ``memory``:
+    bytes of values of both networks before they go to files. ``task``: how the outputs are read when
+    strengths are judged."""
 
     strengths: tuple[float, ...] = (0.5, 1.0)
     folds: int = 4
     inputs: int = 512
-    memory: int = 1024 << 20
+    memory: int = 768 << 20
     seed: int = 0
     task: Task = "auto"
 
@@ -121,7 +122,7 @@ class _Run:
         if is_shared(self.pair.new.graph, norm.mean) or is_shared(self.pair.new.graph, norm.var):
             self._miss(node, "its statistics are shared with another batch norm")
         elif wanted is not None:
-            self._norm(norm, self._moments(values, 1), wanted)
+            self._norm(norm, self._moments((values[index] for index in self.fitted), 1), wanted)
 
     def after(self, node: fx.Node) -> None:
         """Affine nodes without one: map weights, bias and the values just computed."""
@@ -134,7 +135,8 @@ class _Run:
         elif affine.bias is None or is_shared(graph, affine.bias):
             self._miss(node, "has no bias of its own to take the shift")
         elif (wanted := self._target(node, affine.axis)) is not None:
-            found = self._moments(self.pair.new.values[node.name], affine.axis)
+            values = self.pair.new.values[node.name]
+            found = self._moments((values[index] for index in self.fitted), affine.axis)
             self._map(affine, gaussian_map(found, wanted, self.strength))
 
     def _concerned(self, node: fx.Node) -> bool:
@@ -146,11 +148,11 @@ class _Run:
         if reference is None:
             return None
         kept = kept_of(node)
-        return self._moments([restrict(reference[index], kept) for index in self.fitted], axis, every=True)
+        return self._moments((restrict(reference[index], kept) for index in self.fitted), axis)
 
-    def _moments(self, values: Sequence[Any], axis: int, *, every: bool = False) -> MeanVariance:
-        chosen = values if every else [values[index] for index in self.fitted]
-        return reduce(lambda a, b: a.merge(b), (mean_variance(value, axis) for value in chosen))
+    def _moments(self, values: Iterable[Any], axis: int) -> MeanVariance:
+        """Of all ``values`` together; one at a time is in memory."""
+        return reduce(lambda a, b: a.merge(b), (mean_variance(value, axis) for value in values))
 
     def _norm(self, norm: BatchNorm, found: MeanVariance, wanted: MeanVariance) -> None:
         """BN(x) = g (x − μ)/σ + β has mean g (m − μ)/σ + β and deviation |g| s/σ; solve for μ and σ."""
@@ -191,7 +193,7 @@ class _Run:
         shape = [1] * values[0].dim()
         shape[affine.axis] = -1
         a, b = (part.to(values[0].dtype).view(shape) for part in (scale, shift))
-        program.replace(affine.output.name, [value * a + b for value in values])
+        program.replace(affine.output.name, (value * a + b for value in values))
 
     def _miss(self, node: fx.Node, text: str) -> None:
         self.remarks.append(Remark("missed", SOURCE, label(node), text))

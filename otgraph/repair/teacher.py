@@ -25,7 +25,8 @@ class Teacher:
     The original runs batch by batch, so this costs no memory but the samples. Of the first ``fitted`` batches
     targets are taken, the others only have outputs. ``hold``: bytes of other values to keep, from which the
     changed part of a cut network is entered; without them the unchanged part is computed again. ``extra``:
-    other nodes that are targets, because nodes of the new network stand for them.
+    other nodes that are targets, because nodes of the new network stand for them. ``judged``: the batches
+    whose outputs are kept; all by default.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Teacher:
         sampling: Sampling,
         hold: int = 0,
         extra: Collection[str] = (),
+        judged: Collection[int] | None = None,
     ) -> None:
         self.original = original
         self.batches = batches
@@ -46,11 +48,11 @@ class Teacher:
         self._extra = _with_sums(original, extra)
         self._samples: dict[tuple[str, int, int, int], torch.Tensor] = {}  # by node, batch, axis, positions
         self._places = _places(original, sampling, self._inputs)
-        self._values = Checkpoints(original, batches, hold, self._visit)
+        self._values = Checkpoints(original, batches, hold, self._visit, judged)
 
     @property
     def outputs(self) -> list[tuple[torch.Tensor, ...]]:
-        """One tuple per batch."""
+        """One tuple per batch; an empty one for those that are not judged."""
         return self._values.outputs
 
     def storages(self, held: dict[int, int]) -> None:

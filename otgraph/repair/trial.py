@@ -46,7 +46,10 @@ class TrialRepair:
         others = [] if judged is None else split_batches(original, judged, 1)
         self._fitted = len(batches)
         inputs = [batch.inputs for batch in (*batches, *others)]
-        self._teacher = Teacher(original, inputs, self._fitted, self.options.sampling, hold, extra)
+        self._judged = range(self._fitted if others else 0, len(inputs))
+        self._teacher = Teacher(
+            original, inputs, self._fitted, self.options.sampling, hold, extra, self._judged
+        )
 
     def repair(self, new: Graph) -> Mapping[str, torch.Tensor]:
         """Tensor name → new value for a cut version of the original; neither graph is edited."""
@@ -60,9 +63,8 @@ class TrialRepair:
         than that of ``options``.
         """
         reference = self._teacher.outputs
-        outputs = outputs_of(self._walk(new, len(reference), whole=True, ridge=ridge).pair.new)
-        first = self._fitted if self._fitted < len(reference) else 0
-        return output_divergence(reference[first:], outputs[first:])
+        walked = self._walk(new, len(reference), whole=True, ridge=ridge).pair.new
+        return output_divergence([reference[i] for i in self._judged], outputs_of(walked, self._judged))
 
     def _walk(self, new: Graph, batches: int, *, whole: bool, ridge: float | None = None) -> Fitter:
         held_out = [index >= self._fitted for index in range(batches)]
