@@ -67,11 +67,17 @@ class Correction:
     bias: torch.Tensor
 
 
-def solve(equations: Normal, ridges: tuple[float, ...], *, intercept: bool) -> list[Correction]:
+def solve(
+    equations: Normal, ridges: tuple[float, ...], *, intercept: bool, shrunk: bool = False
+) -> list[Correction]:
     """The correction for each ridge λ (relative to the scaled Gram, whose diagonal is near 1/2).
 
-    λ = inf keeps the old weights (and corrects the bias alone, given an intercept). Channels that never vary
-    get no correction. Source: ridge regression in scaled variables; one Cholesky factorisation per λ.
+    λ = inf keeps the old weights (and corrects the bias alone, given an intercept). ``shrunk``: a finite λ
+    holds the intercept back as it does a direction of typical variance, so that a large one is nearly no
+    correction at all; a free intercept matches every mean however few the inputs are (EfficientNet-Lite0 with
+    a block deleted: KL 0.045 unrepaired, 0.26 with λ = 30 and a free one, 0.047 with a shrunk one). Channels
+    that never vary get no correction. Source: ridge regression in scaled variables; one Cholesky
+    factorisation per λ.
     """
     n = max(equations.count, 1)
     gram, cross = equations.xx, equations.xr
@@ -99,7 +105,9 @@ def solve(equations: Normal, ridges: tuple[float, ...], *, intercept: bool) -> l
             weight = torch.cholesky_solve(right, factor) * scale.unsqueeze(2)
             del factor
             weight[failed != 0] = 0  # rounding beats a ridge this small: that group keeps its weights
-        bias = mean_r - torch.einsum("gk,gko->go", mean_x, weight) if intercept else torch.zeros_like(mean_r)
+        held = 1 + 2 * ridge if shrunk and ridge != float("inf") else 1.0
+        shift = mean_r / held - torch.einsum("gk,gko->go", mean_x, weight)
+        bias = shift if intercept else torch.zeros_like(mean_r)
         found.append(Correction(weight, bias))
     return found
 
@@ -137,6 +145,7 @@ def choose(
     power: float,
     *,
     intercept: bool,
+    shrunk: bool = False,
 ) -> Choice:
     """Solve ``fit`` for each ridge and take the one with the smallest error on ``held``.
 
@@ -146,7 +155,7 @@ def choose(
     unit = max(power, _TINY)
     before = float((held.rr * importance).sum()) / unit
     best = Choice(None, None, before, before)
-    for ridge, correction in zip(ridges, solve(fit, ridges, intercept=intercept), strict=True):
+    for ridge, correction in zip(ridges, solve(fit, ridges, intercept=intercept, shrunk=shrunk), strict=True):
         error = float((squared_error(held, correction) * importance).sum()) / unit
         if error < best.after:
             best = Choice(correction, ridge, before, error)

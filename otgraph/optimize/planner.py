@@ -61,8 +61,6 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
         name: candidate_widths(width.size, settings.multiple, limit=settings.candidates)
         for name, width in found.widths.items()
     }
-    if settings.moves == "depth":
-        widths = {name: candidates[:1] for name, candidates in widths.items()}
     nodes, fixed = node_times(found.graph, found.axes, clock.engine, original_ms, settings, widths)
     collapses: Sequence[DepthCandidate] = ()
     said: tuple[Remark, ...] = ()
@@ -103,14 +101,12 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
 def _probes(found: Study, collapses: Sequence[DepthCandidate]) -> list[Cut]:
     """A few cuts of either sort; the width is in the middle, where a trial has half of the network to run."""
     names = list(found.widths)
-    name = names[len(names) // 2]
-    cut = Cut({name: max(1, round(found.widths[name].size * 0.75))})
-    return [cut, *(Cut({}, (candidate.name,)) for candidate in collapses[:2])]
+    middle = names[len(names) // 2 :][:1]
+    cuts = [Cut({name: max(1, round(found.widths[name].size * 0.75))}) for name in middle]
+    return [*cuts, *(Cut({}, (candidate.name,)) for candidate in collapses[:2])]
 
 
 def _choices(trial: Trial, widths: Mapping[str, tuple[int, ...]], settings: Settings) -> tuple[Choice, ...]:
-    if settings.moves == "depth":
-        return tuple(Choice(name, candidates, (0.0,)) for name, candidates in widths.items())
     tried = measure_sensitivities(trial, settings.trial_seconds, settings.progress)
     return tuple(
         Choice(name, candidates, tuple(float(tried[name].damage[k]) for k in candidates))
@@ -126,7 +122,7 @@ def _what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
         settings.criterion,
         str(settings.seed),
         torch.__version__,
-        "6",  # raised whenever a trial is made in another way
+        "7",  # raised whenever a trial is made in another way
     )
 
 

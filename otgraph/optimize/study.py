@@ -77,14 +77,16 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     settings.progress("analysing the axes")
     graph = graph.with_example(_example(graph, data))
     axes = analyse(graph)
-    chosen = {dim.name for dim in settings.selected(axes)}
+    deep = settings.moves == "depth"
+    chosen = set[str]() if deep else {dim.name for dim in settings.selected(axes)}
     left = {dim.name: "left out by the rules" for dim in axes.prunable() if dim.name not in chosen}
     axes = with_protected(axes, left)
     fit, held = _split(data, settings)
     seen = data if settings.budget.kind == "keep" else fit
+    seen = fit.take(1) if deep else seen  # there is no dim to look at
     settings.progress(f"calibrating on {len(seen)} inputs")
     found = analyse_width(graph, axes, seen, settings.criterion, settings.seed, settings.batch_size)
-    if not found.widths:
+    if not found.widths and not deep:
         raise UsageError(f"{graph.name}: no dim could be calibrated; see inspect --blockers")
     axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))
     shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}

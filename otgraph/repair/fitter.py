@@ -118,10 +118,10 @@ class Fitter:
         fit, held, power = self._equations(affine, geometry, target, importance)
         intercept = constant == "fitted"
         if self.fixed is None:
-            return choose(fit, held, self.ridges, importance, power, intercept=intercept)
+            return choose(fit, held, self.ridges, importance, power, intercept=intercept, shrunk=True)
         ridge = self.fixed[affine.node.name]
         assert ridge is not None
-        return Choice(solve(fit, (ridge,), intercept=intercept)[0], ridge, 0.0, 0.0)
+        return Choice(solve(fit, (ridge,), intercept=intercept, shrunk=True)[0], ridge, 0.0, 0.0)
 
     def _equations(
         self, affine: Affine, geometry: Geometry, target: Target, importance: torch.Tensor

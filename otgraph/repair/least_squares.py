@@ -43,7 +43,7 @@ class LeastSquaresOptions:
     """
 
     ridges: tuple[float, ...] = RIDGES
-    common: tuple[float, ...] = (0.2,)
+    common: tuple[float, ...] = (0.2, 5.0)
     strengths: tuple[float, ...] = (0.5, 0.75, 1.0)
     folds: int = 4
     inputs: int = 512

@@ -159,3 +159,13 @@ def check_rows(layer: nn.Module, x: torch.Tensor) -> int:
     for rows, target in geometry.blocks(x, gathered(wanted, affine.axis, some), some):
         torch.testing.assert_close(rows @ geometry.columns(weight), target, rtol=1e-10, atol=1e-10)
     return len(blocks)
+
+
+def test_a_shrunk_intercept_goes_to_nothing_as_the_ridge_grows() -> None:
+    rows, residuals = torch.randn(1, 200, 4, dtype=torch.float64) + 2, torch.randn(1, 200, 3).double() + 5
+    system = equations(rows, residuals)
+    free, shrunk = (solve(system, (1e6,), intercept=True, shrunk=s)[0] for s in (False, True))
+    assert torch.allclose(free.bias, residuals.mean(1), rtol=1e-3)
+    assert shrunk.bias.abs().max() < 1e-4 * free.bias.abs().max()
+    exact, near = (solve(system, (1e-9,), intercept=True, shrunk=s)[0] for s in (False, True))
+    assert torch.allclose(exact.bias, near.bias, rtol=1e-6)

@@ -110,7 +110,7 @@ def test_an_unknown_pass_is_an_error_with_a_suggestion(command) -> None:
 def test_the_catalogue_lists_passes_and_pipelines(command) -> None:
     document = command("passes", "--json").document
     assert "fold-batch-norm" in [page["name"] for page in document["passes"]]
-    assert document["pipelines"]["simplify"] == "fold-batch-norm,cleanup"
+    assert document["pipelines"]["simplify"] == "fold-batch-norm,fuse-linear,cleanup"
     assert "simplify: fold-batch-norm,cleanup" in command("passes").out
 
 
