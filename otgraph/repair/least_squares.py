@@ -18,6 +18,7 @@ from otgraph.graph.graph import Graph
 from otgraph.remark import Remark
 from otgraph.repair.fitter import SOURCE, Fitter
 from otgraph.repair.frontier import Program
+from otgraph.repair.heap import give_back
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
 from otgraph.repair.memory import Memory
 from otgraph.repair.system import largest_system
@@ -106,6 +107,7 @@ def repair_least_squares(
         DataError: the data do not fit the model, or hold no complete batch.
     """
     options = options or LeastSquaresOptions()
+    give_back()
     batches = split_batches(new, data, max(2, options.folds), limit=options.inputs, seed=options.seed)
     held_out = [batch.fold == 0 for batch in batches]
     if len(set(held_out)) < 2:

@@ -20,6 +20,7 @@ from otgraph.data import Data
 from otgraph.graph.affine import Affine, BatchNorm, affine_nodes, is_shared, lay_weight, read_batch_norm
 from otgraph.graph.graph import Graph, label
 from otgraph.remark import Remark
+from otgraph.repair.heap import give_back
 from otgraph.repair.lockstep import Lockstep, Walked
 from otgraph.repair.memory import Memory
 from otgraph.repair.target import kept_of, norm_of, original_name, restrict
@@ -76,6 +77,7 @@ def repair_moments(
         DataError: the data do not fit the model, or hold no complete batch.
     """
     options = options or MomentOptions()
+    give_back()
     batches = split_batches(new, data, max(2, options.folds), limit=options.inputs, seed=options.seed)
     runs = {
         t: _run(new, original, batches, t, options, scratch, held_out=True) for t in (0.0, *options.strengths)
