@@ -39,9 +39,8 @@ class AnnotateDepth(Pass):
         >>> block = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
         >>> graph = capture(block, example(3, 4))
         >>> after = rewrite("annotate-depth", graph, data=inputs(input_1=example(64, 4)))
-        >>> found = {n.name: sorted(n.meta["otgraph"]["depth"]) for n in after.module.graph.nodes if
-        ...          "depth" in n.meta.get("otgraph", {})}
-        >>> found["linear_1"]
+        >>> nodes = {node.name: node.meta.get("otgraph", {}) for node in after.module.graph.nodes}
+        >>> sorted(nodes["linear_1"]["depth"])
         ['input_1..linear_1', 'relu..linear_1']
 
     Remarks
