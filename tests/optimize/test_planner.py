@@ -171,7 +171,7 @@ def test_the_loop_meets_the_measured_latency(
     plan = decide("ratio", target, multiple=1, candidates=32, corrections=0, moves="width")
     assert plan.predictions.time_ratio == pytest.approx(target, rel=0.04)
     assert len(clock.asked) <= 7  # five rounds at most, and a width or two that are given back
-    assert clock.law(clock.asked[-1]) == pytest.approx(target, rel=0.04)
+    assert plan.predictions.time_ratio in [clock.law(share) for share in clock.asked]  # measured, not hoped
     assert plan.predictions.damage is not None and plan.predictions.damage > 0
     assert plan.device == {"engine": "scripted"} and 0 <= (plan.predictions.gap or 0) < 1
 

@@ -97,7 +97,7 @@ def test_a_trial_of_nothing_is_nothing_and_more_cut_is_more_damage(found: Study)
 
 def test_the_ridge_is_the_one_that_repairs_best(found: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     run, cut = trial(found, Saved(None)), Cut({name: width.size // 2 for name, width in found.widths.items()})
-    damages = {0.03: 4.0, 0.3: 1.0, 3.0: 2.0}
+    damages = {0.03: 4.0, 0.3: 1.0, 3.0: 2.0, 30.0: 3.0}
     monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: damages[ridge])
     assert run.damage(cut) == 4.0
     assert run.settle([cut]) == 0.3
