@@ -13,6 +13,7 @@ from torch import nn
 from otgraph.data import Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.repair import heap
 from otgraph.repair import memory as memory_module
 from otgraph.repair.checkpoints import Checkpoints, Smallest
 from otgraph.repair.frontier import Program
@@ -178,3 +179,19 @@ def test_a_tuple_goes_to_a_file_too_and_a_view_costs_nothing(tmp_path: Path) -> 
     whole = torch.zeros(20)
     assert roomy.admit(whole)
     assert not roomy.admit(torch.zeros(26)) and holder is not None
+
+
+def test_freed_pages_go_back_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Library:
+        malloc_trim = staticmethod(asked.append)
+
+    monkeypatch.setattr(heap.sys, "platform", "linux")
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: Library)
+    heap.give_back()
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: object())  # musl has no such function
+    heap.give_back()
+    monkeypatch.setattr(heap.sys, "platform", "win32")
+    heap.give_back()
+    assert asked == [0]
