@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, final
 from otgraph.errors import PipelineError
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.linear.fuse import fuse_linear
+from otgraph.rewrite.linear.fusion import Apart
 from otgraph.rewrite.rewriter import Rewriter
 
 
@@ -55,6 +56,8 @@ class FuseLinear(Pass):
 
     Options
         ``growth``: largest multiply–accumulates of a fused node, in those of the nodes it replaces.
+        ``apart``: fusions that are not made, by the names of their first and last node (``first..last``); a
+        plan lists here what the clock of its engine did not reward.
     """
 
     name: ClassVar[str] = "fuse-linear"
@@ -62,6 +65,7 @@ class FuseLinear(Pass):
     exactness: ClassVar[Exactness] = Exactness.EXACT
 
     growth: float = 1.0
+    apart: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.growth > 0:
@@ -69,4 +73,4 @@ class FuseLinear(Pass):
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
         """Fuse until nothing more can be. To judge each fusion, call ``fuse_linear`` with a judge."""
-        fuse_linear(rewriter, self.growth)
+        fuse_linear(rewriter, self.growth, Apart(self.apart))

@@ -18,27 +18,30 @@ OVERHEAD = 0.04
 
 @dataclass(frozen=True)
 class AffineModel:
-    """time(macs) = base_ms · (1 − slope · (1 − macs / base_macs)), so that the base point is always met.
+    """time(macs) = base_ms · start · (1 − slope · (1 − macs / base_macs)).
 
-    ``slope`` is the part of the base time that MACs pay for; 1 − slope is overhead. ``points`` are the
-    measured (macs, ratio to the base) pairs the slope was corrected with; ``points`` empty means the slope
-    is a guess.
+    ``start`` is the measured ratio to the base of the network with nothing cut, once it is simplified: what
+    exact rewrites gain comes for nothing. ``slope`` is the part of that time that MACs pay for; 1 − slope is
+    overhead. ``points`` are the measured (macs, ratio to the base) pairs the slope was corrected with;
+    ``points`` empty means the slope is a guess.
     """
 
     base_ms: float
     base_macs: float
     slope: float = 1 - OVERHEAD
     points: tuple[tuple[float, float], ...] = ()
+    start: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.base_ms > 0 and self.base_macs > 0):
+        if not (self.base_ms > 0 and self.base_macs > 0 and self.start > 0):
             raise UsageError(
-                f"latency model: base of {self.base_ms} ms and {self.base_macs} MACs; both must be > 0"
+                f"latency model: base of {self.base_ms} ms and {self.base_macs} MACs, start {self.start};"
+                " all must be > 0"
             )
 
     def ratio(self, macs: float) -> float:
         """Predicted time relative to the base; never below zero."""
-        return max(0.0, 1 - self.slope * (1 - macs / self.base_macs))
+        return self.start * max(0.0, 1 - self.slope * (1 - macs / self.base_macs))
 
     def predict(self, macs: float) -> float:
         """Predicted milliseconds."""
@@ -46,6 +49,7 @@ class AffineModel:
 
     def macs_for(self, ratio: float) -> float | None:
         """The most MACs predicted to run within ``ratio`` of the base time; ``None`` if even 0 would not."""
+        ratio /= self.start
         if ratio >= 1:
             return self.base_macs * (1 + (ratio - 1) / self.slope) if self.slope > 0 else self.base_macs
         if self.slope <= 0:
@@ -60,9 +64,8 @@ class AffineModel:
         far from the base weigh more, as their relative error is smaller. The slope is kept ≥ 0: fewer MACs
         never predict more time.
         """
-        return self.fit(
-            self.base_ms, self.base_macs, (*self.points, (macs, measured_ratio)), prior=self.slope
-        )
+        points = (*self.points, (macs, measured_ratio))
+        return self.fit(self.base_ms, self.base_macs, points, prior=self.slope, start=self.start)
 
     @classmethod
     def fit(
@@ -72,11 +75,12 @@ class AffineModel:
         points: tuple[tuple[float, float], ...],
         *,
         prior: float = 1 - OVERHEAD,
+        start: float = 1.0,
     ) -> AffineModel:
         """The line through the base nearest to ``points``; ``prior`` is its slope when they say nothing."""
-        model = cls(base_ms, base_macs, prior, points)
+        model = cls(base_ms, base_macs, prior, points, start)
         cut = 1 - np.array([macs / base_macs for macs, _ in points])
-        gain = 1 - np.array([ratio for _, ratio in points])
+        gain = 1 - np.array([ratio for _, ratio in points]) / start
         weight = float(cut @ cut)
         if weight == 0:
             return model

@@ -15,6 +15,7 @@ from otgraph.graph.graph import Graph
 from otgraph.optimize.cut import Cut
 from otgraph.optimize.depth import DepthCandidate, find_candidates, try_candidates
 from otgraph.optimize.elementwise import batch_size
+from otgraph.optimize.fusing import FusionClock, judged, with_apart
 from otgraph.optimize.loop import Candidate, Loop
 from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import measure_sensitivities
@@ -89,13 +90,16 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
     if settings.budget.kind == "damage":
         limit = settings.budget.value if found.classifier else settings.budget.value**2
         best = loop.by_damage(limit, lambda cut: found.damage(writer.applied(cut)))
-        plan = writer.finish(best, loop, best.allocation.damage)
-        return replace(plan, remarks=(*found.remarks, *said, *writer.verdicts(loop)))
-    ratio = settings.budget.kind == "ratio"
-    target = settings.budget.value if ratio else settings.budget.value / original_ms
-    best = loop.by_latency(target)
-    plan = writer.finish(best, loop, trial.damage(best.cut))
-    return replace(plan, remarks=(*found.remarks, *said, *writer.verdicts(loop)))
+        damage = best.allocation.damage
+    else:
+        ratio = settings.budget.kind == "ratio"
+        best = loop.by_latency(settings.budget.value if ratio else settings.budget.value / original_ms)
+        damage = trial.damage(best.cut)
+    judge = writer.judge_fusions(best.cut, clock)
+    if writer.apart:
+        best = replace(best, ratio=clock.ratio(writer.build(best.cut)).ratio)
+    plan = writer.finish(best, loop, damage)
+    return replace(plan, remarks=(*found.remarks, *said, *writer.verdicts(loop), *judge.verdicts()))
 
 
 def _probes(found: Study, collapses: Sequence[DepthCandidate]) -> list[Cut]:
@@ -139,16 +143,29 @@ class _Writer:
         self.settings = settings
         self.device = device
         self.candidates: dict[str, DepthCandidate] = {}
+        self.apart: tuple[str, ...] = ()
 
     def build(self, cut: Cut) -> Graph:
         """The network of ``cut`` without repairs and with blank maps: numbers do not matter to the clock."""
-        context = Context(
+        steps = parse_pipeline(with_apart(load_pipelines()["trial"], self.apart))
+        return PassManager(steps).run(self.found.graph, self._context(cut)).graph
+
+    def judge_fusions(self, cut: Cut, clock: Stopwatch) -> FusionClock:
+        """Time each fusion that changes the shape of what it leaves; plans keep those apart from now on that
+        are not credibly faster."""
+        steps, progress = load_pipelines()["trial"], self.settings.progress
+        judge = judged(
+            self.found.graph, self._context(cut), steps, lambda graph: clock.fusions(graph, progress)
+        )
+        self.apart = judge.apart()
+        return judge
+
+    def _context(self, cut: Cut) -> Context:
+        return Context(
             couplings=self.found.couplings(cut.widths),
             collapses=tuple(self.candidates[name].fit.collapse for name in cut.collapses),
             seed=self.settings.seed,
         )
-        steps = parse_pipeline(load_pipelines()["trial"])
-        return PassManager(steps).run(self.found.graph, context).graph
 
     def applied(self, cut: Cut) -> Graph:
         """The network of ``cut`` as its plan makes it, repaired on the inputs that trials are fitted on."""
@@ -159,13 +176,14 @@ class _Writer:
         found, settings = self.found, self.settings
         settings.progress("certifying the selection")
         couplings = found.couplings(cut.widths, certified=True)
+        pipeline = load_pipelines().get(settings.pipeline, settings.pipeline)
         if depth is None:
             depth = tuple(DepthAction(self.candidates[name].fit.collapse) for name in cut.collapses)
         return Plan(
             model=found.graph.name,
             fingerprint=fingerprint_graph(found.graph),
             budget=settings.budget,
-            pipeline=with_task(load_pipelines().get(settings.pipeline, settings.pipeline), settings.task),
+            pipeline=with_apart(with_task(pipeline, settings.task), self.apart),
             dims=tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items()),
             depth=depth,
             predictions=replace(predictions, macs_ratio=self._macs_ratio(cut)),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import torch
 
 from otgraph.data import Array, Data
 from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
 from otgraph.latency.protocol import Comparison, Latency, compare, measure
+from otgraph.optimize.fusing import FusionClock
 
 
 class Stopwatch:
@@ -44,6 +47,12 @@ class Stopwatch:
     def between(self, a: Graph, b: Graph) -> Comparison:
         """``b`` against ``a``, neither of them the original."""
         return self._compare(self._candidate(a), self._candidate(b))
+
+    def fusions(self, graph: Graph, progress: Callable[[str], None]) -> FusionClock:
+        """Times the fusions of ``graph`` while it is edited, on the same sample."""
+        arrays = (self.feeds[port.name] for port in graph.signature.inputs)
+        inputs = tuple(torch.from_numpy(array) for array in arrays)
+        return FusionClock(graph, inputs, self.engine, self.threads, self.seed, progress)
 
     def _compare(self, a: Path, b: Path) -> Comparison:
         seed = self.seed + self._count

@@ -131,7 +131,8 @@ def _run_and_check(
             f"{step}: crashed on {state.graph.name} with {type(error).__name__}"
             f"{f' ({reason[0]})' if reason else ''}; report it with the model"
         ) from error
-    check = check_transform(step, state.graph, rewriter.cuts, probes, (state.outputs, outputs))
+    graphs = state.graph, graph
+    check = check_transform(step, graphs, rewriter.cuts, probes, (state.outputs, outputs))
     return _State(graph, outputs), check
 
 

@@ -66,5 +66,15 @@ def test_a_measurement_at_the_base_teaches_nothing() -> None:
 
 @pytest.mark.parametrize(("ms", "macs"), [(0.0, 1.0), (1.0, 0.0), (float("nan"), 1.0)])
 def test_refuses_an_impossible_base(ms: float, macs: float) -> None:
-    with pytest.raises(UsageError, match="both must be > 0"):
+    with pytest.raises(UsageError, match="all must be > 0"):
         AffineModel(ms, macs)
+
+
+def test_what_simplifying_gains_comes_before_anything_is_cut() -> None:
+    model = AffineModel(base_ms=10.0, base_macs=100e6, slope=1.0, start=0.8)
+    assert model.ratio(100e6) == pytest.approx(0.8)
+    assert model.macs_for(0.6) == pytest.approx(75e6)
+    assert (model.macs_for(0.9) or 0) > 100e6
+    corrected = model.corrected(50e6, 0.5)
+    assert corrected.ratio(50e6) == pytest.approx(0.5)
+    assert corrected.ratio(100e6) == pytest.approx(0.8)

@@ -20,8 +20,10 @@ from otgraph.graph.graph import Graph
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.instrument import SaveFailing
 from otgraph.rewrite.manager import PassManager
+from otgraph.rewrite.masking import relative_error
 from otgraph.rewrite.probes import probe_inputs
 from otgraph.rewrite.rewriter import Rewriter
+from passes.fuse_linear import FuseLinear
 
 Action = Callable[[Rewriter, Context], None]
 
@@ -279,3 +281,37 @@ def test_probes_are_valid_and_reproducible() -> None:
         graph(*a)
     assert 0.3 < first[1][1].std() < 3 and abs(first[1][1].mean() - 7) < 2
     assert not torch.equal(probe_inputs(graph, seed=1)[1][1], first[1][1])
+
+
+class Cancels(nn.Module):
+    """The difference of large numbers: rounding in single precision is far more than the limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b((self.a(x) + 3e5) - 3e5)
+
+
+def test_rounding_that_the_network_itself_does_is_not_held_against_a_pass() -> None:
+    torch.manual_seed(0)
+    graph = capture(Cancels(), (torch.randn(2, 4),))
+    x = graph.example[0]
+    wide = graph.copy()
+    wide.module.double()
+    assert relative_error(wide(x.double()), graph(x)) > 1e-4
+    (record,) = PassManager([FuseLinear()]).run(graph).records
+    assert record.edits and record.check is not None and record.check.error is not None
+    assert record.check.error < 1e-6
+
+
+def test_a_pass_that_is_not_exact_is_caught_in_such_a_network_too() -> None:
+    torch.manual_seed(0)
+    graph = capture(Cancels(), (torch.randn(2, 4),))
+
+    def act(rewriter: Rewriter, context: Context) -> None:
+        rewriter.set_tensor("b.weight", rewriter.graph.tensor("b.weight") * 1.001)
+
+    with pytest.raises(PassError, match="claims the same outputs"):
+        PassManager([Scripted(act)]).run(graph)

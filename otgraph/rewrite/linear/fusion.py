@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,6 +44,12 @@ class Fusion:
         return tuple(node.name for node in self.nodes)
 
     @property
+    def name(self) -> str:
+        """The names of the first and the last of the nodes, as the option ``apart`` of ``fuse-linear`` has
+        them."""
+        return f"{self.nodes[0].name}..{self.nodes[-1].name}"
+
+    @property
     def title(self) -> str:
         """How remarks call the nodes."""
         return ", ".join(label(node) for node in self.nodes)
@@ -57,6 +63,17 @@ def accept_all(fusion: Fusion) -> str | None:
     """Make every fusion that is exact and small enough."""
     del fusion
     return None
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Refuses the fusions of these names."""
+
+    names: Collection[str]
+
+    def __call__(self, fusion: Fusion) -> str | None:
+        """Why ``fusion`` is not made; None where it may be."""
+        return "they are to stay apart" if fusion.name in self.names else None
 
 
 def over_growth(before: int, after: int, growth: float) -> str | None:
