@@ -108,7 +108,7 @@ def judged(
     """What the clock says of every fusion that ``pipeline`` would make of ``graph``, which is not edited."""
     steps = parse_pipeline(pipeline)
     at = next((i for i, step in enumerate(steps) if step.name == FUSE), len(steps))
-    before = PassManager(steps[:at]).run(graph, context).graph.copy()
+    before = PassManager(steps[:at], on_failure="undo").run(graph, context).graph.copy()
     judge = clock(before)
     if at < len(steps):
         fuse_linear(Rewriter(before, FUSE), accept=judge)

@@ -148,7 +148,7 @@ class _Writer:
     def build(self, cut: Cut) -> Graph:
         """The network of ``cut`` without repairs and with blank maps: numbers do not matter to the clock."""
         steps = parse_pipeline(with_apart(load_pipelines()["trial"], self.apart))
-        return PassManager(steps).run(self.found.graph, self._context(cut)).graph
+        return PassManager(steps, on_failure="undo").run(self.found.graph, self._context(cut)).graph
 
     def judge_fusions(self, cut: Cut, clock: Stopwatch) -> FusionClock:
         """Time each fusion that changes the shape of what it leaves; plans keep those apart from now on that

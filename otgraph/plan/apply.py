@@ -26,11 +26,12 @@ _REPAIR = "repair-"
 def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     """Run the plan's pipeline on a copy of ``graph``.
 
+    A pass that breaks its claim is undone and the rest goes on; a remark of kind *failure* names it.
+
     Raises:
         PlanError: the plan was made for another model.
         PipelineError: the plan's pipeline names a pass or an option that is not installed.
         DataError: the inputs do not fit the model.
-        PassError: a pass broke its claim.
     """
     check(plan.fingerprint, fingerprint_graph(graph), plan.origin)
     passes = parse_pipeline(plan.pipeline)
@@ -42,7 +43,7 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     context = Context(
         data=found, original=graph, couplings=plan.couplings(), collapses=plan.collapses(), seed=plan.seed
     )
-    result = PassManager(kept).run(graph, context)
+    result = PassManager(kept, on_failure="undo").run(graph, context)
     return replace(result, remarks=(*remarks, *result.remarks, *_left(plan, result.graph)))
 
 

@@ -127,7 +127,6 @@ class Plan:
 
         Raises:
             PlanError: the plan was made for another model.
-            PassError: a pass broke its claim.
         """
         result = self.apply_with_records(graph, data)
         return replace(result.graph, remarks=(*graph.remarks, *result.remarks))

@@ -48,9 +48,20 @@ class Repair(Cut):
     name: ClassVar[str] = "repair-it"
 
 
+@dataclass(frozen=True)
+class Breaks(Pass):
+    """Claims to be exact, and is not."""
+
+    name: ClassVar[str] = "breaks"
+    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
+
+    def run(self, rewriter: Rewriter, context: Context) -> None:
+        rewriter.set_tensor("0.weight", rewriter.graph.tensor("0.weight") * 2)
+
+
 @pytest.fixture(autouse=True)
 def _passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    known: dict[str, type[Pass]] = {"cut": Cut, "repair-it": Repair}
+    known: dict[str, type[Pass]] = {"cut": Cut, "repair-it": Repair, "breaks": Breaks}
     monkeypatch.setattr(plan_apply, "parse_pipeline", lambda text: parse_pipeline(text, known))
     SEEN.clear()
 
@@ -155,3 +166,13 @@ def test_what_this_version_cannot_do_is_refused() -> None:
     graph = _graph()
     with pytest.raises(PipelineError, match="no pass is called 'melt'"):
         replace(_plan(graph), pipeline="melt").apply(graph)
+
+
+def test_a_pass_that_breaks_its_claim_is_undone_and_the_rest_goes_on() -> None:
+    graph = _graph()
+    result = replace(_plan(graph), pipeline="cut,breaks,cut").apply_with_records(graph, _data())
+    x = torch.randn(5, 3)
+    assert torch.equal(result.graph(x)[0], graph(x)[0])
+    assert result.undone == ("breaks",) and len(SEEN) == 2
+    (said,) = result.remarks
+    assert said.kind == "failure" and "undone: breaks: claims the same outputs (exact)" in said.message
