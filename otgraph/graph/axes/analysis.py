@@ -16,8 +16,12 @@ from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
 from otgraph.graph.axes.rules import RULES
 from otgraph.graph.axes.tracker import Tracked, Tracker
-from otgraph.graph.graph import Graph, label
+from otgraph.graph.graph import Graph, label, op_name
 from otgraph.remark import Remark
+
+
+AVERAGES = frozenset({"aten.mean", "aten.rms_norm", "onnx.ReduceMean", "onnx.RMSNormalization"})
+"""Operators that divide by how many entries there are, and can be given a factor when fewer are left."""
 
 
 def analyse(graph: Graph) -> AxisMap:
@@ -80,6 +84,7 @@ class _Interpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         self.tracker.where = label(n)
+        self.tracker.rescales = op_name(n) in AVERAGES
         if n.op == "get_attr":
             result = self.weights[str(n.target)]
         elif n.op == "call_module":
