@@ -33,7 +33,8 @@ class PruneChannels(Pass):
         an unknown operator touches stay whole.
 
     Exactness
-        Masked: the result equals the original with every stored value at a removed index zeroed.
+        Masked: the result equals the original with every stored value at a removed index zeroed. A dim for
+        which that is found not to hold is left whole, and the rest is cut.
 
     Before and after
         >>> graph = capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), example(3, 4))
@@ -71,11 +72,12 @@ class PruneChannels(Pass):
             wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}
         else:
             wanted = self._by_fraction(rewriter, axes)
-            if not context.collapses:  # a plan may cut depth alone
+            if not context.collapses and not context.spared:  # a plan may cut depth alone
                 self._explain(rewriter, axes, wanted)
         for name in wanted.keys() - axes.dims.keys():
             rewriter.remark("missed", name, "no such dim in this graph")
-        keep = legalise(axes, {name: mask for name, mask in wanted.items() if name in axes.dims})
+        known = wanted.keys() & axes.dims.keys() - context.spared
+        keep = legalise(axes, {name: mask for name, mask in wanted.items() if name in known})
         keep = {name: mask for name, mask in keep.items() if not mask.all()}
         if keep:
             cut_channels(rewriter, axes, keep)
