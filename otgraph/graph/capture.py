@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from otgraph.errors import ModelError
 from otgraph.graph.graph import Graph, Port, Signature
+from otgraph.graph.standardise import store_standardised
 from otgraph.remark import Remark
 
 
@@ -138,6 +139,7 @@ def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Grap
     )  # without the hook that checks the old calling convention
     _flatten_calling_convention(module)
     _restore_batch_norms(module)
+    remarks = (*remarks, *store_standardised(module))
     _drop_unused(module)
     module.requires_grad_(False)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]

@@ -198,12 +198,22 @@ def _slice(node: fx.Node, cutting: Cutting) -> None:
         return
     dim = int(argument(node, 1, "dim", 0))
     mask = cutting.mask(source, dim)
+    if argument(node, 4, "step", 1) != 1:
+        _strided(node, mask, cutting)
+        return
     for position, name in ((2, "start"), (3, "end")):
         old = argument(node, position, name)
         if isinstance(old, int) and not mask.all():
             new = place_after_cut(old, mask)
             if new != old:
                 cutting.editor.set_argument(node, position if len(node.args) > position else name, new)
+
+
+def _strided(node: fx.Node, mask: Mask, cutting: Cutting) -> None:
+    """Only whole strides are cut, so the start stays; an end inside the axis becomes the end of the axis."""
+    end = argument(node, 3, "end")
+    if isinstance(end, int) and end < len(mask) and not mask.all():
+        cutting.editor.set_argument(node, 3 if len(node.args) > 3 else "end", int(mask.sum()))
 
 
 def place_after_cut(place: int, mask: Mask) -> int:

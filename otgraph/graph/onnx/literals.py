@@ -16,6 +16,7 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from otgraph.graph.affine import argument
+from otgraph.graph.axes.expression import Mask
 from otgraph.graph.graph import label, op_name
 from otgraph.graph.literals import Cutting, left_share, place_after_cut
 from otgraph.graph.onnx.ops.arithmetic import Div, Mul
@@ -92,9 +93,18 @@ def _slice(node: fx.Node, cutting: Cutting) -> None:
     if along is None:
         return
     masks = [cutting.mask(source, int(axis)) for axis in along]
+    steps = _value(argument(node, 4, "steps"), cutting, cut=False) or [1] * len(masks)
     for position, name, places in ((1, "starts", starts), (2, "ends", ends)):
-        wanted = [place_after_cut(p, m) if not m.all() else None for p, m in zip(places, masks, strict=True)]
+        rows = zip(places, masks, steps, strict=True)
+        wanted = [_bound(name, p, m, step) if not m.all() else None for p, m, step in rows]
         _require(node, _key(node, position, name), wanted, cutting)
+
+
+def _bound(name: str, place: int, mask: Mask, step: int) -> int | None:
+    """A bound after the cut. Only whole strides are cut, so a strided slice starts where it did."""
+    if step == 1:
+        return place_after_cut(place, mask)
+    return None if name == "starts" or place >= len(mask) else int(mask.sum())
 
 
 def _key(node: fx.Node, position: int, name: str) -> int | str:

@@ -95,6 +95,7 @@ RULES: dict[str, Builder] = {
     "all": mixing,
     "logsumexp": log_sum,
     "_softmax": softmax,
+    "_safe_softmax": softmax,
     "_log_softmax": softmax,
     "cumsum": along,
     "flip": along,
