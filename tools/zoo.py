@@ -67,6 +67,9 @@ def main() -> int:
                 rows.append(_in_child(task, options.cpu_seconds, options.memory))
                 _report(rows[-1])
                 _save(options.json, rows)
+            if options.exports is None:
+                for file in exports.iterdir():
+                    file.unlink()
     show("zoo", [_flat(row) for row in rows], COLUMNS)
     for route in routes:
         print(summary(route, [row for row in rows if row["route"] == route]))

@@ -103,7 +103,11 @@ def _replace(node: fx.Node, function: Callable[..., torch.Tensor], *rest: Any) -
 
 
 def _kept_layer_norm(
-    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float, masks: list[torch.Tensor]
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    masks: list[torch.Tensor],
 ) -> torch.Tensor:
     outer = x.shape[: x.dim() - len(masks)]
     kept = masks[0]

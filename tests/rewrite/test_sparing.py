@@ -37,7 +37,10 @@ def test_every_broken_dim_is_found_and_no_other() -> None:
 def test_dims_that_break_only_together() -> None:
     """Any two of a, b, c go together, all three do not: one is left whole."""
     pairs = [frozenset(pair) for pair in itertools.combinations("abc", 2)]
-    spared = dims_to_spare(["a", "x", "b", "c"], lambda cut: cut & frozenset("abc") in [*pairs, *map(frozenset, "abc"), frozenset()])
+    spared = dims_to_spare(
+        ["a", "x", "b", "c"],
+        lambda cut: cut & frozenset("abc") in [*pairs, *map(frozenset, "abc"), frozenset()],
+    )
     assert spared == ("c",)
 
 

@@ -165,7 +165,9 @@ def _scale(node: fx.Node, factor: float, cutting: Cutting) -> None:
 
 def _dtype(node: fx.Node, cutting: Cutting) -> torch.dtype:
     """The floating-point type of the program: of the first weight that has one, of the inputs else."""
-    floats = (t.dtype for t in (*cutting.graph.tensors().values(), *cutting.graph.example) if t.is_floating_point())
+    floats = (
+        t.dtype for t in (*cutting.graph.tensors().values(), *cutting.graph.example) if t.is_floating_point()
+    )
     return next(floats, torch.float32)
 
 
