@@ -120,7 +120,7 @@ def test_the_backend_runs_models_and_single_nodes(name: str) -> None:
     np.testing.assert_array_equal(rep.run(by_name)[0], rep.run(inputs)[0])
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float16"])
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_types_that_numpy_lacks_go_in_and_out(name: str) -> None:
     array = np.array([[1.0, -2.5, 0.0]]).astype(getattr(ml_dtypes, name, "float16"))
     (found,) = OtgraphBackend.run_node(onnx.helper.make_node("Identity", ["x"], ["y"]), [array])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import torch
@@ -96,9 +95,8 @@ def _to_torch(value: Any) -> torch.Tensor:
     if not isinstance(value, (np.ndarray, np.generic, int, float, bool)):
         raise ModelError(f"an input is a {type(value).__name__}: only tensors are supported")
     array = np.array(value)
-    if array.dtype.name in _BITS:
-        kind = getattr(torch, array.dtype.name)
-        return torch.from_numpy(array.view(_BITS[array.dtype.name])).view(kind)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     try:
         return torch.from_numpy(array.view(array.dtype.name))
     except TypeError as error:
@@ -106,12 +104,11 @@ def _to_torch(value: Any) -> torch.Tensor:
 
 
 def _to_numpy(tensor: torch.Tensor) -> Any:
-    name = str(tensor.dtype).removeprefix("torch.")
-    if name in _BITS:
-        bits = torch.uint8 if tensor.element_size() == 1 else torch.int16
-        return tensor.detach().view(bits).numpy().view(getattr(ml_dtypes, name))
+    if (
+        tensor.dtype is torch.bfloat16
+    ):  # a type that NumPy itself lacks: its bits, under the name that ONNX gives
+        return tensor.detach().view(torch.int16).numpy().view(_BFLOAT16)
     return tensor.detach().numpy()
 
 
-_BITS = {"bfloat16": np.int16, **dict.fromkeys(("float8_e4m3fn", "float8_e5m2"), np.uint8)}
-"""Types that NumPy itself lacks: what holds their bits on the way to torch and back."""
+_BFLOAT16 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
