@@ -52,7 +52,8 @@ class PruneChannels(Pass):
     Options
         ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner``
         to leave out dims that run through an addition of two computed values. ``multiple``: widths are
-        rounded to it where a dim is larger. ``include``, ``exclude``: patterns of dim names (``*`` and
+        rounded to it where a dim is larger. ``normalised``: also cut dims whose cut changes the statistics of a
+        layer or group norm; the law then holds with statistics of what is kept. ``include``, ``exclude``: patterns of dim names (``*`` and
         ``?``); a name with brackets is written in quotes.
     """
 
@@ -63,6 +64,7 @@ class PruneChannels(Pass):
     keep: float = 1.0
     dims: str = "all"
     multiple: int = 1
+    normalised: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -106,7 +108,9 @@ class PruneChannels(Pass):
         widths = annotated_widths(rewriter)
         masks: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
         for dim in axes.prunable():
-            if not selected(dim, self.dims, self.include, self.exclude):
+            if (dim.normalised and not self.normalised) or not selected(
+                dim, self.dims, self.include, self.exclude
+            ):
                 continue
             k = kept_count(dim.size, self.keep, self.multiple)
             mask = np.zeros(dim.size, bool)
@@ -125,8 +129,8 @@ def annotated_widths(rewriter: Rewriter) -> dict[str, Width]:
 
 
 def selected(dim: Dim, dims: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
-    """Whether the rules of the user let this dim be cut. Normalised dims change statistics and stay whole."""
-    if dim.normalised or (dims == "inner" and dim.residual):
+    """Whether the rules of the user let this dim be cut."""
+    if dims == "inner" and dim.residual:
         return False
     return allowed(dim.name, include, exclude)
 
