@@ -290,7 +290,7 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], Inputs, float]] = {
     "two inputs, two outputs": (TwoInTwoOut, (MAP[0], torch.randn(2, 6)), 0.7),
     "einops and einsum": (Rearranged, MAP, 0.5),
     "standardised weights": (Standardised, MAP, 0.7),
-    "lstm": (lambda: Recurrent(nn.LSTM), (torch.randn(2, 5, 6),), 0.75),
+    "lstm": (lambda: Recurrent(nn.LSTM), (torch.randn(2, 5, 6),), 0.8),
     "gru": (lambda: Recurrent(nn.GRU), (torch.randn(2, 5, 6),), 0.75),
     "control flow": (Branching, (torch.randn(2, 6),), 0.8),
 }

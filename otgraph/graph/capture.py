@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,9 @@ def _export(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedP
     for attempt in attempts:
         try:
             shapes = _dynamic_batch(attempt.inputs) if attempt.dynamic else None
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                # recurrent layers refresh a list of their weights; the export says so, and is right all the same
+                warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
                 module(*attempt.inputs)  # a bad batch shows here, with the user's own message
                 program = export(module, attempt.inputs, dynamic_shapes=shapes, strict=False)
             return program, tuple(remarks)

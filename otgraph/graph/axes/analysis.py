@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _pop_mode_temporarily  # pyright: ignore[reportPrivateUsage]
 
 from otgraph.graph.axes.algebra import Axis, atoms, block, index_of, resolve
 from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
@@ -85,10 +87,14 @@ class _Interpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.tracker.where = label(n)
         self.tracker.rescales = op_name(n) in AVERAGES
-        if n.op == "get_attr":
+        if n.op == "get_attr" and str(n.target) in self.weights:
             result = self.weights[str(n.target)]
         elif n.op == "call_module":
             result = self._run_opaque(n)
+        elif isinstance(n.target, HigherOrderOperator):
+            with _pop_mode_temporarily():  # the tracker cannot look into branches and loops
+                result = super().run_node(n)
+            self._declare_opaque(n, op_name(n), result)
         else:
             result = super().run_node(n)
         leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
@@ -99,12 +105,15 @@ class _Interpreter(fx.Interpreter):
     def _run_opaque(self, n: fx.Node) -> Any:
         """Submodules are what the dialect could not express: nothing is known of them."""
         result = super().run_node(n)
+        origin = n.meta.get("onnx")
+        self._declare_opaque(n, origin.op_type if origin is not None else str(n.target), result)
+        return result
+
+    def _declare_opaque(self, n: fx.Node, operator: str, result: Any) -> None:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         operands = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         results = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
-        origin = n.meta.get("onnx")
-        self.tracker.opaque(origin.op_type if origin is not None else str(n.target), operands, results)
-        return result
+        self.tracker.opaque(operator, operands, results)
 
 
 def _freeze(graph: Graph, tracker: Tracker, values: Values, tensors: Tensors) -> AxisMap:
