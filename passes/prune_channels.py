@@ -52,9 +52,9 @@ class PruneChannels(Pass):
     Options
         ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner``
         to leave out dims that run through an addition of two computed values. ``multiple``: widths are
-        rounded to it where a dim is larger. ``normalised``: also cut dims whose cut changes the statistics of a
-        layer or group norm; the law then holds with statistics of what is kept. ``include``, ``exclude``: patterns of dim names (``*`` and
-        ``?``); a name with brackets is written in quotes.
+        rounded to it where a dim is larger. ``normalised``: also cut dims whose cut changes the statistics of
+        a layer or group norm; the law then holds with statistics of what is kept. ``include``, ``exclude``:
+        patterns of dim names (``*`` and ``?``); a name with brackets is written in quotes.
     """
 
     name: ClassVar[str] = "prune-channels"

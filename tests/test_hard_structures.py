@@ -1,7 +1,7 @@
 """One small network per structure that is hard to cut: half of everything goes, and the masking law holds.
 
-Norms take their statistics over what is kept. ``left`` bounds the parameters that remain, so that a law that is
-kept by cutting nothing does not pass."""
+Norms take their statistics over what is kept. ``left`` bounds the parameters that remain, so that a law that
+is kept by cutting nothing does not pass."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Rotary(nn.Module):
 
 
 class Tokens(nn.Module):
-    """A class token, learnt positions, two pre-norm blocks with fused qkv, layer scale, a norm before the head."""
+    """A class token, learnt positions, two blocks with norms before, fused qkv, layer scale."""
 
     def __init__(self, norm: Callable[[int], nn.Module] = nn.LayerNorm) -> None:
         super().__init__()

@@ -1,11 +1,13 @@
-"""ONNX's own backend tests, run on the ``onnx`` dialect: what passes, fails and is not supported, by operator.
+"""ONNX's own backend tests, run on the ``onnx`` dialect: what passes, fails and is not supported, by
+operator.
 
     python tools/onnx_conformance.py [--kinds node simple …] [--filter conv] [--json F]
 
 ``passed`` is computed by torch functions alone; ``by engine`` passes as well, but a node of it runs in ONNX
-Runtime, so that the analysis takes it for opaque; ``engine differs`` where that gives other values than the test
-wants. ``unsupported``: neither can hold or run it (sequences, strings,
-types that torch lacks), and that is said. Load → save → load must give the same outputs, and is counted apart.
+Runtime, so that the analysis takes it for opaque; ``engine differs`` where that gives other values than the
+test wants. ``unsupported``: neither can hold or run it (sequences, strings,
+types that torch lacks), and that is said. Load → save → load must give the same outputs, and is counted
+apart.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ RANDOM = ("training_dropout", "bernoulli", "random")
 
 @dataclass(frozen=True)
 class Outcome:
-    """``status``: passed, by engine, failed, unsupported or random; ``saved``: whether it survives being saved."""
+    """``status``: passed, by engine, failed, unsupported or random; ``saved``: whether it survives being
+    saved."""
 
     name: str
     kind: str
@@ -204,7 +207,8 @@ def summary(outcomes: list[Outcome]) -> str:
         good, total = count["passed"] + count["by engine"], max(len(group), 1)
         parts = ", ".join(f"{count[s]} {s}" for s in STATUSES if count[s])
         lines.append(
-            f"{name}: {len(group)} cases: {parts}; {good / total:.1%} pass, {count['passed'] / total:.1%} in torch"
+            f"{name}: {len(group)} cases: {parts}; {good / total:.1%} pass, "
+            f"{count['passed'] / total:.1%} in torch"
         )
     ran = [outcome for outcome in outcomes if outcome.saved is not None]
     lines.append(f"load → save is the identity: {sum(bool(o.saved) for o in ran)} of {len(ran)} models")

@@ -1,4 +1,5 @@
-"""One model through all stages: captured, analysed, cut to a random half, and held against the masking law."""
+"""One model through all stages: captured, analysed, cut to a random half, and held against the masking
+law."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Weights that a program normalises before it uses them (standardised convolutions, weight norm) are normalised
-once: what is stored is what is used, so that its axes can be cut. The function stays the same."""
+"""Weights that a program normalises before it uses them (standardised convolutions, weight norm) are
+normalised once: what is stored is what is used, so that its axes can be cut. The function stays the same."""
 
 from __future__ import annotations
 

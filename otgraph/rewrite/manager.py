@@ -20,8 +20,8 @@ from otgraph.rewrite.sparing import dims_to_spare
 
 @dataclass(frozen=True)
 class Record:
-    """What one pass did: its text, its edits, the seconds it took, its check, why it was undone, the dims that
-    had to stay whole, and how many of the CPU seconds the check took."""
+    """What one pass did: its text, its edits, the seconds it took, its check, why it was undone, the dims
+    that had to stay whole, and how many of the CPU seconds the check took."""
 
     step: str
     edits: int

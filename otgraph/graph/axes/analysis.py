@@ -21,7 +21,6 @@ from otgraph.graph.axes.tracker import Tracked, Tracker
 from otgraph.graph.graph import Graph, label, op_name
 from otgraph.remark import Remark
 
-
 AVERAGES = frozenset({"aten.mean", "aten.rms_norm", "onnx.ReduceMean", "onnx.RMSNormalization"})
 """Operators that divide by how many entries there are, and can be given a factor when fewer are left."""
 

@@ -45,9 +45,10 @@ class AxisRule:
 
     ``operands`` and ``results`` hold one pattern per axis of each tensor, ``sizes`` the size of every factor.
     ``reduce`` names the factors that are contracted (cut in all operands at once: the removed part
-    contributes nothing if it is zero), ``averaged`` those that are contracted and divided by their number (the
-    result must then be multiplied by what is left of it over what there was), ``normalised`` those whose cut
-    changes statistics, ``fresh`` those that only the result has and that may nevertheless be cut (a broadcast).
+    contributes nothing if it is zero), ``averaged`` those that are contracted and divided by their number
+    (the result must then be multiplied by what is left of it over what there was), ``normalised`` those whose
+    cut changes statistics, ``fresh`` those that only the result has and that may nevertheless be cut (a
+    broadcast).
 
     ``combine`` says when a result can be non-zero at a removed index: ``product`` if no operand it is
     multiplied by (``times``, by default all but ``added``) vanishes there, or one of the ``added`` operands

@@ -282,8 +282,8 @@ def mixed_tokens(p: Program, x: Value, pick: Pick) -> Value:
 
 
 STEPS = (
-    convolution, convolution, transposed, linear, batch_norm, layer_norm, rms_norm, group_norm, activation, residual,
-    gate, dense, part, sliced, shuffle, rotation, response_norm, attention, gated, mixed_tokens,
+    convolution, convolution, transposed, linear, batch_norm, layer_norm, rms_norm, group_norm, activation,
+    residual, gate, dense, part, sliced, shuffle, rotation, response_norm, attention, gated, mixed_tokens,
 )  # fmt: skip
 
 
@@ -323,7 +323,8 @@ def programs(draw: st.DrawFn) -> tuple[Graph, int]:
 
 @dataclass
 class Tally:
-    """How much the programs of a run have said: an example that cuts nothing, or only what is dead, says nothing."""
+    """How much the programs of a run have said: an example that cuts nothing, or only what is dead, says
+    nothing."""
 
     programs: int = 0
     with_power: int = 0

@@ -48,8 +48,8 @@ def split(call: Call) -> AxisRule:
 
 
 def slice_(call: Call) -> AxisRule:
-    """``aten.slice(x, dim, start, end, step)``: one part of an axis; every ``step``-th entry is the outer factor
-    of a product; any other strided slice fixes the axis."""
+    """``aten.slice(x, dim, start, end, step)``: one part of an axis; every ``step``-th entry is the outer
+    factor of a product; any other strided slice fixes the axis."""
     x, y = call.operands[0], call.results[0]
     dim, step = int(call.argument(1, "dim", 0)) % x.dim(), int(call.argument(4, "step", 1))
     names = axes("a", x.dim())
