@@ -33,7 +33,8 @@ class PruneChannels(Pass):
         an unknown operator touches stay whole.
 
     Exactness
-        Masked: the result equals the original with every stored value at a removed index zeroed.
+        Masked: the result equals the original with every stored value at a removed index zeroed. A dim for
+        which that is found not to hold is left whole, and the rest is cut.
 
     Before and after
         >>> graph = capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), example(3, 4))
@@ -51,8 +52,9 @@ class PruneChannels(Pass):
     Options
         ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner``
         to leave out dims that run through an addition of two computed values. ``multiple``: widths are
-        rounded to it where a dim is larger. ``include``, ``exclude``: patterns of dim names (``*`` and
-        ``?``); a name with brackets is written in quotes.
+        rounded to it where a dim is larger. ``normalised``: also cut dims whose cut changes the statistics of
+        a layer or group norm; the law then holds with statistics of what is kept. ``include``, ``exclude``:
+        patterns of dim names (``*`` and ``?``); a name with brackets is written in quotes.
     """
 
     name: ClassVar[str] = "prune-channels"
@@ -62,6 +64,7 @@ class PruneChannels(Pass):
     keep: float = 1.0
     dims: str = "all"
     multiple: int = 1
+    normalised: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -71,11 +74,12 @@ class PruneChannels(Pass):
             wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}
         else:
             wanted = self._by_fraction(rewriter, axes)
-            if not context.collapses:  # a plan may cut depth alone
+            if not context.collapses and not context.spared:  # a plan may cut depth alone
                 self._explain(rewriter, axes, wanted)
         for name in wanted.keys() - axes.dims.keys():
             rewriter.remark("missed", name, "no such dim in this graph")
-        keep = legalise(axes, {name: mask for name, mask in wanted.items() if name in axes.dims})
+        known = wanted.keys() & axes.dims.keys() - context.spared
+        keep = legalise(axes, {name: mask for name, mask in wanted.items() if name in known})
         keep = {name: mask for name, mask in keep.items() if not mask.all()}
         if keep:
             cut_channels(rewriter, axes, keep)
@@ -104,7 +108,9 @@ class PruneChannels(Pass):
         widths = annotated_widths(rewriter)
         masks: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
         for dim in axes.prunable():
-            if not selected(dim, self.dims, self.include, self.exclude):
+            if (dim.normalised and not self.normalised) or not selected(
+                dim, self.dims, self.include, self.exclude
+            ):
                 continue
             k = kept_count(dim.size, self.keep, self.multiple)
             mask = np.zeros(dim.size, bool)
@@ -123,8 +129,8 @@ def annotated_widths(rewriter: Rewriter) -> dict[str, Width]:
 
 
 def selected(dim: Dim, dims: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
-    """Whether the rules of the user let this dim be cut. Normalised dims change statistics and stay whole."""
-    if dim.normalised or (dims == "inner" and dim.residual):
+    """Whether the rules of the user let this dim be cut."""
+    if dims == "inner" and dim.residual:
         return False
     return allowed(dim.name, include, exclude)
 

@@ -158,6 +158,8 @@ def document(command: str, optimized: Any, output: Path | None) -> dict[str, Any
 
 
 def exit_code(optimized: Any, *, asked: bool) -> int:
-    """1 where a stated threshold was missed: it was not reached, or nothing at all was gained."""
+    """1 where a stated threshold was missed (it was not reached, or nothing at all was gained), or a check
+    failed and something was taken back."""
     missed = asked and (optimized.missed is not None or not optimized.credible)
-    return 1 if missed or not optimized.audit.passed else 0
+    undone = any(remark.kind == "failure" for remark in optimized.remarks)
+    return 1 if missed or undone or not optimized.audit.passed else 0

@@ -125,3 +125,4 @@ def apply(
     out.remarks(remark for remark in said if remarks or remark.kind == "failure")
     out.say(f"wrote {output}")
     out.result({"command": "apply", "output": str(output), "remarks": [remark.to_json() for remark in said]})
+    raise typer.Exit(1 if any(remark.kind == "failure" for remark in said) else 0)

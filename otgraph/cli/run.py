@@ -83,7 +83,7 @@ def run(
     out.say(_records(result))
     out.say(f"wrote {output}")
     out.result(_document(result, output))
-    raise typer.Exit(1 if result.undone else 0)
+    raise typer.Exit(1 if result.undone or result.spared else 0)
 
 
 def _records(result: Any) -> Table:
@@ -97,7 +97,8 @@ def _check(record: Any) -> str:
     if record.undone is not None:
         return "undone"
     error = "" if record.check.error is None else f", relative error {record.check.error:.1e}"
-    return f"{record.check.claim}{error}"
+    whole = f", {len(record.spared)} dims left whole" if record.spared else ""
+    return f"{record.check.claim}{error}{whole}"
 
 
 def _document(result: Any, output: Path) -> dict[str, Any]:
@@ -109,6 +110,7 @@ def _document(result: Any, output: Path) -> dict[str, Any]:
         "command": "run",
         "output": str(output),
         "undone": list(result.undone),
+        "spared": list(result.spared),
         "records": records,
         "remarks": [remark.to_json() for remark in result.remarks],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from otgraph.errors import ModelError
 from otgraph.graph.graph import Graph, Port, Signature
+from otgraph.graph.standardise import store_standardised
 from otgraph.remark import Remark
 
 
@@ -94,7 +96,9 @@ def _export(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedP
     for attempt in attempts:
         try:
             shapes = _dynamic_batch(attempt.inputs) if attempt.dynamic else None
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                # recurrent layers refresh a list of their weights; the export says so, and is right all the
+                # same warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
                 module(*attempt.inputs)  # a bad batch shows here, with the user's own message
                 program = export(module, attempt.inputs, dynamic_shapes=shapes, strict=False)
             return program, tuple(remarks)
@@ -138,6 +142,7 @@ def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Grap
     )  # without the hook that checks the old calling convention
     _flatten_calling_convention(module)
     _restore_batch_norms(module)
+    remarks = (*remarks, *store_standardised(module))
     _drop_unused(module)
     module.requires_grad_(False)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]

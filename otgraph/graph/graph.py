@@ -74,9 +74,11 @@ class Graph:
         return getattr(self.module.get_submodule(owner), leaf)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Every weight the program reads, by name, in program order."""
+        """Every weight the program reads, by name, in program order. The branches of control flow, which are
+        programs of their own, are none."""
         targets = [str(node.target) for node in self.module.graph.nodes if node.op == "get_attr"]
-        return {target: self.tensor(target) for target in dict.fromkeys(targets)}
+        found = {target: self.tensor(target) for target in dict.fromkeys(targets)}
+        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
     def save(self, path: str | Path) -> None:
         """Write the model as ONNX: one-to-one for the ``onnx`` dialect, ``torch.onnx.export`` for ``aten``.

@@ -28,6 +28,14 @@ class Editor(Protocol):
         """Set a positional (int) or keyword (str) argument."""
         ...
 
+    def set_tensor(self, name: str, value: torch.Tensor) -> None:
+        """Replace a stored tensor."""
+        ...
+
+    def replace(self, node: fx.Node, value: fx.Node) -> None:
+        """Let every user of ``node`` use ``value``, which reads it, instead."""
+        ...
+
     def add_tensor(self, name: str, value: torch.Tensor) -> fx.Node:
         """Store a new tensor; returns the ``get_attr`` node that reads it."""
         ...
@@ -53,6 +61,7 @@ class Cutting:
         self.axes = axes
         self.keep = keep
         self.editor = editor
+        self._scaled: dict[str, str] = {}
 
     def tensor(self, name: str) -> torch.Tensor:
         """A stored tensor, before the cut."""
@@ -60,7 +69,17 @@ class Cutting:
 
     def axis(self, node: fx.Node, axis: int, result: int = 0) -> Expression:
         """The expression of one axis of what ``node`` returns."""
-        return self.axes.values[node.name][result][axis]
+        return self.results(node)[result][axis]
+
+    def results(self, node: fx.Node) -> tuple[tuple[Expression, ...], ...]:
+        """The axes of everything ``node`` returns."""
+        return self.axes.values[self._scaled.get(node.name, node.name)]
+
+    def scale(self, node: fx.Node, multiply: Callable[..., Any], factor: Any) -> None:
+        """Multiply what ``node`` returns by ``factor``, for all who read it."""
+        scaled = self.editor.insert_after(node, multiply, (node, factor))
+        self.editor.replace(node, scaled)
+        self._scaled[scaled.name] = node.name
 
     def mask(self, node: fx.Node, axis: int, result: int = 0) -> Mask:
         """Which positions of that axis stay."""
@@ -68,11 +87,11 @@ class Cutting:
 
     def rank(self, node: fx.Node, result: int = 0) -> int:
         """How many axes ``node`` has."""
-        return len(self.axes.values[node.name][result])
+        return len(self.results(node)[result])
 
     def sizes(self, node: fx.Node, result: int = 0) -> list[tuple[int, int]]:
         """(before, after) of every axis of what ``node`` returns."""
-        shape = self.axes.values[node.name][result]
+        shape = self.results(node)[result]
         return [(axis.size, int(axis.mask(self.keep).sum())) for axis in shape]
 
 
@@ -164,7 +183,7 @@ def _split(node: fx.Node, cutting: Cutting) -> None:
     if not isinstance(source, fx.Node):
         return
     dim = int(argument(node, 2, "dim", 0)) % cutting.rank(source)  # type: ignore[arg-type]
-    count = len(cutting.axes.values[node.name])
+    count = len(cutting.results(node))
     parts = [cutting.sizes(node, k)[dim] for k in range(count)]
     if all(before == after for before, after in parts):
         return
@@ -179,12 +198,22 @@ def _slice(node: fx.Node, cutting: Cutting) -> None:
         return
     dim = int(argument(node, 1, "dim", 0))
     mask = cutting.mask(source, dim)
+    if argument(node, 4, "step", 1) != 1:
+        _strided(node, mask, cutting)
+        return
     for position, name in ((2, "start"), (3, "end")):
         old = argument(node, position, name)
         if isinstance(old, int) and not mask.all():
             new = place_after_cut(old, mask)
             if new != old:
                 cutting.editor.set_argument(node, position if len(node.args) > position else name, new)
+
+
+def _strided(node: fx.Node, mask: Mask, cutting: Cutting) -> None:
+    """Only whole strides are cut, so the start stays; an end inside the axis becomes the end of the axis."""
+    end = argument(node, 3, "end")
+    if isinstance(end, int) and end < len(mask) and not mask.all():
+        cutting.editor.set_argument(node, 3 if len(node.args) > 3 else "end", int(mask.sum()))
 
 
 def place_after_cut(place: int, mask: Mask) -> int:
@@ -201,6 +230,52 @@ def _layer_norm(node: fx.Node, cutting: Cutting) -> None:
     new = [after for _, after in cutting.sizes(node)[-len(shape) :]]
     if new != shape:
         cutting.editor.set_argument(node, 1, new)
+
+
+def _mean(node: fx.Node, cutting: Cutting) -> None:
+    """A mean over fewer entries, the removed ones being zero, is larger by their share: scale it back."""
+    source = node.args[0]
+    if isinstance(source, fx.Node):
+        share = left_share(cutting.sizes(source), argument(node, 1, "dim"))
+        if share != 1:
+            cutting.scale(node, torch.ops.aten.mul.Tensor, share)
+
+
+def left_share(sizes: list[tuple[int, int]], along: Any) -> float:
+    """What is left of the entries over the axes ``along``; None or no axis means all."""
+    places = [along] if isinstance(along, int) else list(along or range(len(sizes)))
+    return math.prod(sizes[int(axis)][1] for axis in places) / math.prod(sizes[int(a)][0] for a in places)
+
+
+def _rms_norm(node: fx.Node, cutting: Cutting) -> None:
+    """γ·√(D/K) and ε·D/K: the mean square over D entries of which D − K are zero, exactly."""
+    shape = list(node.args[1])  # type: ignore[arg-type]
+    sizes = cutting.sizes(node)[-len(shape) :]
+    share = math.prod(after for _, after in sizes) / math.prod(before for before, _ in sizes)
+    if share == 1:
+        return
+    _layer_norm(node, cutting)
+    eps, weight = argument(node, 3, "eps"), argument(node, 2, "weight")
+    if eps is None:
+        eps = torch.finfo(_dtype(cutting.graph)).eps
+    key = 3 if len(node.args) > 2 and "eps" not in node.kwargs else "eps"
+    cutting.editor.set_argument(node, key, float(eps) / share)  # type: ignore[arg-type]
+    if isinstance(weight, fx.Node) and _sole_reader(weight, cutting.graph):
+        name = str(weight.target)
+        cutting.editor.set_tensor(name, cutting.tensor(name).detach() * math.sqrt(1 / share))
+    else:
+        cutting.scale(node, torch.ops.aten.mul.Tensor, math.sqrt(1 / share))
+
+
+def _sole_reader(weight: fx.Node, graph: Graph) -> bool:
+    """Whether a stored tensor is read here and nowhere else."""
+    readers = [n for n in graph.module.graph.nodes if n.op == "get_attr" and n.target == weight.target]
+    return weight.op == "get_attr" and len(readers) == 1 and len(weight.users) == 1
+
+
+def _dtype(graph: Graph) -> torch.dtype:
+    """The type of the inputs that are no integers: what a norm without a weight computes in."""
+    return next((t.dtype for t in graph.example if t.is_floating_point()), torch.float32)
 
 
 def _attention(node: fx.Node, cutting: Cutting) -> None:
@@ -273,6 +348,7 @@ RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {
     "aten.repeat_interleave": _repeat_interleave,
     **dict.fromkeys(["aten.channel_shuffle", "aten.native_channel_shuffle"], _channel_shuffle),
     "aten.layer_norm": _layer_norm,
-    "aten.rms_norm": _layer_norm,
+    "aten.rms_norm": _rms_norm,
+    "aten.mean": _mean,
     "aten.scaled_dot_product_attention": _attention,
 }

@@ -18,22 +18,12 @@ from otgraph.graph.axes.expression import Expression
 from otgraph.graph.graph import Graph, label, op_name
 from otgraph.graph.specs import input_specs
 from otgraph.optimize.annotations import SHARES, DimCurve, annotated_curves
+from otgraph.optimize.blockers import Blocker, find_blockers
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
 from otgraph.transport.criteria.catalog import criterion as find_criterion
-
-
-@dataclass(frozen=True)
-class Blocker:
-    """One reason why dims cannot be cut: which dims, how many channels, how many parameters they run
-    through."""
-
-    reason: str
-    dims: tuple[str, ...]
-    channels: int
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -46,21 +36,8 @@ class Inspection:
     remarks: tuple[Remark, ...] = ()
 
     def blockers(self) -> tuple[Blocker, ...]:
-        """Why dims are blocked, the reason that blocks most parameters first."""
-        groups: dict[str, list[Dim]] = {}
-        for dim in self.axes.dims.values():
-            if dim.blocked is not None and dim.size > 1:
-                groups.setdefault(dim.blocked, []).append(dim)
-        found = [
-            Blocker(
-                reason,
-                tuple(dim.name for dim in dims),
-                sum(dim.size for dim in dims),
-                _parameters(self.graph, {port.tensor for dim in dims for port in dim.ports}),
-            )
-            for reason, dims in groups.items()
-        ]
-        return tuple(sorted(found, key=lambda b: -b.parameters))
+        """Why dims are blocked, what holds back most parameters and multiply–accumulates first."""
+        return find_blockers(self.graph, self.axes)
 
     @property
     def dims_text(self) -> str:
@@ -80,8 +57,17 @@ class Inspection:
     @property
     def blockers_text(self) -> str:
         """A table of what blocks, and what no rule knows."""
-        rows = [("blocked by", "dims", "channels", "parameters")]
-        rows += [(b.reason, str(len(b.dims)), str(b.channels), str(b.parameters)) for b in self.blockers()]
+        rows = [("operator", "node", "why", "dims", "channels", "parameters", "MACs")]
+        rows += [
+            (
+                b.operator or "-",
+                b.node or "-",
+                b.why,
+                *_numbers(b.dims, b.channels, b.parameters),
+                f"{b.macs:.1%}",
+            )
+            for b in self.blockers()
+        ]
         said = "".join(f"\n{remark}" for remark in (*self.graph.remarks, *self.axes.remarks))
         return (_table(rows) if len(rows) > 1 else "nothing is blocked") + said
 
@@ -177,6 +163,10 @@ def inspect(
 
 def _axes(result: Sequence[Expression]) -> str:
     return "[" + ", ".join(map(str, result)) + "]"
+
+
+def _numbers(dims: Sequence[str], *counts: int) -> tuple[str, ...]:
+    return tuple(map(str, (len(dims), *counts)))
 
 
 def _verdict(dim: Dim) -> str:

@@ -37,7 +37,8 @@ class Context:
     ``data``: unlabelled calibration inputs. ``original``: the graph before the first transform, the reference
     of every repair. ``couplings``: dim name → what to keep of it, decided before anything is edited.
     ``collapses``: spans and what becomes of them, decided likewise, by the names of the original's nodes.
-    ``scratch``: a folder for what would not fit in memory. ``seed``: of every random choice.
+    ``scratch``: a folder for what would not fit in memory. ``seed``: of every random choice. ``spared``: dims
+    that a masked pass must leave whole, since cutting them was found to break the law.
     """
 
     data: Data | None = None
@@ -46,6 +47,7 @@ class Context:
     collapses: tuple[Collapse, ...] = ()
     scratch: Path | None = None
     seed: int = 0
+    spared: frozenset[str] = frozenset()
 
 
 class Pass(abc.ABC):

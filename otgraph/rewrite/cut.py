@@ -25,6 +25,7 @@ def cut_channels(rewriter: Rewriter, axes: AxisMap, keep: Keep) -> None:
     Afterwards every node whose value lost positions carries ``meta["otgraph"]["kept"]``: axis → the positions
     that stayed, in terms of the axis before the first cut.
     """
+    rewriter.record_cut(keep, axes)
     program = rewriter.graph.module.graph
     rules = ONNX_RULES if rewriter.graph.dialect == "onnx" else ATEN_RULES
     rewrite_literals(rewriter.graph, axes, keep, rewriter, rules)
@@ -34,7 +35,6 @@ def cut_channels(rewriter: Rewriter, axes: AxisMap, keep: Keep) -> None:
             rewriter.set_tensor(name, shorter)
     for node in program.nodes:
         _note_kept(rewriter, node, axes, keep)
-    rewriter.record_cut(keep, axes)
 
 
 def _cut_tensor(tensor: torch.Tensor, shape: tuple[Expression, ...], keep: Keep) -> torch.Tensor | None:

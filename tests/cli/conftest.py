@@ -88,7 +88,7 @@ class FakeApi(SimpleNamespace):
     """Records what each function was called with; a test sets ``credible``, ``passed`` or ``fail``."""
 
     def __init__(self) -> None:
-        super().__init__(credible=True, passed=True, missed=None, undone=(), fail=None, calls={})
+        super().__init__(credible=True, passed=True, missed=None, undone=(), spared=(), fail=None, calls={})
         self.Plan = FakePlan
 
     def _note(self, name: str, *args: Any, **kwargs: Any) -> None:
@@ -144,11 +144,21 @@ class FakeApi(SimpleNamespace):
         self._note("run_pipeline", graph, text, data, **options)
         check = SimpleNamespace(claim="exact", error=1e-7, limit=1e-5)
         record = SimpleNamespace(
-            step="cleanup", edits=3, cpu_seconds=0.1, wall_seconds=0.1, check=check, undone=None
+            step="cleanup",
+            edits=3,
+            cpu_seconds=0.1,
+            wall_seconds=0.1,
+            check=check,
+            undone=None,
+            spared=self.spared,
         )
         remark = Remark("applied", "cleanup", "graph", "dead nodes removed", {"nodes": 2})
         return SimpleNamespace(
-            graph=FakeGraph("rewritten"), remarks=(remark,), records=(record,), undone=self.undone
+            graph=FakeGraph("rewritten"),
+            remarks=(remark,),
+            records=(record,),
+            undone=self.undone,
+            spared=self.spared,
         )
 
     def build(self, graph: FakeGraph, path: Path, **options: Any) -> None:

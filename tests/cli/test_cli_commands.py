@@ -92,6 +92,14 @@ def test_run_exits_with_1_when_a_pass_was_undone(command, api) -> None:
     assert ran.document["records"][0]["check"] == {"claim": "exact", "error": 1e-07, "limit": 1e-05}
 
 
+def test_run_exits_with_1_when_a_dim_was_left_whole(command, api) -> None:
+    api.spared = ("conv1", "conv2")
+    ran = command("run", "net.onnx", "-p", "x", "-o", "out.onnx")
+    assert ran.code == 1 and "2 dims left whole" in ran.out
+    ran = command("run", "net.onnx", "-p", "x", "-o", "out.onnx", "--json")
+    assert ran.document["spared"] == ["conv1", "conv2"]
+
+
 def test_passes_shows_manual_pages_from_docstrings(command) -> None:
     ran = command("passes", "fold-batch-norm")
     assert ran.code == 0

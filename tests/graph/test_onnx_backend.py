@@ -7,12 +7,15 @@ import functools
 import warnings
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx.backend.test.loader import load_model_tests
 
 from otgraph.errors import ModelError
+from otgraph.graph.onnx.backend import OtgraphBackend
 from otgraph.graph.onnx.importer import import_model
 from otgraph.graph.onnx.ops.table import TABLE
 
@@ -93,3 +96,42 @@ def test_a_wrong_expectation_is_noticed() -> None:
     inputs, outputs = case.data_sets[0]
     wrong = dataclasses.replace(case, data_sets=[(inputs, [outputs[0] + 0.01])])
     assert run((wrong,))[2] and not run((case,))[2]
+
+
+# the dialect as a backend of ONNX
+
+
+def _node_case(name: str) -> Any:
+    return next(case for case in load_model_tests(kind="node") if case.name == name)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", ["test_softmax_axis_1", "test_gemm_all_attributes", "test_split_equal_parts_1d_opset18"]
+)
+def test_the_backend_runs_models_and_single_nodes(name: str) -> None:
+    case = _node_case(name)
+    inputs, outputs = case.data_sets[0]
+    rep = OtgraphBackend.prepare(case.model)
+    for found in (rep.run(inputs), OtgraphBackend.run_node(case.model.graph.node[0], inputs)):
+        for mine, wanted in zip(found, outputs, strict=True):
+            np.testing.assert_allclose(mine, wanted, rtol=1e-5)
+    by_name = dict(zip([port.name for port in case.model.graph.input], inputs, strict=True))
+    np.testing.assert_array_equal(rep.run(by_name)[0], rep.run(inputs)[0])
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_types_that_numpy_lacks_go_in_and_out(name: str) -> None:
+    array = np.array([[1.0, -2.5, 0.0]]).astype(getattr(ml_dtypes, name, "float16"))
+    (found,) = OtgraphBackend.run_node(onnx.helper.make_node("Identity", ["x"], ["y"]), [array])
+    assert found.dtype == array.dtype and (found.view(np.uint8) == array.view(np.uint8)).all()
+
+
+def test_the_backend_says_what_it_does_not_take() -> None:
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    with pytest.raises(ModelError, match="device CUDA: is not supported; use CPU"):
+        OtgraphBackend.prepare(_node_case("test_relu").model, "CUDA")
+    with pytest.raises(ModelError, match="an input is a list: only tensors are supported"):
+        OtgraphBackend.prepare(_node_case("test_relu").model).run([[1.0]])
+    assert OtgraphBackend.supports_device("CPU") and not OtgraphBackend.supports_device("CUDA:1")
+    assert OtgraphBackend.run_node(node, {"x": np.ones(2, np.float32)})[0].tolist() == [1.0, 1.0]

@@ -61,3 +61,37 @@ def test_without_inputs_nothing_is_annotated() -> None:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="input_1"):
         inspect(network(), inputs(columns=5))
+
+
+class Ranked(nn.Module):
+    """A softmax over channels in the wide part, a sort that nobody knows in the narrow one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 64), nn.Linear(64, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(torch.sort(self.b(self.a(x).softmax(-1)), -1)[0])
+
+
+def test_blockers_are_ranked_by_what_hangs_on_them() -> None:
+    torch.manual_seed(0)
+    found = inspect(otg.capture(Ranked().eval(), (torch.randn(2, 6),)))
+    first, second, *rest = found.blockers()
+    assert (first.operator, first.node, first.why) == (
+        "softmax",
+        "softmax",
+        "depends on every entry of the axis",
+    )
+    assert first.dims == ("a",) and first.channels == 64
+    assert first.parameters == 6 * 64 + 64 + 64 * 8
+    assert first.macs == pytest.approx((6 * 64 + 64 * 8) / (6 * 64 + 64 * 8 + 8 * 3))
+    assert second.operator == "aten.sort" and second.why == "has no axis rule" and second.dims == ("b",)
+    assert {b.why for b in rest} == {"model input x", "model output output"}
+    assert all(b.operator == "" and b.node == "" for b in rest)
+    lines = found.blockers_text.splitlines()
+    assert lines[0].split() == ["operator", "node", "why", "dims", "channels", "parameters", "MACs"]
+    assert (
+        sum("aten.sort has no axis rule" in line for line in lines) == 1
+    )  # an unknown operator is named once
+    assert found.to_json()["blockers"][0]["operator"] == "softmax"

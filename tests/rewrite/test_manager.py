@@ -164,10 +164,11 @@ def test_a_masked_pass_must_say_what_it_cut(graph: Graph) -> None:
         PassManager([Masked(cut(KEEP, silent=True))]).run(graph)
 
 
-def test_cutting_under_a_normalisation_is_recorded_as_approximate(graph: Graph) -> None:
-    result = PassManager([Masked(cut(KEEP, normalised=True, wrong=True))]).run(graph)
-    assert result.records[0].check is not None and result.records[0].check.claim == "approximate"
-    assert result.remarks[-1].where == "outputs"
+def test_cutting_under_a_normalisation_is_checked_as_well(graph: Graph) -> None:
+    (record,) = PassManager([Masked(cut(KEEP, normalised=True))]).run(graph).records
+    assert record.check is not None and record.check.claim == "masked"
+    with pytest.raises(PassError, match="all that was cut at zero"):
+        PassManager([Masked(cut(KEEP, normalised=True, wrong=True))]).run(graph)
 
 
 def test_an_analysis_must_not_edit(graph: Graph) -> None:

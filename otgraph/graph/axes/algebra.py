@@ -196,12 +196,20 @@ def as_indexed(axis: Axis) -> Axis:
             block(other, "product cut at a place that is no multiple of its inner size")
     place = factors(axis)
     at = next(i for i, f in enumerate(place) if f is chosen)
+    if any(_share_atoms(chosen, other) for k, other in enumerate(place) if k != at):
+        why = "an index set times itself, cut at a place that is no multiple of its size"
+        block(chosen, why)  # a position stays only where all its coordinates do: no index class says that
+        return Axis(axis.size, blocked=why)
     inner = math.prod(f.size for f in place[at + 1 :])
     coordinate = (np.arange(axis.size) // inner) % chosen.size
     base = as_indexed(chosen) if chosen.kind != "concatenation" else _one_atom(chosen)
     if base.kind == "indexed":
         return indexed(base.parts[0], index_of(base)[coordinate])
     return indexed(base, coordinate)
+
+
+def _share_atoms(a: Axis, b: Axis) -> bool:
+    return not {id(atom) for atom in atoms(a)}.isdisjoint(id(atom) for atom in atoms(b))
 
 
 def _one_atom(axis: Axis) -> Axis:

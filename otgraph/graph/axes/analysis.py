@@ -8,16 +8,21 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _pop_mode_temporarily  # pyright: ignore[reportPrivateUsage]
 
 from otgraph.graph.axes.algebra import Axis, atoms, block, index_of, resolve
 from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
 from otgraph.graph.axes.rules import RULES
 from otgraph.graph.axes.tracker import Tracked, Tracker
-from otgraph.graph.graph import Graph, label
+from otgraph.graph.graph import Graph, label, op_name
 from otgraph.remark import Remark
+
+AVERAGES = frozenset({"aten.mean", "aten.rms_norm", "onnx.ReduceMean", "onnx.RMSNormalization"})
+"""Operators that divide by how many entries there are, and can be given a factor when fewer are left."""
 
 
 def analyse(graph: Graph) -> AxisMap:
@@ -80,10 +85,15 @@ class _Interpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         self.tracker.where = label(n)
-        if n.op == "get_attr":
+        self.tracker.rescales = op_name(n) in AVERAGES
+        if n.op == "get_attr" and str(n.target) in self.weights:
             result = self.weights[str(n.target)]
         elif n.op == "call_module":
             result = self._run_opaque(n)
+        elif isinstance(n.target, HigherOrderOperator):
+            with _pop_mode_temporarily():  # the tracker cannot look into branches and loops
+                result = super().run_node(n)
+            self._declare_opaque(n, op_name(n), result)
         else:
             result = super().run_node(n)
         leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
@@ -94,12 +104,15 @@ class _Interpreter(fx.Interpreter):
     def _run_opaque(self, n: fx.Node) -> Any:
         """Submodules are what the dialect could not express: nothing is known of them."""
         result = super().run_node(n)
+        origin = n.meta.get("onnx")
+        self._declare_opaque(n, origin.op_type if origin is not None else str(n.target), result)
+        return result
+
+    def _declare_opaque(self, n: fx.Node, operator: str, result: Any) -> None:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         operands = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         results = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
-        origin = n.meta.get("onnx")
-        self.tracker.opaque(origin.op_type if origin is not None else str(n.target), operands, results)
-        return result
+        self.tracker.opaque(operator, operands, results)
 
 
 def _freeze(graph: Graph, tracker: Tracker, values: Values, tensors: Tensors) -> AxisMap:

@@ -46,6 +46,7 @@ class Call:
         combine: Combine = "any",
         times: tuple[int, ...] | None = None,
         added: tuple[int, ...] = (),
+        averaged: tuple[str, ...] = (),
     ) -> AxisRule:
         """``make_rule`` over this call's shapes."""
         results = [tuple(t.shape) for t in self.results]
@@ -61,6 +62,7 @@ class Call:
             combine=combine,
             times=times,
             added=added,
+            averaged=averaged,
         )
 
 

@@ -45,8 +45,10 @@ class AxisRule:
 
     ``operands`` and ``results`` hold one pattern per axis of each tensor, ``sizes`` the size of every factor.
     ``reduce`` names the factors that are contracted (cut in all operands at once: the removed part
-    contributes nothing if it is zero), ``normalised`` those whose cut changes statistics, ``fresh`` those
-    that only the result has and that may nevertheless be cut (a broadcast).
+    contributes nothing if it is zero), ``averaged`` those that are contracted and divided by their number
+    (the result must then be multiplied by what is left of it over what there was), ``normalised`` those whose
+    cut changes statistics, ``fresh`` those that only the result has and that may nevertheless be cut (a
+    broadcast).
 
     ``combine`` says when a result can be non-zero at a removed index: ``product`` if no operand it is
     multiplied by (``times``, by default all but ``added``) vanishes there, or one of the ``added`` operands
@@ -64,11 +66,13 @@ class AxisRule:
     combine: Combine = "any"
     times: tuple[int, ...] | None = None
     added: tuple[int, ...] = ()
+    averaged: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kinds = [f"{name}:reduce" for name in self.reduce] + [
             f"{name}:normalised" for name in self.normalised
         ]
+        kinds += [f"{name}:averaged" for name in self.averaged]
         kinds += [f"{name}:fresh" for name in self.fresh]
         operands = ", ".join(_shape_text(shape) for shape in self.operands)
         results = ", ".join(_shape_text(shape) for shape in self.results)
@@ -88,6 +92,7 @@ def make_rule(
     combine: Combine = "any",
     times: tuple[int, ...] | None = None,
     added: tuple[int, ...] = (),
+    averaged: Sequence[str] = (),
 ) -> AxisRule:
     """Build a rule from ``"n i h!, o i -> n o h'!"`` and the concrete shapes it speaks of.
 
@@ -112,7 +117,7 @@ def make_rule(
         for side, tensors in zip(patterns, shapes, strict=True)
     ]
     kinds = (tuple(reduce), tuple(normalised), tuple(fresh))
-    return AxisRule(name, checked[0], checked[1], known, *kinds, combine, times, added)
+    return AxisRule(name, checked[0], checked[1], known, *kinds, combine, times, added, tuple(averaged))
 
 
 def _parse_side(text: str) -> tuple[tuple[Pattern, ...], ...]:

@@ -69,6 +69,7 @@ class Tracker(TorchDispatchMode):
         super().__init__()  # pyright: ignore[reportUnknownMemberType]  (its one parameter has no annotation)
         self.rules = rules
         self.where = "input"
+        self.rescales = False  # whether the operator of the program that runs now can be given a factor
         self.uses: list[Use] = []
         self.unknown: list[Unknown] = []
         self._known: Any = WeakIdKeyDictionary()
@@ -188,9 +189,12 @@ class Tracker(TorchDispatchMode):
         for name in rule.normalised:
             if name in bound:
                 mark(bound[name], "normalised")
-        for name in rule.reduce:
+        for name in (*rule.reduce, *rule.averaged):
             if name in bound and dirty.get(name, False):
                 block(bound[name], f"{_family(rule.name)} at {self.where} sums entries that do not vanish")
+        for name in rule.averaged:
+            if name in bound and not self.rescales:
+                block(bound[name], f"{_family(rule.name)} at {self.where}")
         if call.name in ("add", "add_", "sub", "sub_") and sum(r.computed for r in records) == 2:
             for axis in bound.values():
                 mark(axis, "residual")

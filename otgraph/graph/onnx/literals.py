@@ -16,8 +16,9 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from otgraph.graph.affine import argument
+from otgraph.graph.axes.expression import Mask
 from otgraph.graph.graph import label, op_name
-from otgraph.graph.literals import Cutting, place_after_cut
+from otgraph.graph.literals import Cutting, left_share, place_after_cut
 from otgraph.graph.onnx.ops.arithmetic import Div, Mul
 from otgraph.graph.onnx.origin import OnnxOrigin
 
@@ -57,7 +58,7 @@ def _split(node: fx.Node, cutting: Cutting) -> None:
     if not isinstance(source, fx.Node):
         return
     dim = int(node.kwargs.get("axis", 0)) % cutting.rank(source)  # type: ignore[arg-type]
-    parts = [cutting.sizes(node, k)[dim] for k in range(len(cutting.axes.values[node.name]))]
+    parts = [cutting.sizes(node, k)[dim] for k in range(len(cutting.results(node)))]
     if all(before == after for before, after in parts):
         return
     sizes = [after for _, after in parts]
@@ -92,9 +93,18 @@ def _slice(node: fx.Node, cutting: Cutting) -> None:
     if along is None:
         return
     masks = [cutting.mask(source, int(axis)) for axis in along]
+    steps = _value(argument(node, 4, "steps"), cutting, cut=False) or [1] * len(masks)
     for position, name, places in ((1, "starts", starts), (2, "ends", ends)):
-        wanted = [place_after_cut(p, m) if not m.all() else None for p, m in zip(places, masks, strict=True)]
+        rows = zip(places, masks, steps, strict=True)
+        wanted = [_bound(name, p, m, step) if not m.all() else None for p, m, step in rows]
         _require(node, _key(node, position, name), wanted, cutting)
+
+
+def _bound(name: str, place: int, mask: Mask, step: int) -> int | None:
+    """A bound after the cut. Only whole strides are cut, so a strided slice starts where it did."""
+    if step == 1:
+        return place_after_cut(place, mask)
+    return None if name == "starts" or place >= len(mask) else int(mask.sum())
 
 
 def _key(node: fx.Node, position: int, name: str) -> int | str:
@@ -122,6 +132,43 @@ def _cast(node: fx.Node, cutting: Cutting) -> None:
     before, after = (_evaluate(source, cutting, cut) for cut in (False, True))
     if before is not None and after is not None and not torch.equal(before, after):
         cutting.editor.set_argument(node, 0, cutting.editor.add_tensor(f"{_stem(node)}_size", before))
+
+
+def _reduce_mean(node: fx.Node, cutting: Cutting) -> None:
+    """A mean over fewer entries, the removed ones being zero, is larger by their share: scale it back."""
+    source, key = node.args[0], _key(node, 1, "axes")
+    given = argument(node, 1, "axes") if isinstance(key, int) else node.kwargs[key]
+    along = None if given is None else _value(given, cutting, cut=False)
+    if not isinstance(source, fx.Node) or (given is not None and along is None):
+        return
+    share = left_share(cutting.sizes(source), along)
+    if share != 1:
+        _scale(node, share, cutting)
+
+
+def _rms_normalization(node: fx.Node, cutting: Cutting) -> None:
+    """γ·√(D/K) and ε·D/K, as for ``aten.rms_norm``."""
+    sizes = cutting.sizes(node)
+    first = int(node.kwargs.get("axis", -1)) % len(sizes)  # type: ignore[arg-type]
+    share = left_share(sizes, list(range(first, len(sizes))))
+    if share != 1:
+        epsilon = float(node.kwargs.get("epsilon", 1e-5))  # type: ignore[arg-type]
+        cutting.editor.set_argument(node, "epsilon", epsilon / share)
+        _scale(node, math.sqrt(1 / share), cutting)
+
+
+def _scale(node: fx.Node, factor: float, cutting: Cutting) -> None:
+    """Multiply the result of ``node``, in its own type."""
+    value = torch.tensor(factor, dtype=_dtype(node, cutting))
+    cutting.scale(node, Mul, cutting.editor.add_tensor(f"{_stem(node)}_share", value))
+
+
+def _dtype(node: fx.Node, cutting: Cutting) -> torch.dtype:
+    """The floating-point type of the program: of the first weight that has one, of the inputs else."""
+    floats = (
+        t.dtype for t in (*cutting.graph.tensors().values(), *cutting.graph.example) if t.is_floating_point()
+    )
+    return next(floats, torch.float32)
 
 
 def _require(node: fx.Node, key: int | str, required: Required, cutting: Cutting) -> None:
@@ -284,4 +331,6 @@ RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {
     "onnx.ConvTranspose": _group("group"),
     "onnx.GroupNormalization": _group("num_groups"),
     "onnx.Cast": _cast,
+    "onnx.ReduceMean": _reduce_mean,
+    "onnx.RMSNormalization": _rms_normalization,
 }

@@ -19,6 +19,7 @@ from otgraph.graph.axes.algebra import (
     block,
     concatenation,
     cut,
+    is_blocked,
     mark,
     product,
     resolve,
@@ -233,3 +234,14 @@ def test_half_a_unification_is_caught() -> None:
     algebra.unify(a, b)
     masks = [random_masks([a, b], seed) for seed in range(20)]
     assert all(np.array_equal(mask_of(a, m), mask_of(b, m)) for m in masks)
+
+
+def test_an_index_set_times_itself_that_is_cut_in_the_middle_is_given_up() -> None:
+    """A position stays only where all its coordinates do, which index classes of one of them do not say."""
+    axis = Axis(8)
+    as_product(axis, [2, 4])
+    algebra.unify(axis, shuffled(axis, 2))
+    atom = next(atoms(axis))
+    assert [factor is atom for factor in algebra.factors(axis)] == [True] * 3
+    cut(axis, [1])
+    assert is_blocked(axis)

@@ -144,7 +144,8 @@ def _new_arguments(
 
 def broken_law(call: Call, rule: AxisRule, cut: Cut) -> str | None:
     """What is wrong if cutting all operands and the result of the masked operands are not the same."""
-    reduce = set(rule.reduce)
+    reduce = {*rule.reduce, *rule.averaged}
+    counts = math.prod(cut.left(name) / rule.sizes[name] for name in rule.averaged)
     masked = [cut.zeroed(t, p, reduce) for t, p in zip(call.operands, rule.operands, strict=True)]
     whole = _run(*_new_arguments(call, _Nothing(rule, np.random.default_rng(0)), masked))
     shorter = [cut.tensor(t, p) for t, p in zip(call.operands, rule.operands, strict=True)]
@@ -158,7 +159,7 @@ def broken_law(call: Call, rule: AxisRule, cut: Cut) -> str | None:
         expected = cut.tensor(result, patterns)
         if expected.shape != found[number].shape:
             return f"result {number} has shape {tuple(found[number].shape)}, not {tuple(expected.shape)}"
-        if not torch.allclose(expected, found[number], rtol=1e-9, atol=1e-11):
+        if not torch.allclose(expected, found[number] * counts, rtol=1e-9, atol=1e-11):
             return f"result {number} differs by {float((expected - found[number]).abs().max()):.2g}"
     return None
 

@@ -48,13 +48,19 @@ def split(call: Call) -> AxisRule:
 
 
 def slice_(call: Call) -> AxisRule:
-    """``aten.slice(x, dim, start, end, step)``: one part of an axis; a strided slice fixes it."""
+    """``aten.slice(x, dim, start, end, step)``: one part of an axis; every ``step``-th entry is the outer
+    factor of a product; any other strided slice fixes the axis."""
     x, y = call.operands[0], call.results[0]
     dim, step = int(call.argument(1, "dim", 0)) % x.dim(), int(call.argument(4, "step", 1))
     names = axes("a", x.dim())
     size, taken = int(x.shape[dim]), int(y.shape[dim])
     if taken == size:
         return call.rule(text_of([names], [names]))
+    if step > 1 and size % step == 0 and taken == size // step:
+        source = [*names[:dim], "q*s!", *names[dim + 1 :]]
+        return call.rule(
+            text_of([source], [[*names[:dim], "q", *names[dim + 1 :]]]), sizes={"q": taken, "s": step}
+        )
     if step != 1 or taken == 0:
         result = [*names[:dim], "y!", *names[dim + 1 :]]
         return call.rule(text_of([[*names[:dim], f"a{dim}!", *names[dim + 1 :]]], [result]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from otgraph.graph.axes.call import Builder, Call, axes
+from otgraph.graph.axes.call import Builder, Call, axes, text_of
 from otgraph.graph.axes.rule import AxisRule, Combine
 
 
@@ -38,8 +38,17 @@ def summing(call: Call) -> AxisRule:
 
 
 def mixing(call: Call) -> AxisRule:
-    """Means, extrema, variances, products: they depend on how many entries there are, or on all of them."""
+    """Extrema, variances, products: they depend on how many entries there are, or on all of them."""
     return _reduce(call, "!")
+
+
+def mean(call: Call) -> AxisRule:
+    """``mean``: a sum over a count; the count is brought up to date by a factor on the result."""
+    rank, gone = call.operands[0].dim(), _reduced(call)
+    kept = call.results[0].dim() == rank and rank > 0
+    source = [f"a{i}" for i in range(rank)]
+    target = ["1" if i in gone else f"a{i}" for i in range(rank) if kept or i not in gone]
+    return call.rule(text_of([source], [target]), averaged=tuple(f"a{i}" for i in gone))
 
 
 def log_sum(call: Call) -> AxisRule:
@@ -71,7 +80,7 @@ _DIM_SECOND = frozenset(
 RULES: dict[str, Builder] = {
     "sum": summing,
     "linalg_vector_norm": summing,
-    "mean": mixing,
+    "mean": mean,
     "amax": mixing,
     "amin": mixing,
     "var": mixing,
@@ -86,6 +95,7 @@ RULES: dict[str, Builder] = {
     "all": mixing,
     "logsumexp": log_sum,
     "_softmax": softmax,
+    "_safe_softmax": softmax,
     "_log_softmax": softmax,
     "cumsum": along,
     "flip": along,
