@@ -18,6 +18,8 @@ from pathlib import Path
 
 from otgraph.errors import OutputError
 
+ENVIRONMENT = "OTGRAPH_CACHE"
+
 
 def check_writable(path: Path) -> None:
     """Raise ``OutputError`` now, before any work, when ``path`` could not be written later."""
@@ -54,6 +56,18 @@ def write_aside(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path | None:
+    """``$OTGRAPH_CACHE`` or the user's cache folder, where measurements are kept; None if unusable."""
+    given = os.environ.get(ENVIRONMENT)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(given) if given else base / "otgraph"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _make_aside(path: Path) -> tuple[int, str]:
