@@ -6,6 +6,7 @@ process that was killed outright leaves that behind; the next one that writes to
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -56,6 +57,12 @@ def write_aside(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write ``document`` as JSON, whole or not at all. Raises ``OutputError``."""
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def cache_folder() -> Path | None:

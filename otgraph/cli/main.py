@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from otgraph.cli.audit import audit
 from otgraph.cli.demo import demo
-from otgraph.cli.engine import bench, build
+from otgraph.cli.engine import bench, build, engines
 from otgraph.cli.inspect import inspect
 from otgraph.cli.optimise import optimize
 from otgraph.cli.passes import passes
@@ -49,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (optimize, plan, apply, audit, inspect, run, passes, build, bench, demo):
+for _command in (optimize, plan, apply, audit, inspect, run, passes, engines, build, bench, demo):
     app.command(name=_command.__name__)(_command)
 
 

@@ -86,6 +86,19 @@ def engine_of(path: Path) -> str:
     raise UsageError(f"{path}: is no .onnx, .xml, .engine, .plan or .trt file; say what it is with --engine")
 
 
+def engine_for(path: Path, asked: str | None, *, cuda_graph: bool = False) -> Engine:
+    """The engine that is to run ``path``: the one ``asked`` for where it takes such files, else the file's
+    own. Raises as ``get_engine`` and ``engine_of`` do."""
+    own = engine_of(path) if asked is None or path.suffix != ".onnx" else asked
+    engine = get_engine(asked if asked is not None and _takes(asked, own) else own)
+    return engine.with_cuda_graph() if cuda_graph else engine
+
+
+def _takes(asked: str, own: str) -> bool:
+    """TensorRT's files do not always tell which of the two editions wrote them."""
+    return asked == own or {asked, own} <= {"tensorrt", "tensorrt-rtx"}
+
+
 def is_model_file(text: str) -> bool:
     """Whether an engine can load MODEL by itself, without a graph having to be made of it."""
     return Path(text).suffix in (".onnx", ".xml", ".engine", ".plan", ".trt")

@@ -8,6 +8,8 @@ quarter.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -218,5 +220,8 @@ def _save(network: Any, output: Path) -> None:
     """Both files or neither; compressed weights would be another precision, which is a choice made before."""
     weights = output.with_suffix(".bin")
     check_writable(weights)
-    with write_aside(output) as aside, write_aside(weights) as weights_aside:
-        ov.serialize(network, str(aside), str(weights_aside))
+    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:  # it wants to see a name that ends in .xml
+        ov.serialize(network, str(Path(folder) / "net.xml"), str(Path(folder) / "net.bin"))
+        with write_aside(output) as aside, write_aside(weights) as weights_aside:
+            shutil.copyfile(Path(folder) / "net.xml", aside)
+            shutil.copyfile(Path(folder) / "net.bin", weights_aside)

@@ -102,20 +102,23 @@ class Environment:
     cpu_count: int
     engine: dict[str, str]
     packages: dict[str, str]
+    engine_b: dict[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by field name."""
         return dict(vars(self))
 
 
-def environment(engine: dict[str, str]) -> Environment:
-    """This machine; ``engine`` is what the engine says of itself."""
+def environment(engine: dict[str, str], engine_b: dict[str, str] | None = None) -> Environment:
+    """This machine; ``engine`` is what the engine says of itself, ``engine_b`` what that of the second model
+    says, where it is another."""
     return Environment(
         os=platform.platform(),
         python=platform.python_version(),
         cpu=processor(),
         cpu_count=os.cpu_count() or 1,
         engine=engine,
+        engine_b=engine_b if engine_b != engine else None,
         packages={name: _version(name) for name in PACKAGES},
     )
 

@@ -6,9 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from otgraph.files import cache_folder, write_aside
-
-__all__ = ["Saved", "cache_folder"]
+from otgraph.files import write_aside
 
 
 class Saved:

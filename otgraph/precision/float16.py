@@ -101,9 +101,7 @@ def _remarks(model: onnx.ModelProto, large: Mapping[str, str]) -> tuple[Remark, 
 def _large_weights(model: onnx.ModelProto) -> dict[str, str]:
     """The nodes, by name, with the weight that float16 cannot hold; infinities it can."""
     large = {tensor.name for tensor in model.graph.initializer if _exceeds(tensor)}
-    return {
-        node.name: name for node in model.graph.node if node.name for name in node.input if name in large
-    }
+    return {node.name: name for node in model.graph.node if node.name for name in node.input if name in large}
 
 
 def _exceeds(tensor: TensorProto) -> bool:

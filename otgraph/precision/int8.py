@@ -14,10 +14,10 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from otgraph.data import Array, Data
-from otgraph.engines.onnxruntime import ORT_ERRORS, OnnxRuntime, first_line
+from otgraph.data import Data
 from otgraph.data_check import check_data
 from otgraph.engines.engine import TensorSpec
+from otgraph.engines.onnxruntime import ORT_ERRORS, OnnxRuntime, first_line
 from otgraph.errors import ModelError, UsageError
 from otgraph.remark import Remark
 
@@ -49,7 +49,8 @@ def to_int8(
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise ModelError(f"{name}: is quantised already; convert the model that it was made of")
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, _quiet():
-        source, prepared, target = (Path(folder) / f"{each}.onnx" for each in ("source", "prepared", "target"))
+        names = ("source.onnx", "prepared.onnx", "target.onnx")
+        source, prepared, target = (Path(folder) / each for each in names)
         onnx.save(model, source)
         specs = OnnxRuntime().load(source).inputs
         data = calibration.named([spec.name for spec in specs])
@@ -103,7 +104,8 @@ class _Reader(CalibrationDataReader):
             if not fixed or len(chunk) == size
         )
 
-    def get_next(self) -> dict[str, Array] | None:
+    def get_next(self) -> Any:
+        """The next feeds, None at the end."""
         return next(self._batches, None)
 
 
