@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from otgraph.audit.quantities import amount
 from otgraph.cli import options as opt
@@ -91,7 +92,7 @@ def engines(*, json: opt.Json = False) -> None:
     for each in found:
         version, device = each.device.get("version", ""), each.device.get("device", "")
         about = ", ".join(filter(None, (version, device))) if each.runs is None else each.runs
-        table.add_row(each.name, _yes(each.runs), _yes(each.builds), about)
+        table.add_row(each.name, _yes(each.runs), _yes(each.builds), Text(about))
     out.say(table)
     out.result({"command": "engines", "engines": [each.to_json() for each in found]})
 

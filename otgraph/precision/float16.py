@@ -50,7 +50,9 @@ def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Remark, .
     name = model.graph.name or "model"
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise ModelError(f"{name}: is quantised already; convert the model that it was made of")
-    if not _floats(model):
+    if _stored(model, TensorProto.FLOAT16):
+        return model, (Remark("missed", SOURCE, name, "is in float16 already; nothing was converted"),)
+    if not _stored(model, TensorProto.FLOAT):
         return model, (Remark("missed", SOURCE, name, "has no float32 weights; nothing was converted"),)
     whole = onnx.inliner.inline_local_functions(model) if model.functions else _copy(model)
     large = _large_weights(whole)
@@ -111,10 +113,10 @@ def _exceeds(tensor: TensorProto) -> bool:
     return bool((np.isfinite(values) & (np.abs(values) > LARGEST)).any())
 
 
-def _floats(model: onnx.ModelProto) -> bool:
-    stored = any(tensor.data_type == TensorProto.FLOAT for tensor in model.graph.initializer)
-    return stored or any(
-        item.t.data_type == TensorProto.FLOAT
+def _stored(model: onnx.ModelProto, kind: int) -> bool:
+    """Whether a weight is of this type."""
+    return any(tensor.data_type == kind for tensor in model.graph.initializer) or any(
+        item.t.data_type == kind
         for node in model.graph.node
         if node.op_type == "Constant"
         for item in node.attribute
