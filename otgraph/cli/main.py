@@ -90,10 +90,22 @@ def run_command(arguments: Sequence[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except OtgraphError as error:
         return _fail(str(error), error.exit_code, debug=debug)
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error), BROKEN, debug=debug)
     except Exception as error:  # noqa: BLE001  (the border of the process: a crash must not exit with 1)
         what = f"{type(error).__name__}: {error}"
         return _fail(f"{what}; a mistake of otgraph: run with --debug and report it", BROKEN, debug=debug)
     return 0
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "otgraph", "passes"):
+        return f"ModuleNotFoundError: {error}; a mistake of otgraph: run with --debug and report it"
+    return (
+        f"this command needs the package {package}, which is not installed here; pip install otgraph with its "
+        "dependencies (without torch, audit, bench and build take .onnx files and engines)"
+    )
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:

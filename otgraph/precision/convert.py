@@ -8,8 +8,6 @@ from typing import Literal, get_args
 from otgraph.data import Data
 from otgraph.engines.onnx_file import read_onnx, write_onnx
 from otgraph.errors import UsageError
-from otgraph.precision.float16 import to_float16
-from otgraph.precision.int8 import to_int8
 from otgraph.remark import Remark
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -37,9 +35,14 @@ def convert_file(
     if precision == "fp32":
         return model, ()
     proto = read_onnx(model)
+    # what only measures artifacts on a device does not need what converts them
     if precision == "fp16":
+        from otgraph.precision.float16 import to_float16  # noqa: PLC0415
+
         converted, said = to_float16(proto)
     else:
+        from otgraph.precision.int8 import to_int8  # noqa: PLC0415
+
         converted, said = to_int8(proto, calibration, symmetric=engine in SYMMETRIC)
     write_onnx(converted, place)
     return place, said

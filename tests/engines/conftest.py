@@ -1,8 +1,8 @@
 """Stand-ins for what needs an NVIDIA GPU: TensorRT in the surfaces of its versions, and the CUDA runtime.
 
 ``FakeCuda`` keeps device memory as bytes, runs what is put on a stream when the stream is synchronised and
-not before, checks every address and size, and lets each launch take a scripted time. ``make_trt`` gives a module
-whose parser makes layers of an ONNX file's nodes and whose engines run in ONNX Runtime on that memory.
+not before, checks every address and size, and lets each launch take a scripted time. ``make_trt`` gives a
+module whose parser makes layers of an ONNX file's nodes and whose engines run in ONNX Runtime on that memory.
 """
 
 from __future__ import annotations
