@@ -103,8 +103,8 @@ def _missing(error: ModuleNotFoundError) -> str:
     if package in ("", "otgraph", "passes"):
         return f"ModuleNotFoundError: {error}; a mistake of otgraph: run with --debug and report it"
     return (
-        f"this command needs the package {package}, which is not installed here; pip install otgraph with its "
-        "dependencies (without torch, audit, bench and build take .onnx files and engines)"
+        f"this command needs the package {package}, which is not installed here; pip install otgraph with"
+        " its dependencies (without torch, audit, bench and build take .onnx files and engines)"
     )
 
 
