@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otgraph.sample import model_path, test_path
+from otgraph import sample
+from otgraph.sample import model_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +46,7 @@ def test_the_short_list_is_part_of_the_dependencies_and_has_no_blocked_package()
 
 @pytest.mark.slow
 def test_audit_bench_and_build_run_without_torch(tmp_path: Path) -> None:
-    with np.load(test_path()) as held:
+    with np.load(sample.test_path()) as held:
         np.savez(tmp_path / "few.npz", **{name: held[name][:64] for name in held.files})
     model = str(model_path())
     for precision, more in (("fp16", ()), ("int8", ("--calib", "few.npz"))):

@@ -10,13 +10,14 @@ import onnx
 import pytest
 from onnx import parser
 
+from otgraph import sample
 from otgraph.cli.main import run_command
 from otgraph.data import Data
 from otgraph.device import audit, build
 from otgraph.engines.artifact import BuildOptions
 from otgraph.engines.catalogue import RTX_MAGIC, engine_of, survey
 from otgraph.errors import ModelError
-from otgraph.sample import calibration_path, model_path, test_path
+from otgraph.sample import calibration_path, model_path
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -118,7 +119,7 @@ def test_on_a_gpu_the_engine_gives_what_the_model_gives(name: str, cuda_graph: b
     output = tmp_path / "digits.engine"
     built = build(model_path(), output, engine=name)
     assert built.engine_layers
-    with np.load(test_path()) as held:
+    with np.load(sample.test_path()) as held:
         data = Data.from_arrays({"image": held["image"][:64]})
     report = audit(model_path(), output, data, cuda_graph=False)
     assert report.fidelity.drift < 1e-4

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from otgraph import sample
 from otgraph.engines.catalogue import get_builder, get_engine
 from otgraph.engines.onnxruntime import OnnxRuntime
 from otgraph.errors import EngineMissing, ModelError
-from otgraph.sample import model_path, test_path
+from otgraph.sample import model_path
 
 
 def digits(count: int) -> dict[str, np.ndarray]:
-    with np.load(test_path()) as held:
+    with np.load(sample.test_path()) as held:
         return {"image": held["image"][:count]}
 
 

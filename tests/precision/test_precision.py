@@ -9,13 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper, parser
 
+from otgraph import sample
 from otgraph.data import Data
 from otgraph.engines.onnxruntime import OnnxRuntime
 from otgraph.errors import DataError, ModelError, UsageError
 from otgraph.precision.convert import check_precision, convert_file
 from otgraph.precision.float16 import to_float16
 from otgraph.precision.int8 import to_int8
-from otgraph.sample import calibration_path, model_path, test_path
+from otgraph.sample import calibration_path, model_path
 
 # what a Swin transformer's window masks are: ScatterND into float data, with shape arithmetic around it
 SCATTER = """<ir_version: 8, opset_import: ["" : 17]>
@@ -115,7 +116,7 @@ def test_int8_keeps_the_classes_of_the_sample(symmetric: bool) -> None:
     small, said = to_int8(model, digits(64), symmetric=symmetric)
     onnx.checker.check_model(small)
     assert is_sorted(small)
-    with np.load(test_path()) as held:
+    with np.load(sample.test_path()) as held:
         x = held["image"][:500]
     expected, found = run(model, image=x), run(small, image=x)
     assert (expected.argmax(1) == found.argmax(1)).mean() > 0.98
