@@ -31,7 +31,7 @@ def test_the_sample_is_built_for_three_generations(tmp_path: Path) -> None:
     assert output.read_bytes()[:4] == RTX_MAGIC and engine_of(output) == "tensorrt-rtx"
     convolutions = [layer for layer in built.layers if layer.kind == "CONVOLUTION"]
     names = {node.name for node in onnx.load(model_path()).graph.node}
-    assert len(convolutions) == 20
+    assert len(convolutions) == 21
     assert all(set(layer.nodes) <= names for layer in convolutions)
     assert any("Total Weights Memory" in remark.message for remark in built.remarks)
 
