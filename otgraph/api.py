@@ -11,19 +11,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from otgraph.audit.compare import audit as audit_files
+from otgraph import device
 from otgraph.audit.report import Audit
 from otgraph.calibrate.width import DEFAULT_CRITERION
 from otgraph.data import Array, Data
 from otgraph.data_check import check_data
 from otgraph.data_sources import load_data
-from otgraph.engines.catalogue import get_engine
+from otgraph.engines.artifact import Built
+from otgraph.engines.catalogue import is_model_file
 from otgraph.errors import UsageError
-from otgraph.files import check_writable
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.specs import input_specs
-from otgraph.latency.protocol import Latency, measure
+from otgraph.latency.protocol import Latency
 from otgraph.load import load_model
 from otgraph.optimize.depth_report import DepthReport
 from otgraph.optimize.depth_report import inspect_depth as _inspect_depth
@@ -42,8 +42,8 @@ from otgraph.rewrite.pipeline import parse_pipeline
 
 __all__ = [
     "Audit", "Data", "DepthReport", "Graph", "Inspection", "Optimized", "Plan", "Settings", "audit", "bench",
-    "build", "capture", "inspect", "inspect_depth", "load", "load_data", "load_model", "make_plan",
-    "optimize", "run_pipeline",
+    "bench_all", "build", "capture", "inspect", "inspect_depth", "load", "load_data", "load_model",
+    "make_plan", "optimize", "run_pipeline",
 ]  # fmt: skip
 
 Inputs = Data | str | Mapping[str, npt.ArrayLike] | npt.ArrayLike
@@ -109,14 +109,15 @@ def optimize(
 
 
 def audit(a: Graph | str | Path, b: Graph | str | Path, data: Inputs, **choices: Any) -> Audit:
-    """B measured against A. Graphs and models that are no ONNX file are written as ONNX first.
+    """B measured against A. Graphs, and models that no engine loads as they are, are written as ONNX first.
 
-    ``choices``: ``engine``, ``threads``, ``min_speedup``, ``max_drift``, ``metric``, ``task``, ``seed``,
+    ``choices``: ``engine``, ``engine_b``, ``cuda_graph``, ``threads``, ``min_speedup``,
+    ``max_drift``, ``metric``, ``task``, ``seed``,
     ``repeats``.
     """
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
         first, second = _as_onnx(a, Path(folder) / "a.onnx"), _as_onnx(b, Path(folder) / "b.onnx")
-        found = audit_files(first, second, _data(data), **choices)
+        found = device.audit(first, second, _data(data), **choices)
     names = [model.name if isinstance(model, Graph) else str(model) for model in (a, b)]
     return replace(found, a=replace(found.a, path=names[0]), b=replace(found.b, path=names[1]))
 
@@ -138,31 +139,58 @@ def run_pipeline(
     return PassManager(passes, instruments, on_failure).run(graph, context)
 
 
-def build(graph: Graph, output: Path, *, engine: str = "onnxruntime", threads: int = 1) -> None:
-    """Write what ``engine`` loads. ONNX Runtime's artifact is the ONNX file itself, which it is tried on."""
-    check_writable(output)
-    runner = get_engine(engine)
+def build(
+    graph: Graph | str | Path,
+    output: Path,
+    *,
+    engine: str = "onnxruntime",
+    calibration: Inputs | None = None,
+    **choices: Any,
+) -> Built:
+    """Write what ``engine`` loads. ONNX Runtime's artifact is the ONNX file itself, which it is tried on.
+
+    ``choices``: ``precision`` (``fp32``, ``fp16`` or ``int8``, the last with ``calibration``) and ``options``
+    (``otgraph.engines.artifact.BuildOptions``). Raises ``EngineMissing``, ``ModelError``, ``UsageError``.
+    """
+    data = None if calibration is None else _data(calibration)
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
-        path = Path(folder) / "model.onnx"
-        graph.save(path)
-        runner.load(path, threads=threads)
-    graph.save(output)
+        path = _as_onnx(graph, Path(folder) / "model.onnx")
+        return device.build(path, Path(output), engine=engine, calibration=data, **choices)
 
 
 def bench(
-    model: str,
+    model: Graph | str | Path,
     data: Inputs | None = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    engine: str = "onnxruntime",
-    threads: int = 1,
-    seed: int = 0,
+    **choices: Any,
 ) -> Latency:
-    """The latency of one model on one sample."""
-    graph = load_model(model, shapes)
+    """The latency of one model on one sample; ``choices`` as in ``bench_all``."""
+    return bench_all([model], data, shapes=shapes, **choices).measured.latencies[0]
+
+
+def bench_all(
+    models: Sequence[Graph | str | Path],
+    data: Inputs | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    **choices: Any,
+) -> device.Bench:
+    """The latencies of several models, measured in one go in random order, and how each compares with the
+    first. ``choices``: ``engine``, ``cuda_graph``, ``threads``, ``seed``."""
+    if all(not isinstance(model, Graph) and is_model_file(str(model)) for model in models):
+        files = [str(model) for model in models]
+        return device.bench_all(files, None if data is None else _data(data), shapes=shapes, **choices)
+    graphs = [model if isinstance(model, Graph) else load_model(str(model), shapes) for model in models]
+    feeds = _one_sample(graphs[0], data, shapes)
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
-        path = _as_onnx(model if model.endswith(".onnx") else graph, Path(folder) / "model.onnx")
-        return measure(get_engine(engine), path, _one_sample(graph, data, shapes), threads=threads, seed=seed)
+        paths = [_as_onnx(graph, Path(folder) / f"{index}.onnx") for index, graph in enumerate(graphs)]
+        found = device.bench_all(paths, feeds=feeds, **choices)
+    names = [
+        graph.name if isinstance(model, Graph) else str(model)
+        for model, graph in zip(models, graphs, strict=True)
+    ]
+    return replace(found, names=tuple(names))
 
 
 def as_data(inputs: Inputs, graph: Graph) -> Data:
@@ -202,7 +230,7 @@ def _settings(
 
 
 def _as_onnx(model: Graph | str | Path, path: Path) -> Path:
-    if not isinstance(model, Graph) and str(model).endswith(".onnx"):
+    if not isinstance(model, Graph) and is_model_file(str(model)):
         return Path(model)
     graph = model if isinstance(model, Graph) else load_model(str(model))
     graph.save(path)

@@ -6,6 +6,7 @@ process that was killed outright leaves that behind; the next one that writes to
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -17,6 +18,8 @@ from functools import cache
 from pathlib import Path
 
 from otgraph.errors import OutputError
+
+ENVIRONMENT = "OTGRAPH_CACHE"
 
 
 def check_writable(path: Path) -> None:
@@ -54,6 +57,24 @@ def write_aside(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write ``document`` as JSON, whole or not at all. Raises ``OutputError``."""
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def cache_folder() -> Path | None:
+    """``$OTGRAPH_CACHE`` or the user's cache folder, where measurements are kept; None if unusable."""
+    given = os.environ.get(ENVIRONMENT)
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(given) if given else base / "otgraph"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _make_aside(path: Path) -> tuple[int, str]:

@@ -14,6 +14,8 @@ CATALOG = {
     "fuse-linear": "passes.fuse_linear:FuseLinear",
     "fold-batch-norm": "passes.fold_batch_norm:FoldBatchNorm",
     "cleanup": "passes.cleanup:Cleanup",
+    "to-fp16": "passes.to_fp16:ToFp16",
+    "to-int8": "passes.to_int8:ToInt8",
 }
 
 PIPELINES = {

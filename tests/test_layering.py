@@ -34,11 +34,23 @@ LAYERS: dict[str, set[str]] = {
     "audit": DATA | {"engines", "latency", "named_callable"},
 }
 """Unit of otgraph → the units it may import besides itself. ``data*.py`` at the top are the unit ``data``."""
+ENGINES = {
+    "otgraph.engines.pytorch": "engine of torch",
+    "otgraph.engines.openvino": "engine of openvino",
+    "otgraph.engines.tensorrt": "engine of tensorrt",
+}
+"""Engines whose package is heavy or optional, by the start of their modules' names: units of their own, which
+nothing imports but the catalogue, by name and on demand."""
+LAYERS["engine of torch"] = DATA | {"engines", "graph"}
+LAYERS["engine of openvino"] = DATA | {"engines"}
+LAYERS["engine of tensorrt"] = DATA | {"engines"}
+LAYERS["precision"] = DATA | {"engines"}
+LAYERS["device"] = DATA | {"engines", "latency", "audit", "precision"}
 LAYERS["load"] = DATA | {"graph", "named_callable"}
-LAYERS["optimize"] = set(LAYERS)
-LAYERS["api"] = set(LAYERS)
-LAYERS["cli"] = {*LAYERS}
-LAYERS["passes"] = set(LAYERS) - {"api", "cli"}
+LAYERS["optimize"] = set(LAYERS) - {*ENGINES.values(), "device"}
+LAYERS["api"] = set(LAYERS) - {*ENGINES.values()}
+LAYERS["cli"] = {*LAYERS} - {*ENGINES.values()}
+LAYERS["passes"] = set(LAYERS) - {"api", "cli", "device", *ENGINES.values()}
 
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
@@ -54,6 +66,11 @@ LIBRARIES: dict[str, set[str]] = {
     "rewrite": TORCH,
     "plan": TORCH | {"ortools", "jsonschema"},
     "engines": ONNX_ONLY,
+    "engine of torch": {"torch", "numpy"},
+    "engine of openvino": {"openvino", "numpy"},
+    "engine of tensorrt": {"numpy", "onnx", "cuda"},
+    "precision": ONNX_ONLY | {"onnx_ir"},
+    "device": {"numpy"},
     "latency": ONNX_ONLY,
     "audit": ONNX_ONLY | {"jsonschema", "jinja2", "rich"},
     "load": TORCH,
@@ -67,6 +84,9 @@ LIBRARIES: dict[str, set[str]] = {
 
 def unit_of(module: str) -> str | None:
     """``otgraph.graph.axes`` → ``graph``; None for what is not ours."""
+    for start, unit in ENGINES.items():
+        if module.startswith(start):
+            return unit
     parts = module.split(".")
     if parts[0] == "passes":
         return "passes"
@@ -142,6 +162,9 @@ PLANTED = {
     "otgraph.plan.bad": "import passes",
     "otgraph.transport.bad": "import torch.nn",
     "otgraph.engines.bad": "try:\n    import torch\nexcept ImportError:\n    torch = None",
+    "otgraph.engines.worse": "from otgraph.engines.openvino import OpenVino",
+    "otgraph.engines.openvino": "import torch",
+    "otgraph.device": "from otgraph.graph.graph import Graph",
     "otgraph.audit.bad": "from otgraph import graph",
     "otgraph.errors": "from otgraph.remark import Remark",
     "passes.bad": "from otgraph.cli.main import main",

@@ -8,7 +8,6 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax
 
 from otgraph.data import Array
 from otgraph.errors import DataError, UsageError
@@ -137,7 +136,7 @@ class ClassTally:
         rows = np.asarray(scores, np.float64)
         if self._rows == "probabilities":
             return np.log(np.maximum(rows, SMALLEST))
-        return log_softmax(rows, axis=-1)
+        return _log_softmax(rows)
 
     def _score(self, a: Array, b: Array, labels: npt.NDArray[np.int64]) -> None:
         """``labels`` is (samples, k): any of a row's labels counts as right; -1 is padding."""
@@ -149,3 +148,9 @@ class ClassTally:
         for index, scores in enumerate((a, b)):
             self._right[index] += int(((labels == scores.argmax(-1)[:, None]).any(1) & known).sum())
         self._labelled += int(known.sum())
+
+
+def _log_softmax(rows: Floats) -> Floats:
+    """Over the last axis. SciPy has it, but an audit must install on a device, and SciPy is 110 MB."""
+    shifted = rows - rows.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

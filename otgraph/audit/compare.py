@@ -16,11 +16,11 @@ from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_thres
 from otgraph.audit.structure import structure
 from otgraph.data import Data
 from otgraph.data_check import check_data
-from otgraph.engines.catalogue import get_engine
+from otgraph.engines.catalogue import engine_for
 from otgraph.engines.engine import Session
 from otgraph.errors import ModelError
 from otgraph.latency.environment import environment
-from otgraph.latency.protocol import compare
+from otgraph.latency.protocol import Contestant, contest
 
 
 def audit(
@@ -28,7 +28,9 @@ def audit(
     b: Path,
     data: Data,
     *,
-    engine: str = "onnxruntime",
+    engine: str | None = None,
+    engine_b: str | None = None,
+    cuda_graph: bool = False,
     threads: int = 1,
     min_speedup: float | None = None,
     max_drift: float | None = None,
@@ -40,6 +42,9 @@ def audit(
 ) -> Audit:
     """Compare ``b`` against ``a``: fidelity over all of ``data``, latency with its first sample.
 
+    Either is an ONNX file, run by ``engine`` (ONNX Runtime where None; B by ``engine_b`` where that is
+    given), or a file that an engine wrote, which that engine runs.
+
     ``min_speedup`` is held against the careful end of the interval; ``max_drift`` against the mean KL
     divergence for classifiers and the worst output's relative L2 otherwise. ``metric`` is
     ``package.module:callable``. ``task``: read the output as class scores (``classifier``), as values
@@ -50,26 +55,32 @@ def audit(
     ``EngineMissing``.
     """
     kind = check_task(task)
-    runner = get_engine(engine)
+    runner_a = engine_for(a, engine, cuda_graph=cuda_graph)
+    runner_b = engine_for(b, engine_b or engine, cuda_graph=cuda_graph)
     cost = None if optimisation is None else Optimisation.from_json(optimisation)
     metric_function = None if metric is None else load_metric(metric)
-    session_a, session_b = runner.load(a, threads=threads), runner.load(b, threads=threads)
+    session_a, session_b = runner_a.load(a, threads=threads), runner_b.load(b, threads=threads)
     _check_inputs(a, b, session_a, session_b)
     data = data.named([spec.name for spec in session_a.inputs])
     check_data(data, session_a.inputs)
     check_data(data, session_b.inputs)
     drift = fidelity(session_a, session_b, data, metric_function, metric or "", kind)
     feeds = first_feeds(data, (*session_a.inputs, *session_b.inputs))
+    runs = [
+        {"engine": each.name, **session.describe()}
+        for each, session in ((runner_a, session_a), (runner_b, session_b))
+    ]
     del session_a, session_b  # latency is measured with fresh sessions, alone in memory
-    latency = compare(runner, a, b, feeds, threads=threads, seed=seed, repeats=repeats)
+    pair = (Contestant(runner_a, a, feeds), Contestant(runner_b, b, feeds))
+    latency = contest(pair, threads=threads, seed=seed, repeats=repeats).comparisons[0]
     thresholds = [] if min_speedup is None else [speedup_threshold(latency, min_speedup)]
     thresholds += [] if max_drift is None else [drift_threshold(drift, max_drift)]
     return Audit(
-        a=Artifact(str(a), structure(a, feeds)),
-        b=Artifact(str(b), structure(b, feeds)),
+        a=Artifact(str(a), structure(a, feeds), runs[0]),
+        b=Artifact(str(b), structure(b, feeds), runs[1]),
         latency=latency,
         fidelity=drift,
-        environment=environment(runner.describe()),
+        environment=environment(runner_a.describe(), runner_b.describe()),
         optimisation=cost,
         break_even=None if cost is None else break_even(cost, latency),
         thresholds=tuple(thresholds),

@@ -41,20 +41,33 @@ class Quantity:
 
 
 def quantities(audit: Audit) -> list[Quantity]:
-    """Latency, size, MACs, parameters, nodes and depths."""
+    """Latency, size, MACs, parameters, nodes and depths, as far as both can tell."""
     a, b, latency = audit.a.structure, audit.b.structure, audit.latency
-    clock = "latency" if latency.clock == "wall" else "CPU time per call"
+    clock = "latency" if latency.clock == "wall" else f"{latency.clock} per call"
+    counted = [
+        ("MACs", a.macs, b.macs, amount),
+        ("parameters", a.parameters, b.parameters, amount),
+        ("size on disk", a.bytes, b.bytes, _bytes),
+        ("nodes", a.nodes, b.nodes, _whole),
+        ("depth", a.depth, b.depth, _whole),
+        ("compute depth", a.compute_depth, b.compute_depth, _whole),
+    ]
     return [
         Quantity(clock, latency.a_ms, latency.b_ms, milliseconds(latency.a_ms), milliseconds(latency.b_ms)),
-        Quantity("MACs", a.macs, b.macs, amount(a.macs), amount(b.macs)),
-        Quantity("parameters", a.parameters, b.parameters, amount(a.parameters), amount(b.parameters)),
-        Quantity("size on disk", a.bytes, b.bytes, amount(a.bytes, "B"), amount(b.bytes, "B")),
-        Quantity("nodes", a.nodes, b.nodes, f"{a.nodes:,}", f"{b.nodes:,}"),
-        Quantity("depth", a.depth, b.depth, f"{a.depth:,}", f"{b.depth:,}"),
-        Quantity(
-            "compute depth", a.compute_depth, b.compute_depth, f"{a.compute_depth:,}", f"{b.compute_depth:,}"
+        *(
+            Quantity(label, left, right, write(left), write(right))
+            for label, left, right, write in counted
+            if left is not None and right is not None
         ),
     ]
+
+
+def _bytes(value: float) -> str:
+    return amount(value, "B")
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
 
 
 def fidelity_lines(audit: Audit) -> list[tuple[str, str]]:
@@ -95,6 +108,7 @@ def conditions_line(audit: Audit) -> str:
     parts += [] if state.load is None else [f"load {state.load:.1f} on {state.cpu_count} CPUs"]
     parts += [] if state.steal is None else [f"steal {100 * state.steal:.1f} %"]
     parts += [] if state.governor is None else [f"governor {state.governor}"]
+    parts += [f"{name} {a:.0f} to {b:.0f}" for name, (a, b) in state.sensors.items()]
     return ", ".join(parts)
 
 
@@ -106,6 +120,8 @@ def not_counted_line(audit: Audit) -> str:
 
 def changes_lines(audit: Audit) -> list[str]:
     """Which nodes went and which are new, the layers by name; nothing where all are the same."""
+    if any(item.structure.nodes is None for item in (audit.a, audit.b)):
+        return ["nodes: an engine's file does not list them"]
     found = audit.changes
     if not found.comparable:
         return ["nodes: A and B share no name, so what went cannot be told; compare files of one exporter"]

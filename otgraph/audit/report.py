@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Artifact:
-    """One of the two models: the path it was read from and what it consists of."""
+    """One of the two models: the path it was read from, what it consists of, and how it was run: the engine,
+    its threads, the batch, the precision."""
 
     path: str
     structure: Structure
+    run: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def name(self) -> str:
@@ -33,7 +35,7 @@ class Artifact:
 
     def to_json(self) -> dict[str, Any]:
         """The path and the structure's fields side by side."""
-        return {"path": self.path, **self.structure.to_json()}
+        return {"path": self.path, **self.structure.to_json(), "run": dict(self.run)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Audit:
 
     @property
     def changes(self) -> Changes:
-        """The nodes that went and the new ones."""
+        """The nodes that went and the new ones; none where one of the models does not list its own."""
+        if self.a.structure.nodes is None or self.b.structure.nodes is None:
+            return Changes(0, (), ())
         return changes(self.a.structure.listing, self.b.structure.listing)
 
     @property

@@ -1,10 +1,10 @@
-"""What an ONNX file consists of: bytes, parameters, MACs, nodes, depth."""
+"""What a model file consists of: bytes, and of an ONNX file parameters, MACs, nodes, depth."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,17 @@ class Structure:
     (shapes and indices). ``macs`` are for the feeds given; ``not_counted`` says how many nodes of which op
     do arithmetic that is missing from it. ``depth`` is the longest chain of nodes, ``compute_depth``
     the longest counting only convolutions, matrix products and their like. ``listing`` has every node, in
-    the file's order.
+    the file's order. Of an engine's own file only ``bytes`` can be told; the others are None.
     """
 
     bytes: int
-    parameters: int
-    macs: int
-    nodes: int
-    depth: int
-    compute_depth: int
-    ops: Mapping[str, int]
-    not_counted: Mapping[str, int]
+    parameters: int | None = None
+    macs: int | None = None
+    nodes: int | None = None
+    depth: int | None = None
+    compute_depth: int | None = None
+    ops: Mapping[str, int] = field(default_factory=dict[str, int])
+    not_counted: Mapping[str, int] = field(default_factory=dict[str, int])
     listing: tuple[NodeRef, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +51,9 @@ class Structure:
 
 def structure(path: Path, feeds: Mapping[str, Array]) -> Structure:
     """Read ``path`` and count, with the inputs' shapes taken from ``feeds``. Raises ``ModelError``."""
+    if path.suffix != ".onnx":
+        beside = path.with_suffix(".bin")  # where OpenVINO keeps the weights
+        return Structure(path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0))
     model = read_model(path, with_external_data=False)
     nodes = [node for node in model.graph.node if node.op_type != "Constant"]
     shapes = infer(model, feeds)

@@ -9,7 +9,7 @@ import typer
 
 from otgraph.audit.text import summary
 from otgraph.cli import options as opt
-from otgraph.cli.lazy import load_api
+from otgraph.cli.lazy import load_for
 from otgraph.cli.output import Output, progress
 from otgraph.data_sources import load_data
 
@@ -35,6 +35,9 @@ Metric = Annotated[
     str | None,
     typer.Option("--metric", metavar="MODULE:CALLABLE", help="A measure of your own on the outputs."),
 ]
+EngineB = Annotated[
+    str | None, typer.Option("--engine-b", help="What runs B, where that is another than what runs A.")
+]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write the audit as HTML.")]
 
 
@@ -43,7 +46,9 @@ def audit(
     a: First,
     b: Second,
     data: DataOption,
-    engine: opt.Engine = "onnxruntime",
+    engine: opt.AnyEngine = None,
+    engine_b: EngineB = None,
+    cuda_graph: opt.CudaGraph = False,
     threads: opt.Threads = 1,
     min_speedup: MinSpeedup = None,
     max_drift: MaxDrift = None,
@@ -64,11 +69,13 @@ def audit(
     samples = load_data(data)
     with progress() as show:
         show(f"measuring {b} against {a}")
-        found = load_api().audit(
+        found = load_for([a, b]).audit(
             a,
             b,
             samples,
             engine=engine,
+            engine_b=engine_b,
+            cuda_graph=cuda_graph,
             threads=threads,
             min_speedup=min_speedup,
             max_drift=max_drift,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from typing import Any
+
+from otgraph.engines.catalogue import is_model_file
 
 
 def load_api() -> Any:
@@ -15,3 +18,11 @@ def load_api() -> Any:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return importlib.import_module("otgraph.api")
+
+
+def load_for(models: Sequence[str]) -> Any:
+    """What measures ``models``: ``otgraph.device`` where engines load all of them by themselves, which needs
+    no torch, else the whole API. Both have ``audit``, ``bench_all`` and ``build``."""
+    if all(map(is_model_file, models)):
+        return importlib.import_module("otgraph.device")
+    return load_api()

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from otgraph.cli.audit import audit
 from otgraph.cli.demo import demo
-from otgraph.cli.engine import bench, build
+from otgraph.cli.engine import bench, build, engines
 from otgraph.cli.inspect import inspect
 from otgraph.cli.optimise import optimize
 from otgraph.cli.passes import passes
@@ -49,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (optimize, plan, apply, audit, inspect, run, passes, build, bench, demo):
+for _command in (optimize, plan, apply, audit, inspect, run, passes, engines, build, bench, demo):
     app.command(name=_command.__name__)(_command)
 
 
@@ -90,10 +90,22 @@ def run_command(arguments: Sequence[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except OtgraphError as error:
         return _fail(str(error), error.exit_code, debug=debug)
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error), BROKEN, debug=debug)
     except Exception as error:  # noqa: BLE001  (the border of the process: a crash must not exit with 1)
         what = f"{type(error).__name__}: {error}"
         return _fail(f"{what}; a mistake of otgraph: run with --debug and report it", BROKEN, debug=debug)
     return 0
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "otgraph", "passes"):
+        return f"ModuleNotFoundError: {error}; a mistake of otgraph: run with --debug and report it"
+    return (
+        f"this command needs the package {package}, which is not installed here; pip install otgraph with"
+        " its dependencies (without torch, audit, bench and build take .onnx files and engines)"
+    )
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:

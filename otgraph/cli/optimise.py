@@ -15,7 +15,7 @@ from otgraph.cli.lazy import load_api
 from otgraph.cli.output import Output, progress
 from otgraph.data import Data
 from otgraph.data_sources import load_data
-from otgraph.optimize.saved import cache_folder
+from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
 
 Evaluation = Annotated[

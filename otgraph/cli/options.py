@@ -58,7 +58,14 @@ TaskOption = Annotated[
         "--task", help="How the outputs are read: class scores (KL), values (relative L2), or by their look."
     ),
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where the model will run.")]
+Engine = Annotated[str, typer.Option("--engine", help="Where the model will run; see `otgraph engines`.")]
+AnyEngine = Annotated[
+    str | None,
+    typer.Option("--engine", help="What runs .onnx files, by default onnxruntime; see `otgraph engines`."),
+]
+CudaGraph = Annotated[
+    bool, typer.Option("--cuda-graph", help="Replay a captured CUDA graph (TensorRT), as a server would.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 Latency = Annotated[
@@ -111,7 +118,7 @@ Remarks = Annotated[bool, typer.Option("--remarks", help="Print every remark of 
 _SHAPE = re.compile(r"(?P<name>[^=]+)=(?P<sizes>[1-9][0-9]*(,[1-9][0-9]*)*)")
 
 
-def read_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+def read_shapes(texts: list[str] | None, flag: str = "--shape") -> dict[str, tuple[int, ...]]:
     """``["image=1,3,224,224"]`` → ``{"image": (1, 3, 224, 224)}``.
 
     Raises:
@@ -121,9 +128,9 @@ def read_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     for text in texts or ():
         match = _SHAPE.fullmatch(text)
         if match is None:
-            raise UsageError(f"--shape {text}: write the input's name and sizes, such as image=1,3,224,224")
+            raise UsageError(f"{flag} {text}: write the input's name and sizes, such as image=1,3,224,224")
         if match["name"] in shapes:
-            raise UsageError(f"--shape {text}: {match['name']} is given twice; keep one")
+            raise UsageError(f"{flag} {text}: {match['name']} is given twice; keep one")
         shapes[match["name"]] = tuple(int(size) for size in match["sizes"].split(","))
     return shapes
 

@@ -12,7 +12,7 @@ from otgraph.cli.describe import describe_data, describe_model
 from otgraph.cli.lazy import load_api
 from otgraph.cli.output import Output, progress
 from otgraph.data_sources import load_data
-from otgraph.optimize.saved import cache_folder
+from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `otgraph plan` wrote.")]

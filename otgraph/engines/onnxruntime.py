@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, the embedded default engine.
+"""ONNX Runtime on the CPU, the embedded default engine, and what its other providers share with it.
 
 Graph optimisation is ALL: anything less leaves out the blocked NCHWc layout, which costs up to 2x. Spinning
 is off: it burns the other cores' time and makes process CPU time meaningless.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import platform
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -18,9 +19,12 @@ import onnxruntime as ort
 
 from otgraph.data import Array
 from otgraph.data_check import TensorSpec
+from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.engine import Engine, Model, NodeTime, Session
+from otgraph.engines.onnx_file import precision_of, write_model
 from otgraph.engines.onnxruntime_profile import profile_session
-from otgraph.errors import ModelError
+from otgraph.engines.processor import processor
+from otgraph.errors import EngineMissing, ModelError
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -68,23 +72,39 @@ class OnnxRuntime(Engine):
             raise ModelError(f"threads={threads}: give at least 1")
         return OnnxRuntimeSession(model, threads)
 
+    def build(self, model: Path, output: Path, options: BuildOptions) -> Built:
+        """The artifact is the ONNX file itself, which is tried first; its axes stay as they are."""
+        return build_onnx(self, model, output, options)
+
     def describe(self) -> dict[str, str]:
         return {
             "engine": self.name,
             "version": ort.__version__,
             "device": "CPU",
+            "processor": processor(),
             "machine": platform.machine(),
             "options": "graph optimisation ALL, spinning off",
         }
 
 
-@final
+def build_onnx(engine: Engine, model: Path, output: Path, options: BuildOptions) -> Built:
+    """Write ``model`` as one ONNX file once ``engine`` has loaded it."""
+    options.refuse(engine.name, "shapes", "compute_capabilities", "tf32", "timing_cache")
+    started = time.perf_counter()
+    engine.load(model, threads=options.threads)
+    write_model(model, output)
+    return Built(time.perf_counter() - started, (output,))
+
+
 class OnnxRuntimeSession(Session):
     """One ``InferenceSession``. ``model`` stays referenced, so that ``profile`` can load it once more."""
 
-    def __init__(self, model: Model, threads: int) -> None:
+    def __init__(
+        self, model: Model, threads: int, providers: Sequence[str] = ("CPUExecutionProvider",)
+    ) -> None:
         self._model = model
         self._threads = threads
+        self._providers = list(providers)
         self._where = str(model) if isinstance(model, Path) else "model in memory"
         if isinstance(model, Path) and not model.is_file():
             what = "is a folder; give an .onnx file" if model.is_dir() else "no such file; check the path"
@@ -107,6 +127,10 @@ class OnnxRuntimeSession(Session):
         except ORT_ERRORS as error:
             raise ModelError(self._cannot_run(error)) from error
 
+    def describe(self) -> dict[str, str]:
+        precision = precision_of(self._model)
+        return {**super().describe(), "threads": str(self._threads), "precision": precision}
+
     def _cannot_run(self, error: Exception) -> str:
         reason = f"onnxruntime cannot run it: {first_line(error)}"
         return f"{self._where}: {reason}; check that the model takes such inputs"
@@ -114,10 +138,16 @@ class OnnxRuntimeSession(Session):
     def _create(self, options: ort.SessionOptions) -> ort.InferenceSession:
         source = str(self._model) if isinstance(self._model, Path) else self._model
         try:
-            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(source, options, providers=self._providers)
         except ORT_ERRORS as error:
             reason = f"onnxruntime cannot load it: {first_line(error)}"
             raise ModelError(f"{self._where}: {reason}; export it again or check its files") from error
+        if session.get_providers()[0] != self._providers[0]:  # it falls back to the CPU without an error
+            raise EngineMissing(
+                f"{self._providers[0]}: onnxruntime could not start it and would use "
+                f"{session.get_providers()[0]}; check the GPU's driver, CUDA and cuDNN"
+            )
+        return session
 
     def _spec(self, value: Any) -> TensorSpec:
         dtype = DTYPES.get(value.type)

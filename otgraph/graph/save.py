@@ -48,6 +48,15 @@ def to_onnx_bytes(graph: Graph) -> bytes:
     return to_bytes(to_model(graph), _folder(graph))
 
 
+def to_inline_model(graph: Graph) -> onnx.ModelProto:
+    """``graph`` as an ONNX model that holds its weights itself, whatever file it came from.
+
+    Raises:
+        ModelError: as ``to_onnx_bytes`` does.
+    """
+    return onnx.load_from_string(to_onnx_bytes(graph))
+
+
 def to_model(graph: Graph) -> onnx.ModelProto:
     """``graph`` as an ONNX model that ``onnx.checker`` accepts.
 

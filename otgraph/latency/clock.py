@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from otgraph.data import Array
-from otgraph.engines.engine import Session
+from otgraph.engines.engine import Session, TimedBy
 
 TARGET_MS = 0.4
 """A reading lasts at least this long. Not longer: short readings mostly fall between two preemptions, so the
@@ -23,10 +23,19 @@ MAX_CALLS = 1000
 
 @dataclass(frozen=True)
 class Reading:
-    """Milliseconds per call, once as this process's CPU time and once as elapsed time."""
+    """Milliseconds per call: as this process's CPU time, as elapsed time, and by the device's own clock where
+    the session has one. ``timed_by`` says which of them means something."""
 
     cpu: float
     wall: float
+    device: float = 0.0
+    timed_by: TimedBy = "host"
+
+    def length(self, threads: int) -> float:
+        """How long a call takes, as far as one reading tells."""
+        if self.timed_by == "device":
+            return self.device
+        return self.wall if threads > 1 or self.timed_by == "wall" else self.cpu or self.wall
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,15 @@ class Clock:
 
     def read(self, session: Session, feeds: Mapping[str, Array], calls: int) -> Reading:
         """The mean of ``calls`` consecutive runs."""
+        device = 0.0
         wall, cpu = self.wall_ns(), self.cpu_ns()
-        for _ in range(calls):
-            session.run(feeds)
+        if session.timed_by == "device":
+            device = session.device_ms(feeds, calls)
+        else:
+            for _ in range(calls):
+                session.run(feeds)
         cpu, wall = self.cpu_ns() - cpu, self.wall_ns() - wall
-        return Reading(cpu / calls / 1e6, wall / calls / 1e6)
+        return Reading(cpu / calls / 1e6, wall / calls / 1e6, device, session.timed_by)
 
 
 def calls_for(ms: float) -> int:

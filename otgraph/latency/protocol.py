@@ -9,7 +9,7 @@ alone moves the figure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from otgraph.engines.engine import Engine, Model, Session
 from otgraph.errors import UsageError
 from otgraph.latency.clock import Clock, Reading, calls_for, no_collection
 from otgraph.latency.environment import Conditions, Snapshot, conditions
-from otgraph.latency.statistics import estimate
+from otgraph.latency.statistics import Floats, estimate
 
 WARM_UPS = 4
 PAIRS = 40
@@ -30,15 +30,25 @@ SPENT_MS = 320.0
 SLOW_MS = 30.0
 WALL_TRUSTED = 0.97
 
-ClockName = Literal["wall", "CPU time"]
+ClockName = Literal["wall", "CPU time", "GPU time"]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model, the engine that runs it, and what it is fed."""
+
+    engine: Engine
+    model: Model
+    feeds: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The latency of B relative to A: ``ratio`` = B / A with its 95 % interval ``low`` to ``high``.
 
-    ``a_ms`` and ``b_ms`` are medians per call. ``clock`` is "wall" (latency) or "CPU time" (the machine was
-    too busy for wall time to mean anything; only said at one thread). ``per_repeat`` holds each fresh
+    ``a_ms`` and ``b_ms`` are medians per call. ``clock`` is "wall" (latency), "CPU time" (the machine was
+    too busy for wall time to mean anything; only said at one thread) or "GPU time" (CUDA events around the
+    kernels, copies not counted). ``per_repeat`` holds each fresh
     pair of sessions' own ratio, ``calls`` the calls averaged in one reading.
     """
 
@@ -107,26 +117,8 @@ def compare(
     clock: Clock | None = None,
 ) -> Comparison:
     """Measure B against A on the same ``feeds``. Raises ``ModelError`` when either cannot be run."""
-    readings, calls, state = _measure(engine, (a, b), feeds, threads, seed, pairs, repeats, clock or Clock())
-    name = clock_name(readings, threads)
-    times = _times(readings, name)
-    found = estimate(times[:, :, 1] / times[:, :, 0], seed)
-    a_ms, b_ms = (float(value) for value in np.median(times, axis=(0, 1)))
-    count = times.shape[1]
-    return Comparison(
-        ratio=found.value,
-        low=found.low,
-        high=found.high,
-        a_ms=a_ms,
-        b_ms=b_ms,
-        clock=name,
-        per_repeat=found.per_session,
-        pairs=count,
-        calls=calls,
-        threads=threads,
-        seed=seed,
-        conditions=state,
-    )
+    pair = [Contestant(engine, model, feeds) for model in (a, b)]
+    return contest(pair, threads=threads, seed=seed, pairs=pairs, repeats=repeats, clock=clock).comparisons[0]
 
 
 def measure(
@@ -141,31 +133,96 @@ def measure(
     clock: Clock | None = None,
 ) -> Latency:
     """The latency of one model, by the same rules. To tell two models apart use ``compare`` instead."""
-    readings, calls, state = _measure(engine, (model,), feeds, threads, seed, runs, repeats, clock or Clock())
+    alone = [Contestant(engine, model, feeds)]
+    return contest(alone, threads=threads, seed=seed, pairs=runs, repeats=repeats, clock=clock).latencies[0]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Several artifacts measured together: the latency of each, and of all but the first its comparison with
+    the first."""
+
+    latencies: tuple[Latency, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def contest(
+    contestants: Sequence[Contestant],
+    *,
+    threads: int = 1,
+    seed: int = 0,
+    pairs: int | None = None,
+    repeats: int = 3,
+    clock: Clock | None = None,
+) -> Contest:
+    """Measure artifacts, of one engine or of several, in rounds of one reading each in random order.
+
+    Raises ``ModelError`` when one of them cannot be run.
+    """
+    readings, calls, state = _measure(contestants, threads, seed, pairs, repeats, clock or Clock())
     name = clock_name(readings, threads)
     times = _times(readings, name)
-    found = estimate(times[:, :, 0], seed)
+    common = _Common(name, times.shape[1], calls, threads, seed, state)
+    count = len(contestants)
+    return Contest(
+        tuple(_latency(times[:, :, index], common) for index in range(count)),
+        tuple(_comparison(times[:, :, 0], times[:, :, index], common) for index in range(1, count)),
+    )
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all results of one measurement share."""
+
+    clock: ClockName
+    rounds: int
+    calls: int
+    threads: int
+    seed: int
+    conditions: Conditions
+
+
+def _latency(times: Floats, common: _Common) -> Latency:
+    found = estimate(times, common.seed)
     return Latency(
         ms=found.value,
         low=found.low,
         high=found.high,
-        clock=name,
+        clock=common.clock,
         per_repeat=found.per_session,
-        runs=times.shape[1],
-        calls=calls,
-        threads=threads,
-        conditions=state,
+        runs=common.rounds,
+        calls=common.calls,
+        threads=common.threads,
+        conditions=common.conditions,
+    )
+
+
+def _comparison(a: Floats, b: Floats, common: _Common) -> Comparison:
+    found = estimate(b / a, common.seed)
+    return Comparison(
+        ratio=found.value,
+        low=found.low,
+        high=found.high,
+        a_ms=float(np.median(a)),
+        b_ms=float(np.median(b)),
+        clock=common.clock,
+        per_repeat=found.per_session,
+        pairs=common.rounds,
+        calls=common.calls,
+        threads=common.threads,
+        seed=common.seed,
+        conditions=common.conditions,
     )
 
 
 Readings = list[list[tuple[Reading, ...]]]
 """Repeats, then rounds, then one reading per model."""
 
+_Ready = tuple[Session, Mapping[str, Array]]
+
 
 def _measure(
-    engine: Engine,
-    models: tuple[Model, ...],
-    feeds: Mapping[str, Array],
+    contestants: Sequence[Contestant],
     threads: int,
     seed: int,
     rounds: int | None,
@@ -175,19 +232,26 @@ def _measure(
     if repeats < 1 or (rounds is not None and rounds < 1):
         raise UsageError(f"repeats={repeats}, rounds={rounds}: give at least 1 of each")
     draw = np.random.default_rng(seed)
-    before = Snapshot.take()
+    before = Snapshot.take(_state(contestants))
     readings: Readings = []
     calls = 1
     for repeat in range(repeats):
-        sessions = _fresh(engine, models, threads, repeat)
-        warm = _warm_up(sessions, feeds, clock)
+        ready = _fresh(contestants, threads, repeat)
+        warm = _warm_up(ready, clock)
         if repeat == 0:  # decided once, so that every repeat is measured alike
-            times = [reading.wall if threads > 1 else reading.cpu or reading.wall for reading in warm]
+            times = [reading.length(threads) for reading in warm]
             calls = calls_for(min(times))
             rounds = rounds or pairs_for(max(times) * calls)
         with no_collection():
-            readings.append([_round(sessions, feeds, calls, clock, draw) for _ in range(rounds or PAIRS)])
-    return readings, calls, conditions(before, Snapshot.take(), cpu_over_wall(readings))
+            readings.append([_round(ready, calls, clock, draw) for _ in range(rounds or PAIRS)])
+    after = Snapshot.take(_state(contestants))
+    return readings, calls, conditions(before, after, cpu_over_wall(readings))
+
+
+def _state(contestants: Sequence[Contestant]) -> dict[str, float]:
+    """What the devices say of themselves; those of one kind of engine are one device."""
+    engines = {contestant.engine.name: contestant.engine for contestant in contestants}
+    return {name: value for engine in engines.values() for name, value in engine.state().items()}
 
 
 def pairs_for(ms: float) -> int:
@@ -197,26 +261,29 @@ def pairs_for(ms: float) -> int:
     return max(PAIRS, min(PAIRS_SHORT, round(SPENT_MS / ms)))
 
 
-def _fresh(engine: Engine, models: tuple[Model, ...], threads: int, repeat: int) -> list[Session]:
-    """New sessions, listed as ``models``; created first to last in even repeats, last to first in odd."""
-    order = range(len(models)) if repeat % 2 == 0 else range(len(models) - 1, -1, -1)
-    made = {index: engine.load(models[index], threads=threads) for index in order}
-    return [made[index] for index in range(len(models))]
+def _fresh(contestants: Sequence[Contestant], threads: int, repeat: int) -> list[_Ready]:
+    """New sessions, listed as given; created first to last in even repeats, last to first in odd."""
+    order = range(len(contestants)) if repeat % 2 == 0 else range(len(contestants) - 1, -1, -1)
+    made = {
+        index: contestants[index].engine.load(contestants[index].model, threads=threads) for index in order
+    }
+    return [(made[index], contestant.feeds) for index, contestant in enumerate(contestants)]
 
 
-def _warm_up(sessions: list[Session], feeds: Mapping[str, Array], clock: Clock) -> list[Reading]:
+def _warm_up(ready: Sequence[_Ready], clock: Clock) -> list[Reading]:
     """Run each session ``WARM_UPS`` times; the last reading of each tells how long a call takes."""
-    return [[clock.read(session, feeds, 1) for _ in range(WARM_UPS)][-1] for session in sessions]
+    return [[clock.read(session, feeds, 1) for _ in range(WARM_UPS)][-1] for session, feeds in ready]
 
 
 def _round(
-    sessions: list[Session], feeds: Mapping[str, Array], calls: int, clock: Clock, draw: np.random.Generator
+    ready: Sequence[_Ready], calls: int, clock: Clock, draw: np.random.Generator
 ) -> tuple[Reading, ...]:
     """One reading of each session, taken in random order."""
-    taken = {
-        int(index): clock.read(sessions[index], feeds, calls) for index in draw.permutation(len(sessions))
-    }
-    return tuple(taken[index] for index in range(len(sessions)))
+    taken: dict[int, Reading] = {}
+    for index in map(int, draw.permutation(len(ready))):
+        session, feeds = ready[index]
+        taken[index] = clock.read(session, feeds, calls)
+    return tuple(taken[index] for index in range(len(ready)))
 
 
 def cpu_over_wall(readings: Readings) -> float:
@@ -226,13 +293,20 @@ def cpu_over_wall(readings: Readings) -> float:
 
 
 def clock_name(readings: Readings, threads: int) -> ClockName:
-    """Wall time when it can be trusted or CPU time means nothing (several threads), else CPU time."""
+    """The device's clock where all have one; else wall time when it can be trusted or CPU time means nothing
+    (several threads, work done elsewhere); else CPU time."""
     flat = [reading for repeat in readings for group in repeat for reading in group]
+    if all(reading.timed_by == "device" for reading in flat):
+        return "GPU time"
+    elsewhere = any(reading.timed_by != "host" for reading in flat)
     coarse = any(reading.cpu <= 0 for reading in flat)
-    return "wall" if threads > 1 or coarse or cpu_over_wall(readings) > WALL_TRUSTED else "CPU time"
+    quiet = cpu_over_wall(readings) > WALL_TRUSTED
+    return "wall" if threads > 1 or elsewhere or coarse or quiet else "CPU time"
 
 
-def _times(readings: Readings, name: ClockName) -> np.ndarray[tuple[int, int, int], np.dtype[np.float64]]:
+def _times(readings: Readings, name: ClockName) -> Floats:
     """Milliseconds as repeats × rounds × models."""
-    pick = (lambda reading: reading.wall) if name == "wall" else (lambda reading: reading.cpu)
-    return np.array([[[pick(reading) for reading in group] for group in repeat] for repeat in readings])
+    field = {"wall": "wall", "CPU time": "cpu", "GPU time": "device"}[name]
+    return np.array(
+        [[[getattr(reading, field) for reading in group] for group in repeat] for repeat in readings]
+    )

@@ -4,24 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from otgraph.files import write_aside
-
-ENVIRONMENT = "OTGRAPH_CACHE"
-
-
-def cache_folder() -> Path | None:
-    """``$OTGRAPH_CACHE`` or the user's cache folder, where measurements are kept; None if unusable."""
-    given = os.environ.get(ENVIRONMENT)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(given) if given else base / "otgraph"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
 
 
 class Saved:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -136,6 +136,12 @@ class Rewriter:
         new.meta.update(meta or {})
         self.edits += 1
         return new
+
+    def exchange(self, graph: Graph) -> None:
+        """Let ``graph``, of the same signature, take the place of the whole program. For rewrites that are
+        made elsewhere, such as of the network's ONNX form."""
+        self.graph = replace(graph, name=self.graph.name, remarks=self.graph.remarks)
+        self.edits += 1
 
     def annotate(self, node: fx.Node, key: str, value: Any) -> None:
         """Write ``node.meta["otgraph"][key]``. Not an edit: the program computes the same."""

@@ -18,6 +18,7 @@ import otgraph
 from otgraph.cli import audit as audit_command
 from otgraph.cli import optimise as optimise_command
 from otgraph.cli.main import run_command
+from otgraph.engines.artifact import Built, Layer
 from otgraph.errors import ModelError, PlanError
 from otgraph.remark import Remark
 
@@ -161,14 +162,18 @@ class FakeApi(SimpleNamespace):
             spared=self.spared,
         )
 
-    def build(self, graph: FakeGraph, path: Path, **options: Any) -> None:
+    def build(self, graph: FakeGraph, path: Path, **options: Any) -> Built:
         self._note("build", graph, path, **options)
         path.write_bytes(b"12345")
+        said = (Remark("analysis", "e", "x", "a fact"), Remark("missed", "e", "y", "stays"))
+        return Built(1.26, (path,), (Layer("conv", "CONVOLUTION", ("n",)),) * 3, None, said)
 
-    def bench(self, model: str, data: Any, **options: Any) -> Any:
-        self._note("bench", model, data, **options)
+    def bench_all(self, models: list[str], data: Any, **options: Any) -> Any:
+        self._note("bench_all", models, data, **options)
         fields = {"ms": 1.234, "low": 1.1, "high": 1.3, "clock": "CPU time", "threads": 2}
-        return SimpleNamespace(**fields, to_json=lambda: fields)
+        artifacts = [{"model": m, "run": {"engine": "here"}, "latency": fields} for m in models]
+        ratios = [{"b": m, "ratio": 0.5, "low": 0.4, "high": 0.6} for m in models[1:]]
+        return SimpleNamespace(to_json=lambda: {"artifacts": artifacts, "comparisons": ratios})
 
 
 @pytest.fixture
@@ -176,6 +181,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     fake = FakeApi()
     monkeypatch.setitem(sys.modules, "otgraph.api", fake)
     monkeypatch.setattr(otgraph, "api", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "otgraph.device", fake)
+    monkeypatch.setattr(otgraph, "device", fake, raising=False)
     for module in (audit_command, optimise_command):
         monkeypatch.setattr(module, "summary", lambda audit: Text(f"AUDIT passed={audit.passed}"))
     return fake

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+
+from otgraph.engines.artifact import ShapeRange
+from otgraph.engines.catalogue import ENGINES
 
 AUDIT = ("audit", "a.onnx", "b.onnx", "--data", "test.npz")
 
@@ -16,7 +20,9 @@ def test_audit_passes_its_thresholds_on(command, api) -> None:
     (a, b, data), given = api.calls["audit"]
     assert (a, b, len(data)) == ("a.onnx", "b.onnx", 3)
     assert given == {
-        "engine": "onnxruntime",
+        "engine": None,
+        "engine_b": None,
+        "cuda_graph": False,
         "threads": 1,
         "min_speedup": 1.5,
         "max_drift": 0.1,
@@ -124,13 +130,82 @@ def test_the_catalogue_lists_passes_and_pipelines(command) -> None:
 
 def test_build_writes_an_artifact(command, api) -> None:
     ran = command("build", "net.onnx", "-o", "net.engine", "--engine", "onnxruntime")
-    assert (ran.code, ran.out) == (0, "wrote net.engine (5 B)\n")
-    assert command("build", "net.onnx", "-o", "net.engine", "--json").document["bytes"] == 5
+    assert (ran.code, ran.out) == (0, "missed: e: y: stays\nwrote net.engine (5 B, 3 layers) in 1.3 s\n")
+    assert "analysis: e: x: a fact" in command("build", "net.onnx", "-o", "net.engine", "--remarks").out
+    document = command("build", "net.onnx", "-o", "net.engine", "--json").document
+    assert (document["bytes"], document["layers"], document["engine_layers"]) == (5, 3, None)
+
+
+def test_build_reads_its_options(command, api) -> None:
+    ran = command(
+        *("build", "net.onnx", "-o", "net.engine", "--engine", "tensorrt-rtx", "--precision", "int8"),
+        *("--compute-capability", "8.6,89", "--calib", "calib.npz", "--samples", "3", "--layers", "l.json"),
+        *("--min-shape", "x=1,3", "--max-shape", "x=8,3"),
+    )
+    assert ran.code == 0, ran.err
+    (model, _), given = api.calls["build"]
+    options = given["options"]
+    assert str(model) == "net.onnx" and given["precision"] == "int8" and len(given["calibration"]) == 3
+    assert options.compute_capabilities == (86, 89) and not options.tf32
+    assert options.shapes == {"x": ShapeRange((1, 3), (1, 3), (8, 3))}
+    assert json.loads(Path("l.json").read_text())["network"][0]["nodes"] == ["n"]
+
+
+def test_tf32_is_fp32_that_may_be_rounded(command, api) -> None:
+    assert command("build", "net.onnx", "-o", "net.engine", "--precision", "tf32").code == 0
+    _, given = api.calls["build"]
+    assert given["precision"] == "fp32" and given["options"].tf32
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--compute-capability", "ada"), "--compute-capability ada: give numbers such as 86,89,120"),
+        (("--min-shape", "x"), "--min-shape x: write the input's name and sizes, such as image=1,3,224,224"),
+        (
+            ("--min-shape", "x=8,3", "--max-shape", "x=1,3"),
+            "shapes 8,3 8,3 1,3: are not in ascending order; give min, opt, max",
+        ),
+        (
+            ("--opt-shape", "x=1", "--max-shape", "x=1,3"),
+            "shapes 1 1 1,3: have different numbers of axes; give them alike",
+        ),
+        (
+            ("--engine", "openvino", "--shape", "x=1,3", "--max-shape", "x=1,3"),
+            "--shape x: is given beside a range of it; keep one",
+        ),
+    ],
+)
+def test_build_refuses_options_that_make_no_sense(command, api, flags: tuple[str, ...], message: str) -> None:
+    ran = command("build", "net.onnx", "-o", "net.engine", *flags)
+    assert (ran.code, ran.err) == (2, f"error: {message}\n")
+    assert not Path("net.engine").exists()
 
 
 def test_bench_measures_one_model(command, api) -> None:
     ran = command("bench", "net.onnx", "--threads", "2", "--shape", "x=1,3")
     assert ran.out == "net.onnx: 1.23 ms [1.1, 1.3] (CPU time), 2 threads\n"
-    (model, data), given = api.calls["bench"]
-    assert model == "net.onnx" and data is None and given["shapes"] == {"x": (1, 3)}
-    assert command("bench", "net.onnx", "--json").document["ms"] == 1.234
+    (models, data), given = api.calls["bench_all"]
+    assert models == ["net.onnx"] and data is None and given["shapes"] == {"x": (1, 3)}
+    assert given["engine"] is None and not given["cuda_graph"]
+    assert command("bench", "net.onnx", "--json").document["artifacts"][0]["latency"]["ms"] == 1.234
+
+
+def test_bench_holds_several_models_against_the_first(command, api) -> None:
+    ran = command("bench", "a.onnx", "b.xml", "--engine", "openvino", "--cuda-graph")
+    assert [line.split() for line in ran.out.splitlines()] == [
+        ["model", "engine", "ms", "(CPU", "time)", "against", "the", "first"],
+        ["a.onnx", "here", "1.23", "[1.1,", "1.3]"],
+        ["b.xml", "here", "1.23", "[1.1,", "1.3]", "0.500x", "[0.400,", "0.600]"],
+    ]
+    _, given = api.calls["bench_all"]
+    assert given["engine"] == "openvino" and given["cuda_graph"]
+
+
+def test_engines_says_what_runs_here_and_why_the_rest_does_not(command) -> None:
+    ran = command("engines")
+    lines = {line.split()[0]: line for line in ran.out.splitlines() if line and not line.startswith(" ")}
+    assert set(ENGINES) <= set(lines) and " yes " in lines["onnxruntime"]
+    document = command("engines", "--json").document
+    for each in document["engines"]:
+        assert each["runs"] is None or len(each["runs"]) > 10, each

@@ -12,7 +12,19 @@ import pytest
 from otgraph.cli.main import app, run_command
 from otgraph.errors import DataError, EngineMissing, ModelError, OtgraphError, ThresholdMissed
 
-COMMANDS = ["optimize", "plan", "apply", "audit", "inspect", "run", "passes", "build", "bench", "demo"]
+COMMANDS = [
+    "optimize",
+    "plan",
+    "apply",
+    "audit",
+    "inspect",
+    "run",
+    "passes",
+    "engines",
+    "build",
+    "bench",
+    "demo",
+]
 BUDGET = ("--calib", "calib.npz", "-o", "out.onnx", "--latency", "0.6x")
 
 

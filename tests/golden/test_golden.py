@@ -166,6 +166,17 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
         w=[3, 4],
         **NORM,
     ),
+    "onnx_norm_exp": lambda: of_onnx(
+        """m (float[N,3] x) => (float[N,4] y) {
+            n = LayerNormalization (x, g, b)
+            c = MatMul (n, w)
+            e = Exp (c)
+            y = Relu (e)
+        }""",
+        w=[3, 4],
+        g=[3],
+        b=[3],
+    ),
     "onnx_shared_bias": lambda: of_onnx(
         """m (float[N,4] x) => (float[N,4] y) {
             c = Gemm <transB = 1> (x, w, s)

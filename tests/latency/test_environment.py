@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from otgraph.latency.environment import Snapshot, conditions, cpu_model, environment
+from otgraph.engines.processor import cpu_model
+from otgraph.latency.environment import Snapshot, conditions, environment
 
 STAT = "cpu  100 0 50 800 10 0 0 40 0 0\ncpu0 50 0 25 400 5 0 0 20 0 0\n"
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from otgraph.data import Data
+from otgraph.files import cache_folder
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.optimize.cut import Cut
-from otgraph.optimize.saved import Saved, cache_folder
+from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import PROBES, Sensitivity, measure_sensitivities, scaled_curve
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.study import Study, study
