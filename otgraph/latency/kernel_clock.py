@@ -70,7 +70,8 @@ def reference_ms(engine: Engine, threads: int, clock: Clock) -> float:
 
 
 def read_costs(engine: Engine, kernels: Sequence[Kernel], threads: int, clock: Clock) -> list[float]:
-    """What each of ``kernels`` takes, relative to ``REFERENCE``: in CPU time on one thread, else wall time.
+    """What each of ``kernels`` takes, relative to ``REFERENCE``: by the device's clock where it has one, in
+    CPU time on one thread, else wall time.
 
     Raises:
         ModelError: the engine cannot run one of them.
@@ -117,8 +118,7 @@ def _readings(engine: Engine, kernels: Sequence[Kernel], threads: int, clock: Cl
 
 
 def _read(session: Session, feed: Mapping[str, Array], threads: int, clock: Clock) -> float:
-    read = clock.read(session, feed, 1)
-    return read.cpu if threads == 1 else read.wall
+    return clock.read(session, feed, 1).length(threads)
 
 
 def _feed(kernel: Kernel) -> dict[str, Array]:

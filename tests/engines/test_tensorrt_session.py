@@ -112,6 +112,18 @@ def test_an_onnx_file_is_built_and_run(engine: TensorRt, path: Path) -> None:
         np.testing.assert_array_equal(engine.load(model).run(feeds)["y"], expected)
 
 
+def test_an_onnx_file_is_built_once_until_it_changes(engine: TensorRt, path: Path) -> None:
+    before = len(engine.trt.builds)
+    for _ in range(3):
+        engine.load(path)
+    assert len(engine.trt.builds) == before + 1
+    proto = onnx.load(path)
+    proto.doc_string = "changed"
+    onnx.save(proto, path)
+    engine.load(path)
+    assert len(engine.trt.builds) == before + 2
+
+
 def test_foreign_bytes_are_a_model_error(engine: TensorRt, tmp_path: Path) -> None:
     (tmp_path / "bad.engine").write_bytes(b"something else")
     with pytest.raises(

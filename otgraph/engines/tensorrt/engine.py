@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -20,6 +21,9 @@ from otgraph.engines.tensorrt.session import TensorRtSession
 from otgraph.errors import EngineMissing, ModelError
 from otgraph.files import cache_folder
 
+PLANS = 4
+"""So many engines built of ONNX files are kept in memory."""
+
 SUFFIXES = (".engine", ".plan", ".trt")
 
 
@@ -33,6 +37,7 @@ class _Tensorrt(Engine):
     cuda: Cuda | None = None
     capture: bool = False
     kernels: Path | None = field(default_factory=cache_folder)
+    _plans: OrderedDict[tuple[object, ...], bytes] = field(default_factory=OrderedDict[Any, bytes])
 
     def __post_init__(self) -> None:
         self.trt = self.trt or importlib.import_module(self.module)
@@ -96,11 +101,23 @@ class _Tensorrt(Engine):
                 raise ModelError(f"{model}: no such file; check the path")
             return model.read_bytes()
         if isinstance(model, Path):
-            return build_plan(self.trt, self.name, model, BuildOptions()).data
+            return self._built(model)
         with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
             return build_plan(self.trt, self.name, path, BuildOptions()).data
+
+    def _built(self, model: Path) -> bytes:
+        """A measurement loads the same file several times, and a build may take minutes."""
+        if not model.is_file():
+            raise ModelError(f"{model}: no such file; check the path")
+        state = model.stat()
+        key = (model.resolve(), state.st_mtime_ns, state.st_size)
+        if key not in self._plans:
+            self._plans[key] = build_plan(self.trt, self.name, model, BuildOptions()).data
+            if len(self._plans) > PLANS:
+                self._plans.popitem(last=False)
+        return self._plans[key]
 
     def _layers(self, data: bytes) -> tuple[Layer, ...]:
         reason = self.unavailable()
