@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-VARIED = ["torchvision/resnet18", "torchvision/mobilenet_v3_small", "timm/convnextv2_tiny", "timm/mobilevit_s"]
+VARIED = [
+    "torchvision/resnet18",
+    "torchvision/mobilenet_v3_small",
+    "timm/convnextv2_tiny",
+    "timm/mobilevit_s",
+]
 
 
 def zoo(folder: Path, *arguments: str) -> tuple[int, list[dict], str]:

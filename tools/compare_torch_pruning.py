@@ -2,11 +2,10 @@
 
     python tools/compare_torch_pruning.py --models torchvision/resnet18 torchvision/swin_t [--fraction 0.5]
 
-Both choose channels by the size of their weights. Each cut network must run and keep its outputs' shapes; whether it
-is the network it claims to be is checked for otgraph against the masking law, and for Torch-Pruning against the same
-law by zeroing what it removed, where its record of kept indices allows that (``-`` where not). Latency is that of
-ONNX Runtime, as a ratio to the whole network, both measured in turn. With ``--digits`` the accuracy of the digit net
-of the package follows, cut and not trained.
+Both choose channels by the size of their weights. Each cut network must run and keep its outputs' shapes.
+Whether otgraph's is the original with the removed channels at zero is checked as it is cut (column ``law``);
+Torch-Pruning has no such check, and this script makes none for it. Latency is that of ONNX Runtime, as a
+ratio to the whole network, both measured in turn.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import torch
 import torch_pruning
@@ -49,7 +47,6 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", required=True, metavar="FILE|NAME")
     parser.add_argument("--fraction", type=float, default=0.5, help="what is kept of every dim")
     parser.add_argument("--repeats", type=int, default=20, help="runs of each network for the latency")
-    parser.add_argument("--digits", action="store_true", help="also the accuracy of the package's digit net")
     parser.add_argument("--json", type=Path, metavar="F")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -60,13 +57,13 @@ def main() -> int:
         for tool, run in (("otgraph", by_otgraph), ("torch-pruning", by_torch_pruning)):
             rows.append({"model": name, "tool": tool, **attempt(run, module, example, options)})
     show("side by side", rows, COLUMNS)
-    if options.digits:
-        print(digits(options.fraction))
     save(options.json, {"rows": rows})
     return 0
 
 
-def attempt(run: Callable[..., dict[str, Any]], module: nn.Module, example: torch.Tensor, options: Any) -> Any:
+def attempt(
+    run: Callable[..., dict[str, Any]], module: nn.Module, example: torch.Tensor, options: Any
+) -> Any:
     """What one tool makes of a copy of ``module``; an error is a row as well."""
     try:
         return {"ok": "yes", **run(copy.deepcopy(module), example, options.fraction, options.repeats)}
@@ -94,7 +91,9 @@ def by_otgraph(module: nn.Module, example: torch.Tensor, fraction: float, repeat
     }
 
 
-def by_torch_pruning(module: nn.Module, example: torch.Tensor, fraction: float, repeats: int) -> dict[str, Any]:
+def by_torch_pruning(
+    module: nn.Module, example: torch.Tensor, fraction: float, repeats: int
+) -> dict[str, Any]:
     """``MagnitudePruner`` as its documentation uses it: the classifier is left out, no model is edited."""
     whole = copy.deepcopy(module)
     with torch.no_grad():
@@ -148,13 +147,6 @@ def _session(path: Path, graph: Graph) -> Callable[[], object]:
     feeds = {port.name: t.numpy() for port, t in zip(session.get_inputs(), graph.example, strict=True)}
     session.run(None, feeds)
     return lambda: session.run(None, feeds)
-
-
-def digits(fraction: float) -> str:
-    """Accuracy of the digit net that the package ships: whole, cut by otgraph, cut by Torch-Pruning."""
-    from otgraph.sample import evaluation, model  # noqa: PLC0415  (only where asked for)
-
-    raise NotImplementedError(f"{evaluation}, {model}, {fraction}")
 
 
 def _size(module: nn.Module) -> int:
