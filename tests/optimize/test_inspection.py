@@ -86,7 +86,9 @@ def test_blockers_are_ranked_by_what_hangs_on_them() -> None:
     assert first.dims == ("a",) and first.channels == 64
     assert first.parameters == 6 * 64 + 64 + 64 * 8
     assert first.macs == pytest.approx((6 * 64 + 64 * 8) / (6 * 64 + 64 * 8 + 8 * 3))
-    assert second.operator == "aten.sort" and second.why == "has no axis rule" and second.dims == ("b",)
+    assert (
+        second.operator == "aten.sort" and second.why == "has no axis rule" and second.dims == ("b", "c[1]")
+    )
     assert {b.why for b in rest} == {"model input x", "model output output"}
     assert all(b.operator == "" and b.node == "" for b in rest)
     lines = found.blockers_text.splitlines()
