@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from otgraph.engines.engine import Engine
-from otgraph.errors import EngineMissing, UsageError
+from otgraph.errors import EngineMissing, ModelError, UsageError
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,15 @@ def engine_of(path: Path) -> str:
     """The engine that a file is for: by its suffix, ``DEFAULT`` for an ONNX file.
 
     Raises:
-        UsageError: no engine writes such files.
+        UsageError: no engine writes such files. ModelError: there is no such file.
     """
     if path.suffix == ".onnx":
         return DEFAULT
     if path.suffix == ".xml":
         return "openvino"
     if path.suffix in (".engine", ".plan", ".trt"):
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file; check the path")
         return "tensorrt-rtx" if _first_bytes(path) == RTX_MAGIC else "tensorrt"
     raise UsageError(f"{path}: is no .onnx, .xml, .engine, .plan or .trt file; say what it is with --engine")
 
