@@ -148,7 +148,7 @@ AUDITS = {
     "no A": (("none.onnx", "net.onnx"), "none.onnx: no such file; check the path"),
     "no B": (("net.onnx", "none.onnx"), "none.onnx: no such file; check the path"),
     "no program": (("net.onnx", "none.pt2"), "none.pt2: no such file; check the path"),
-    "no engine": (("net.onnx", "none.engine"), "none.engine: no such file; check the path"),
+    "no engine file": (("net.onnx", "none.engine"), "none.engine: no such file; check the path"),
     "a folder": (("net.onnx", "folder.onnx"), "folder.onnx: is a folder; give an .onnx file"),
     "a text": (("net.onnx", "text.onnx"), "; export it again or check its files"),
     "a text as program": (
