@@ -170,7 +170,8 @@ def _is_float(sets: list[tuple[list[Any], list[Any]]], op: str, name: str) -> bo
 
 def _compare(found: tuple[Any, ...], wanted: list[Any], case: Any) -> None:
     assert len(found) == len(wanted), f"{len(found)} outputs, not {len(wanted)}"
-    for mine, expected in zip(found, wanted, strict=True):
+    pairs: list[tuple[Any, Any]] = list(zip(found, wanted, strict=True))
+    for mine, expected in pairs:
         if not isinstance(expected, (np.ndarray, np.generic)):
             raise ModelError(f"an output is a {type(expected).__name__}: only tensors are supported")
         assert mine.dtype == expected.dtype, f"dtype {mine.dtype}, not {expected.dtype}"

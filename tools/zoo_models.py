@@ -71,7 +71,7 @@ def _segmentation(architecture: str) -> tuple[nn.Module, tuple[int, ...]]:
 def _timm(architecture: str) -> tuple[nn.Module, tuple[int, ...]]:
     import timm  # noqa: PLC0415
 
-    module = timm.create_model(architecture, pretrained=False)
+    module: Any = timm.create_model(architecture, pretrained=False)
     return module, tuple(module.pretrained_cfg["input_size"])
 
 

@@ -32,7 +32,7 @@ def keep_statistics(masked: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
         shapes = axis_map.values.get(node.name, ())
         if form is None or not shapes:
             continue
-        masks = [torch.tensor(axis.mask(keep)) for axis in shapes[0]]
+        masks = [torch.tensor(axis.mask(keep).tolist()) for axis in shapes[0]]
         if not all(bool(mask.all()) for mask in masks):
             form(node, masks)
     masked.module.recompile()
