@@ -32,6 +32,7 @@ from bench_judge import Judge, figures
 from bench_output import peak_megabytes, save, show
 
 import otgraph.api as otg
+from otgraph.audit.report import Artifact
 from otgraph.data import Data
 from otgraph.errors import UsageError
 from otgraph.graph.graph import Graph
@@ -139,7 +140,7 @@ def run_budget(task: Task) -> list[dict[str, Any]]:
         "low": audit.latency.low,
         "high": audit.latency.high,
         "MACs": made.plan.predictions.macs_ratio,
-        **layers(audit.a.structure.compute_depth, audit.b.structure.compute_depth, made.plan.depth),
+        **layers(depth_of(audit.a), depth_of(audit.b), made.plan.depth),
         **figures(audit.fidelity, side="b"),
         "CPU s": made.cost.cpu_seconds,
         "wall s": made.cost.wall_seconds,
@@ -165,6 +166,13 @@ def _optimized(task: Task, graph: Graph, calibration: Data, data: Data) -> otg.O
         progress=lambda message: _say(f"{task.latency} {task.moves}: {message}"),
         **{name: getattr(task, name) for name in choices},
     )
+
+
+def depth_of(artifact: Artifact) -> int:
+    """Products on the longest path of an ONNX file."""
+    depth = artifact.structure.compute_depth
+    assert depth is not None  # only of what is no ONNX file
+    return depth
 
 
 def layers(before: int, after: int, actions: Sequence[DepthAction]) -> dict[str, Any]:
