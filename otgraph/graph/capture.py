@@ -97,8 +97,8 @@ def _export(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedP
         try:
             shapes = _dynamic_batch(attempt.inputs) if attempt.dynamic else None
             with torch.no_grad(), warnings.catch_warnings():
-                # recurrent layers refresh a list of their weights; the export says so, and is right all the
-                # same warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
+                # recurrent layers refresh a list of their weights; the export warns of it, and is right
+                warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
                 module(*attempt.inputs)  # a bad batch shows here, with the user's own message
                 program = export(module, attempt.inputs, dynamic_shapes=shapes, strict=False)
             return program, tuple(remarks)
