@@ -48,7 +48,7 @@ class ToInt8(Pass):
         *applied* with how many products were quantised on how many inputs; *missed* per product that was not.
 
     Options
-        `symmetric`: int8 activations around zero, only products, biases in float, as TensorRT wants it.
+        ``symmetric``: int8 activations around zero, only products, biases in float, as TensorRT wants it.
         Otherwise uint8 activations and all operators that have an int8 form, as processors want it.
     """  # noqa: E501  (a program line is as long as it is)
 
@@ -65,4 +65,5 @@ class ToInt8(Pass):
         graph = rewriter.graph
         converted, said = to_int8(to_inline_model(graph), context.data, symmetric=self.symmetric)
         rewriter.remarks += said
-        rewriter.exchange(import_model(converted, example=graph.example))
+        if any(remark.kind == "applied" for remark in said):
+            rewriter.exchange(import_model(converted, example=graph.example))

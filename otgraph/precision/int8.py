@@ -48,6 +48,8 @@ def to_int8(
         raise UsageError("int8: needs inputs to find the ranges of activations on; give --calib DATA")
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise ModelError(f"{name}: is quantised already; convert the model that it was made of")
+    if not any(node.op_type in PRODUCTS for node in model.graph.node):
+        return model, (Remark("missed", SOURCE, name, "has no products; nothing was quantised"),)
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, _quiet():
         names = ("source.onnx", "prepared.onnx", "target.onnx")
         source, prepared, target = (Path(folder) / each for each in names)
