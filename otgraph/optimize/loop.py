@@ -18,6 +18,9 @@ from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.trial import Trial
 from otgraph.plan.allocation import Allocation, Problem, minimise_damage, minimise_time
 
+STEP = 1.25
+"""By so much more than in proportion the next candidate may be faster than one that was too slow."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -71,7 +74,8 @@ class Loop:
             UsageError: the target is out of reach.
         """
         self.settings.progress("measuring what simplifying gains")
-        self.start = self.clock.ratio(self.build(Cut({}))).ratio
+        simplified = self.clock.ratio(self.build(Cut({})))
+        self.start = simplified.ratio if simplified.credible_gain else 1.0
         best = self._searched(target)
         while refused := self._refused(best.cut):
             self._drop(refused)
@@ -234,7 +238,7 @@ class Loop:
         """Each measurement corrects the line from summed node times to latency until the clock agrees."""
         tried: list[Candidate] = []
         for number in range(1, self.settings.rounds + 1):
-            budget = model.macs_for(target) or 0.0
+            budget = self._bracketed(model.macs_for(target) or 0.0, tried, target)
             allocation = self._allocate(problem or self.problem, budget, model, target)
             if any(candidate.cut == Cut.of(allocation) for candidate in tried):
                 break  # the corrected line asks for the same again
@@ -245,6 +249,23 @@ class Loop:
             if abs(ratio / target - 1) <= self.settings.tolerance:
                 break
         return min(tried, key=lambda c: _miss(c.ratio, target, self.settings.tolerance))
+
+    def _bracketed(self, budget: float, tried: Sequence[Candidate], target: float) -> float:
+        """``budget``, held to what the measurements so far allow.
+
+        One reading that is off can turn the line flat, and a flat line asks for everything to be cut. So the
+        next candidate is at most ``STEP`` times faster than in proportion to the fastest that was too slow,
+        and slower than the slowest that was fast enough.
+        """
+        slow = [c for c in tried if c.ratio > target * (1 + self.settings.tolerance)]
+        fast = [c.allocation.time for c in tried if c not in slow]
+        most = min((c.allocation.time for c in slow), default=self.base)
+        if slow:
+            nearest = min(slow, key=lambda c: c.allocation.time)
+            budget = max(budget, nearest.allocation.time * target / nearest.ratio / STEP)
+        if fast and budget <= max(fast):
+            budget = (max(fast) + max(most, max(fast))) / 2
+        return budget
 
     def _allocate(self, problem: Problem, budget: float, model: AffineModel, target: float) -> Allocation:
         least = _least(problem)

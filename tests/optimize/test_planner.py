@@ -79,7 +79,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     def ratio(self: Stopwatch, candidate: Graph) -> Any:
         share = macs(candidate) / self.whole  # type: ignore[attr-defined]
         made.asked.append(share)
-        return SimpleNamespace(ratio=made.law(share))
+        found = made.law(share)
+        return SimpleNamespace(ratio=found, credible_gain=found < 1)
 
     def between(self: Stopwatch, a: Graph, b: Graph) -> Any:
         times = [made.law(macs(graph) / self.whole) for graph in (a, b)]  # type: ignore[attr-defined]
@@ -225,6 +226,20 @@ def test_where_the_clock_disappoints_the_nearest_is_taken(decide: Callable[..., 
     plan = decide("ratio", 0.5, corrections=0)
     assert plan.predictions.time_ratio == pytest.approx(clock.law(min(clock.asked)))
     assert plan.predictions.time_ratio > 0.75
+
+
+def test_one_measurement_that_is_far_off_does_not_cut_everything(
+    decide: Callable[..., Plan], clock: Clock
+) -> None:
+    """The first candidate seems no faster than the original."""
+
+    def disturbed(share: float) -> float:
+        return 1.02 if len(clock.asked) == 2 else 0.15 + 0.85 * share
+
+    clock.law = disturbed
+    plan = decide("ratio", 0.7, multiple=1, candidates=32, corrections=0, moves="width")
+    assert plan.predictions.time_ratio is not None and 0.6 < plan.predictions.time_ratio <= 0.7 * 1.02
+    assert min(clock.asked) > 0.3  # with everything cut it is below a tenth
 
 
 def test_a_width_is_not_given_back_for_a_lucky_measurement(decide: Callable[..., Plan], clock: Clock) -> None:
