@@ -48,7 +48,7 @@ class Pruned:
 
 
 def prune(module: nn.Module, example: torch.Tensor, fraction: float) -> Pruned:
-    """Cut ``module`` in place by ``MagnitudePruner``; the last linear layer keeps its outputs, heads are named.
+    """Cut ``module`` in place by ``MagnitudePruner``; the last linear layer keeps its outputs.
 
     Raises whatever Torch-Pruning raises.
     """
@@ -90,7 +90,7 @@ def apply_documented_edits(module: nn.Module) -> None:
         heads: Any = getattr(part, "num_heads", None)
         known: Any = part
         if isinstance(part, VisionTransformer):
-            part.hidden_dim = part.conv_proj.out_channels
+            known.hidden_dim = known.conv_proj.out_channels
         elif isinstance(qkv, nn.Linear) and isinstance(heads, int):
             known.head_dim = qkv.out_features // (3 * heads)
             if hasattr(part, "attn_dim"):
