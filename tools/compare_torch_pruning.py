@@ -76,12 +76,12 @@ def main() -> int:
     for name in read_names(options.models):
         with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
             rows += list(rows_of(name, Path(folder), options))
+        save(options.json, {"torch-pruning": version("torch-pruning"), "rows": rows})  # so far
     title = f"{options.fraction:g} of every dim, Torch-Pruning {version('torch-pruning')}"
     show(title, rows, COLUMNS)
     for row in rows:
         if "reason" in row:
             print(f"{row['model']}: {row['tool']}: {row['reason']}")
-    save(options.json, {"torch-pruning": version("torch-pruning"), "rows": rows})
     return int(any(row["tool"].startswith("otgraph") and row["ok"] != "yes" for row in rows))
 
 
