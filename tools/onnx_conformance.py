@@ -19,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -178,7 +178,7 @@ def _compare(found: tuple[Any, ...], wanted: list[Any], case: Any) -> None:
         assert mine.shape == expected.shape, f"shape {mine.shape}, not {expected.shape}"
         if mine.dtype.kind == "V" or "float8" in str(mine.dtype) or "bfloat16" in str(mine.dtype):
             mine, expected = mine.astype(np.float32), expected.astype(np.float32)
-        np.testing.assert_allclose(mine, expected, rtol=case.rtol, atol=case.atol)
+        np.testing.assert_allclose(mine, cast(Any, expected), rtol=case.rtol, atol=case.atol)
 
 
 def table(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
