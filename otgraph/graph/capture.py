@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
@@ -144,7 +144,7 @@ def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Grap
     _restore_batch_norms(module)
     remarks = (*remarks, *store_standardised(module))
     _drop_unused(module)
-    module.requires_grad_(False)
+    _own_parameters(module)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     inputs = tuple(
         Port(node.name, value.dtype, batched.get(name, tuple(value.shape)))
@@ -159,6 +159,17 @@ def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Grap
         for i, value in enumerate(results)
     )
     return Graph(module, Signature(inputs, outputs), "aten", example, remarks=remarks)
+
+
+def _own_parameters(module: fx.GraphModule) -> None:
+    """Parameters of the graph's own, without gradients, on the same storage: the caller's module can be
+    trained as before. What was tied stays tied."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for owner in module.modules():
+        for name, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
+            if parameter not in made:
+                made[parameter] = nn.Parameter(parameter.detach(), requires_grad=False)
+            setattr(owner, name, made[parameter])
 
 
 def _symbolic_axes(program: ExportedProgram) -> dict[str, tuple[int | str, ...]]:

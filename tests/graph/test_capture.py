@@ -140,6 +140,19 @@ def test_training_flags_are_restored_one_by_one(net: Net) -> None:
     torch.testing.assert_close(graph(image()), (net.eval()(image()),))
 
 
+def test_the_module_can_be_trained_as_before() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    net[2].weight = net[0].weight
+    graph = capture(net, (torch.randn(2, 3),))
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert not any(parameter.requires_grad for parameter in graph.module.parameters())
+    assert [name for name in graph.tensors() if name.endswith("weight")] == ["0.weight"]
+    before = graph.tensor("0.weight").clone()
+    copied = graph.copy()
+    copied.tensor("0.weight").data.mul_(2)
+    assert torch.equal(net[0].weight, before)
+
+
 def test_training_flags_are_restored_after_a_failure(net: Net) -> None:
     net.train()
     net.norm.eval()
