@@ -89,7 +89,10 @@ class FakeApi(SimpleNamespace):
     """Records what each function was called with; a test sets ``credible``, ``passed`` or ``fail``."""
 
     def __init__(self) -> None:
-        super().__init__(credible=True, passed=True, missed=None, undone=(), spared=(), fail=None, calls={})
+        super().__init__(
+            credible=True, passed=True, missed=None, undone=(), spared=(), failures=(), fail=None
+        )
+        self.calls = {}
         self.Plan = FakePlan
 
     def _note(self, name: str, *args: Any, **kwargs: Any) -> None:
@@ -110,10 +113,7 @@ class FakeApi(SimpleNamespace):
             graph=FakeGraph("optimised"),
             plan=FakePlan(),
             audit=FakeAudit(passed=self.passed),
-            remarks=(
-                Remark("missed", "fold-batch-norm", "bn3", "is shared"),
-                Remark("failure", "p", "q", "undone"),
-            ),
+            remarks=(Remark("missed", "fold-batch-norm", "bn3", "is shared"), *self.failures),
             cost=SimpleNamespace(cpu_seconds=2.0, wall_seconds=1.0, source="here"),
             credible=self.credible,
             missed=self.missed,

@@ -163,7 +163,7 @@ class Graph:
             time.sleep(60)
 
 
-result = types.SimpleNamespace(graph=Graph(), remarks=(), records=(), undone=())
+result = types.SimpleNamespace(graph=Graph(), remarks=(), records=(), undone=(), spared=())
 sys.modules["otgraph.api"] = types.SimpleNamespace(
     load_model=lambda spec, shapes: Graph(), run_pipeline=lambda *args, **options: result
 )
@@ -177,7 +177,14 @@ def test_a_signal_while_writing_leaves_no_half_written_output(
 ) -> None:
     line = [sys.executable, "-c", INTERRUPTED_WRITE]
     with subprocess.Popen(
-        line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        line,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # what runs in the background ignores SIGINT
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         process.send_signal(sent)

@@ -8,6 +8,7 @@ import pytest
 
 from otgraph.cli.options import read_shapes
 from otgraph.errors import UsageError
+from otgraph.remark import Remark
 
 BASE = ("optimize", "net.onnx", "--calib", "calib.npz", "-o", "out.onnx")
 
@@ -21,13 +22,20 @@ def test_it_reads_optimises_prints_and_writes(command, api) -> None:
         "\n"
         "conv1 [16] → [8]  damage 0.001\n"
         "\n"
-        "failure: p: q: undone\n"
         "AUDIT passed=True\n"
         "wrote out.onnx\n"
     )
     assert Path("out.onnx").read_text() == "optimised"
     assert Path("plan.json").read_text() == "plan"
     assert Path("report.html").read_text() == "<html>"
+
+
+def test_what_had_to_be_taken_back_is_said_and_exits_with_1(command, api) -> None:
+    api.failures = (Remark("failure", "prune-channels", "conv1", "left whole"),)
+    ran = command(*BASE, "--latency", "0.6x")
+    assert ran.code == 1 and Path("out.onnx").read_text() == "optimised"
+    assert "failure: prune-channels: conv1: left whole\n" in ran.out
+    assert command(*BASE, "--latency", "0.6x", "--json").document["remarks"][-1]["kind"] == "failure"
 
 
 def test_every_option_reaches_the_api(command, api) -> None:
@@ -119,7 +127,7 @@ def test_json_is_one_object_and_nothing_else(command, api) -> None:
     assert ran.document["command"] == "optimize" and ran.document["output"] == "out.onnx"
     assert ran.document["audit"]["latency"] == {"ratio": 0.6, "high": None}
     assert ran.document["cost"] == {"cpu_seconds": 2.0, "wall_seconds": 1.0, "source": "here"}
-    assert [remark["kind"] for remark in ran.document["remarks"]] == ["missed", "failure"]
+    assert [remark["kind"] for remark in ran.document["remarks"]] == ["missed"]
     assert ran.err == ""
 
 
