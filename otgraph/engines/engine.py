@@ -65,6 +65,8 @@ class Engine(ABC):
     name: str
     suffixes: ClassVar[tuple[str, ...]] = ()
     """Of the artifacts that it writes and loads, besides ``.onnx``."""
+    times_kernels: ClassVar[bool] = True
+    """Whether the time of a node by itself says what it takes within a network."""
 
     @abstractmethod
     def unavailable(self) -> str | None:

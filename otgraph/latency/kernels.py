@@ -14,7 +14,7 @@ from otgraph.engines.engine import Engine
 from otgraph.errors import ModelError
 from otgraph.latency.clock import Clock
 from otgraph.latency.kernel import Kernel
-from otgraph.latency.kernel_clock import read_costs, reference_ms
+from otgraph.latency.kernel_clock import MACS_PER_MS, read_costs, reference_ms
 from otgraph.latency.kernel_table import KernelTable, Point
 from otgraph.latency.table import LatencyTable
 
@@ -62,7 +62,10 @@ def time_kernels(
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[Kernel, KernelTable]:
     """Time every kernel over its grid, those points aside that ``table`` knows. A kernel that the engine
-    cannot run by itself is left out."""
+    cannot run by itself is left out. On engines of which single nodes tell nothing (``times_kernels``) a
+    kernel is priced by its multiply–accumulates, at a rate that is the same for all."""
+    if not engine.times_kernels:
+        return {kernel: _by_macs(kernel, grid) for kernel, grid in wanted.items()}
     found: dict[Kernel, KernelTable] = {}
     clock = clock or Clock()
     for number, (kernel, grid) in enumerate(wanted.items(), 1):
@@ -81,3 +84,7 @@ def time_kernels(
             table.store(kernel, {point: known[point] for point in missing})
         found[kernel] = KernelTable.of({point: unit * known[point] for point in points})
     return found
+
+
+def _by_macs(kernel: Kernel, grid: Grid) -> KernelTable:
+    return KernelTable.of({point: kernel.at(*point).macs / MACS_PER_MS for point in grid.points(kernel)})

@@ -288,6 +288,8 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, how: signal.Signals) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell lets what it runs in the background ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: bool(list(tmp_path.glob("cache/*"))) or process.poll() is not None)
     assert process.poll() is None, process.stderr and process.stderr.read()

@@ -99,6 +99,20 @@ def own(engine: Fake) -> list[tuple[int, ...]]:
     return sorted(shape for shape in engine.loaded if shape != (64, 64, 3, 3))
 
 
+class Whole(Fake):
+    """Of its single nodes nothing can be learnt."""
+
+    times_kernels = False
+
+
+def test_where_single_nodes_tell_nothing_their_work_does() -> None:
+    engine = Whole()
+    grid = Grid(frozenset([32, 16]), frozenset([64, 32]))
+    table = time_kernels(engine, {CONV: grid}, clock=engine.machine.clock())[CONV]
+    assert engine.loaded == []
+    assert table.at(32, 64) == pytest.approx(4 * table.at(16, 32)) and table.at(32, 64) > 0
+
+
 def test_only_the_copies_count() -> None:
     engine = Fake()
     found = read_costs(engine, [CONV, DEPTHWISE, LINEAR], 1, engine.machine.clock())
