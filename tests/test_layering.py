@@ -20,11 +20,12 @@ LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "remark": set(),
     "files": BASE,
+    "quiet": set(),
     "named_callable": BASE,
     "data": BASE | {"named_callable"},
     "sample": DATA,
     "transport": DATA,
-    "graph": DATA | {"transport", "named_callable"},
+    "graph": DATA | {"transport", "named_callable", "quiet"},
     "calibrate": DATA | {"transport", "graph"},
     "repair": DATA | {"transport", "graph", "calibrate"},
     "rewrite": DATA | {"transport", "graph", "calibrate", "repair"},
@@ -44,7 +45,7 @@ nothing imports but the catalogue, by name and on demand."""
 LAYERS["engine of torch"] = DATA | {"engines", "graph"}
 LAYERS["engine of openvino"] = DATA | {"engines"}
 LAYERS["engine of tensorrt"] = DATA | {"engines"}
-LAYERS["precision"] = DATA | {"engines"}
+LAYERS["precision"] = DATA | {"engines", "quiet"}
 LAYERS["device"] = DATA | {"engines", "latency", "audit", "precision"}
 LAYERS["load"] = DATA | {"graph", "named_callable"}
 LAYERS["optimize"] = set(LAYERS) - {*ENGINES.values(), "device"}
@@ -56,6 +57,7 @@ LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
     "remark": set(),
     "files": set(),
+    "quiet": set(),
     "named_callable": set(),
     "data": {"numpy"},
     "sample": {"numpy"},

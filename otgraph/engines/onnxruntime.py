@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import onnxruntime as ort
@@ -56,25 +56,37 @@ DTYPES: Mapping[str, type[Any]] = {
 }
 
 
+class Provider(Engine):
+    """One execution provider of the installed ``onnxruntime`` package, with the CPU's for what it does not
+    take."""
+
+    providers: ClassVar[tuple[str, ...]]
+
+    def load(self, model: Model, *, threads: int = 1) -> OnnxRuntimeSession:
+        if threads < 1:
+            raise ModelError(f"threads={threads}: give at least 1")
+        return OnnxRuntimeSession(model, threads, self.providers)
+
+    def build(self, model: Path, output: Path, options: BuildOptions) -> Built:
+        """The artifact is the ONNX file itself, which is tried first; its axes stay as they are."""
+        options.refuse(self.name, "shapes", "compute_capabilities", "tf32", "timing_cache")
+        started = time.perf_counter()
+        self.load(model, threads=options.threads)
+        write_model(model, output)
+        return Built(time.perf_counter() - started, (output,))
+
+
 @final
-class OnnxRuntime(Engine):
-    """The CPU execution provider of the installed ``onnxruntime`` package."""
+class OnnxRuntime(Provider):
+    """The CPU execution provider."""
 
     name = "onnxruntime"
+    providers = ("CPUExecutionProvider",)
 
     def unavailable(self) -> str | None:
         if "CPUExecutionProvider" in ort.get_available_providers():
             return None
         return "this build of ONNX Runtime has no CPU provider"
-
-    def load(self, model: Model, *, threads: int = 1) -> Session:
-        if threads < 1:
-            raise ModelError(f"threads={threads}: give at least 1")
-        return OnnxRuntimeSession(model, threads)
-
-    def build(self, model: Path, output: Path, options: BuildOptions) -> Built:
-        """The artifact is the ONNX file itself, which is tried first; its axes stay as they are."""
-        return build_onnx(self, model, output, options)
 
     def describe(self) -> dict[str, str]:
         return {
@@ -87,21 +99,10 @@ class OnnxRuntime(Engine):
         }
 
 
-def build_onnx(engine: Engine, model: Path, output: Path, options: BuildOptions) -> Built:
-    """Write ``model`` as one ONNX file once ``engine`` has loaded it."""
-    options.refuse(engine.name, "shapes", "compute_capabilities", "tf32", "timing_cache")
-    started = time.perf_counter()
-    engine.load(model, threads=options.threads)
-    write_model(model, output)
-    return Built(time.perf_counter() - started, (output,))
-
-
 class OnnxRuntimeSession(Session):
     """One ``InferenceSession``. ``model`` stays referenced, so that ``profile`` can load it once more."""
 
-    def __init__(
-        self, model: Model, threads: int, providers: Sequence[str] = ("CPUExecutionProvider",)
-    ) -> None:
+    def __init__(self, model: Model, threads: int, providers: Sequence[str]) -> None:
         self._model = model
         self._threads = threads
         self._providers = list(providers)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar, final
 
 import onnxruntime as ort
 
-from otgraph.engines.artifact import BuildOptions, Built
-from otgraph.engines.engine import Engine, Model, Session, TimedBy
+from otgraph.engines.engine import Model, TimedBy
 from otgraph.engines.gpu_state import gpu_names, gpu_state
-from otgraph.engines.onnxruntime import OnnxRuntimeSession, build_onnx
+from otgraph.engines.onnxruntime import OnnxRuntimeSession, Provider
 
 TENSORRT_11 = (1, 27)
 """The first ONNX Runtime whose TensorRT provider works with TensorRT 11."""
 
 
-class _GpuProvider(Engine):
-    """One execution provider, with the CPU's for what it does not take."""
-
-    providers: ClassVar[tuple[str, ...]]
+class _GpuProvider(Provider):
+    """What a provider is on an NVIDIA GPU."""
 
     def unavailable(self) -> str | None:
         if self.providers[0] not in ort.get_available_providers():
@@ -31,12 +27,8 @@ class _GpuProvider(Engine):
             return "no NVIDIA GPU answers; check nvidia-smi"
         return None
 
-    def load(self, model: Model, *, threads: int = 1) -> Session:
+    def load(self, model: Model, *, threads: int = 1) -> GpuSession:
         return GpuSession(model, threads, self.providers)
-
-    def build(self, model: Path, output: Path, options: BuildOptions) -> Built:
-        """The artifact is the ONNX file itself, which is tried first."""
-        return build_onnx(self, model, output, options)
 
     def describe(self) -> dict[str, str]:
         return {

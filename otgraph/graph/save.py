@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -21,6 +17,7 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.emitter import emit_model
 from otgraph.graph.onnx.header import OnnxHeader
 from otgraph.graph.onnx.write_file import check_model, to_bytes, write_beside, write_inside
+from otgraph.quiet import quiet
 
 
 def save_graph(graph: Graph, path: Path) -> None:
@@ -97,7 +94,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
     shapes = tuple(
         {i: dims[s] for i, s in enumerate(p.shape) if isinstance(s, str)} for p in signature.inputs
     )
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 copy.deepcopy(graph.module).eval(),
@@ -117,16 +114,3 @@ def _export(graph: Graph) -> onnx.ModelProto:
     if program is None:
         raise ModelError(f"{graph.name}: torch.onnx returned nothing")
     return ir.to_proto(program.model)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No console chatter from the exporter: its progress lines, warnings and log records."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -17,6 +14,7 @@ from onnx_ir.passes.common import TopologicalSortPass
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from otgraph.errors import ModelError
+from otgraph.quiet import quiet
 from otgraph.remark import Remark
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -56,7 +54,7 @@ def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Remark, .
         return model, (Remark("missed", SOURCE, name, "has no float32 weights; nothing was converted"),)
     whole = onnx.inliner.inline_local_functions(model) if model.functions else _copy(model)
     large = _large_weights(whole)
-    with _quiet():
+    with quiet():
         try:
             converted = convert_float_to_float16(
                 whole,
@@ -129,16 +127,3 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter logs and warns of every number that it rounds."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

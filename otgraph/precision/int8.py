@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +15,7 @@ from otgraph.data_check import check_data
 from otgraph.engines.engine import TensorSpec
 from otgraph.engines.onnxruntime import ORT_ERRORS, OnnxRuntime, first_line
 from otgraph.errors import ModelError, UsageError
+from otgraph.quiet import quiet
 from otgraph.remark import Remark
 
 SOURCE = "to-int8"
@@ -50,7 +47,7 @@ def to_int8(
         raise ModelError(f"{name}: is quantised already; convert the model that it was made of")
     if not any(node.op_type in PRODUCTS for node in model.graph.node):
         return model, (Remark("missed", SOURCE, name, "has no products; nothing was quantised"),)
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, quiet():
         names = ("source.onnx", "prepared.onnx", "target.onnx")
         source, prepared, target = (Path(folder) / each for each in names)
         onnx.save(model, source)
@@ -109,16 +106,3 @@ class _Reader(CalibrationDataReader):
     def get_next(self) -> Any:
         """The next feeds, None at the end."""
         return next(self._batches, None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser advises on the console."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
