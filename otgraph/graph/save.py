@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx.checker import ValidationError
+from torch import fx
 from torch.export import Dim
 
 from otgraph.errors import ModelError
@@ -97,7 +98,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
     with quiet():
         try:
             program = torch.onnx.export(
-                copy.deepcopy(graph.module).eval(),
+                _twin(graph.module).eval(),
                 graph.example,
                 dynamo=True,
                 dynamic_shapes=shapes,
@@ -114,3 +115,9 @@ def _export(graph: Graph) -> onnx.ModelProto:
     if program is None:
         raise ModelError(f"{graph.name}: torch.onnx returned nothing")
     return ir.to_proto(program.model)
+
+
+def _twin(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of the program on the same weights, which exporters only read."""
+    weights = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(weight): weight for weight in weights})

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import Message
 from onnx import TensorProto
 
 from otgraph.errors import ModelError
@@ -56,22 +57,44 @@ def write_beside(model: onnx.ModelProto, folder: Path | None, path: Path) -> Non
     """
     data = path.with_name(f"{path.name}.data")
     check_writable(path)
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(model)
+    skeleton = _without_initialisers(model)
     with write_aside(path) as aside, write_aside(data) as data_aside:
         with data_aside.open("wb") as file:
-            for tensor in skeleton.graph.initializer:
+            for tensor in model.graph.initializer:
                 raw = _raw(tensor, folder)
+                outline = skeleton.graph.initializer.add()
                 if raw is None or len(raw) <= _INSIDE:
-                    _take_in(tensor, folder)
+                    outline.CopyFrom(tensor)
+                    _take_in(outline, folder)
                     continue
                 file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-                _point_to(tensor, data.name, file.tell(), len(raw))
+                _copy_all_but("raw_data", tensor, outline)
+                _point_to(outline, data.name, file.tell(), len(raw))
                 file.write(raw)
         for tensor in stored_tensors(skeleton):
             if _location(tensor) != data.name:
                 _take_in(tensor, folder)
         aside.write_bytes(skeleton.SerializeToString())
+
+
+def _without_initialisers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of all but the weights, of which there may be more than memory holds twice."""
+    skeleton = onnx.ModelProto()
+    _copy_all_but("graph", model, skeleton)
+    _copy_all_but("initializer", model.graph, skeleton.graph)
+    return skeleton
+
+
+def _copy_all_but(name: str, source: Message, target: Message) -> None:
+    for field, value in source.ListFields():
+        if field.name == name:
+            continue
+        if isinstance(value, Message):
+            getattr(target, field.name).CopyFrom(value)
+        elif hasattr(value, "MergeFrom"):  # repeated
+            getattr(target, field.name).MergeFrom(value)
+        else:
+            setattr(target, field.name, value)
 
 
 def check_model(model: onnx.ModelProto, folder: Path | None) -> None:
@@ -123,7 +146,6 @@ def _take_in(tensor: TensorProto, folder: Path | None) -> None:
 
 
 def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    tensor.ClearField("raw_data")
     del tensor.external_data[:]
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", length)):
