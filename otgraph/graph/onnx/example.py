@@ -12,7 +12,7 @@ import torch
 from otgraph.errors import ModelError
 from otgraph.graph.graph import Port
 from otgraph.graph.onnx.opaque import ORT_ERRORS
-from otgraph.graph.onnx.write_file import LARGEST
+from otgraph.graph.onnx.write_file import LARGEST, inner_bytes
 from otgraph.remark import Remark
 
 _SIDES: tuple[tuple[int, ...], ...] = (
@@ -103,7 +103,7 @@ def _session(model: onnx.ModelProto, folder: Path | None) -> ort.InferenceSessio
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    if model.ByteSize() > LARGEST:
+    if inner_bytes(model) > LARGEST:
         return None
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

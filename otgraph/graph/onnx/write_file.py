@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import Message
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from otgraph.errors import ModelError
 from otgraph.files import check_writable, write_aside
 from otgraph.graph.onnx.read_file import stored_tensors
 
-LARGEST = 2**31 - 1
-"""Protobuf cannot hold more bytes in one file."""
+LARGEST = 2**31 - 2**24
+"""Protobuf cannot hold more than 2 GB in one file; what is no number of a tensor needs less than the rest."""
 _INSIDE = 1024
 """Tensors up to this many bytes stay in the model file even when the others lie beside it."""
 _ALIGNMENT = 4096
@@ -27,12 +28,11 @@ def to_bytes(model: onnx.ModelProto, folder: Path | None) -> bytes:
     Raises:
         ModelError: it is larger than protobuf allows.
     """
-    whole = _with_data(model, folder)
-    if whole.ByteSize() > LARGEST:
+    if stored_bytes(model) > LARGEST:
         raise ModelError(
             f"{model.graph.name}: is larger than 2 GB; save it to a file, with its weights beside it"
         )
-    return whole.SerializeToString()
+    return _with_data(model, folder).SerializeToString()
 
 
 def write_inside(model: onnx.ModelProto, folder: Path | None, path: Path) -> None:
@@ -41,12 +41,11 @@ def write_inside(model: onnx.ModelProto, folder: Path | None, path: Path) -> Non
     Raises:
         OutputError: ``path`` cannot be written.
     """
-    whole = _with_data(model, folder)
-    if whole.ByteSize() > LARGEST:
-        write_beside(whole, None, path)
+    if stored_bytes(model) > LARGEST:
+        write_beside(model, folder, path)
         return
     with write_aside(path) as aside:
-        aside.write_bytes(whole.SerializeToString())
+        aside.write_bytes(_with_data(model, folder).SerializeToString())
 
 
 def write_beside(model: onnx.ModelProto, folder: Path | None, path: Path) -> None:
@@ -103,12 +102,29 @@ def check_model(model: onnx.ModelProto, folder: Path | None) -> None:
     Raises:
         onnx.checker.ValidationError: it finds a fault.
     """
-    if model.ByteSize() <= LARGEST and not any(_location(tensor) for tensor in stored_tensors(model)):
+    if stored_bytes(model) <= LARGEST and not any(_location(tensor) for tensor in stored_tensors(model)):
         onnx.checker.check_model(model.SerializeToString())
         return
     with tempfile.TemporaryDirectory() as name:
         write_beside(model, folder, Path(name) / "model.onnx")
         onnx.checker.check_model(os.fspath(Path(name) / "model.onnx"))
+
+
+def stored_bytes(model: onnx.ModelProto) -> int:
+    """The bytes of all numbers of the model, wherever they lie. ``ByteSize`` would write the whole message to
+    count it, at several times its size in memory."""
+    return sum(_bytes(tensor) for tensor in stored_tensors(model))
+
+
+def inner_bytes(model: onnx.ModelProto) -> int:
+    """The bytes of the numbers that the model itself holds."""
+    return sum(_bytes(tensor) for tensor in stored_tensors(model) if not _location(tensor))
+
+
+def _bytes(tensor: TensorProto) -> int:
+    if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
+        return 0
+    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _with_data(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
