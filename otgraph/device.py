@@ -20,7 +20,7 @@ from otgraph.audit.report import Audit
 from otgraph.data import Array, Data
 from otgraph.data_check import TensorSpec, check_data
 from otgraph.engines.artifact import BuildOptions, Built
-from otgraph.engines.catalogue import DEFAULT, engine_for, get_builder
+from otgraph.engines.catalogue import DEFAULT, check_asked, engine_for, get_builder
 from otgraph.errors import UsageError
 from otgraph.files import check_writable
 from otgraph.latency.environment import Environment, environment
@@ -32,7 +32,8 @@ __all__ = ["Bench", "audit", "bench_all", "build"]
 
 @dataclass(frozen=True)
 class Bench:
-    """``names`` of the models that ran, ``runs``: by which engine and how, and what was measured."""
+    """``names`` of the models that ran, ``runs``: by which engine, how and on what sizes, and what was
+    measured."""
 
     names: tuple[str, ...]
     runs: tuple[Mapping[str, str], ...]
@@ -40,7 +41,7 @@ class Bench:
     environment: Environment
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; latencies and comparisons as in an audit."""
+        """Plain JSON values, as ``bench.schema.json`` describes them."""
         latencies = zip(self.names, self.runs, self.measured.latencies, strict=True)
         return {
             "artifacts": [
@@ -85,6 +86,7 @@ def bench_all(
     """
     paths = [Path(model) for model in models]
     engines = [engine_for(path, engine, cuda_graph=cuda_graph) for path in paths]
+    check_asked(engine, engines, paths)
     contestants: list[Contestant] = []
     runs: list[Mapping[str, str]] = []
     for path, runner in zip(paths, engines, strict=True):
@@ -92,7 +94,8 @@ def bench_all(
         sample = feeds or _sample(session.inputs, data, shapes or {}, seed)
         contestants.append(Contestant(runner, path, sample))
         session.run(sample)
-        runs.append({"engine": runner.name, **session.describe()})
+        fed = {f"shape of {name}": "×".join(map(str, array.shape)) for name, array in sample.items()}
+        runs.append({**runner.describe(), "engine": runner.name, **session.describe(), **fed})
         del session  # measured with fresh sessions
     measured = contest(contestants, threads=threads, seed=seed)
     kinds = [each.describe() for each in engines]
@@ -116,8 +119,13 @@ def build(
     """
     if model.suffix != ".onnx":
         raise UsageError(f"{model}: is built already, or is no ONNX file; give an .onnx file")
+    if output.resolve() == model.resolve():
+        raise UsageError(f"{output}: is the model itself; give another name")
     check_writable(output)
     builder = get_builder(engine)
+    if builder.suffixes and output.suffix not in builder.suffixes:
+        endings = " or ".join(builder.suffixes)
+        raise UsageError(f"{output}: engine '{engine}' writes {endings}; give a name that ends so")
     options = options or BuildOptions()
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
         place = Path(folder) / model.name

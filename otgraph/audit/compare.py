@@ -16,7 +16,7 @@ from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_thres
 from otgraph.audit.structure import structure
 from otgraph.data import Data
 from otgraph.data_check import check_data
-from otgraph.engines.catalogue import engine_for
+from otgraph.engines.catalogue import check_asked, engine_for
 from otgraph.engines.engine import Session
 from otgraph.errors import ModelError
 from otgraph.latency.environment import environment
@@ -57,6 +57,8 @@ def audit(
     kind = check_task(task)
     runner_a = engine_for(a, engine, cuda_graph=cuda_graph)
     runner_b = engine_for(b, engine_b or engine, cuda_graph=cuda_graph)
+    check_asked(engine, [runner_a, runner_b], [a, b])
+    check_asked(engine_b, [runner_b], [b])
     cost = None if optimisation is None else Optimisation.from_json(optimisation)
     metric_function = None if metric is None else load_metric(metric)
     session_a, session_b = runner_a.load(a, threads=threads), runner_b.load(b, threads=threads)

@@ -121,10 +121,10 @@ def build(
 
     Example: otgraph build net.onnx --engine tensorrt-rtx --precision fp16 --compute-capability 86,89 -o net.engine
     """  # noqa: E501  (help shows it as one line)
-    opt.check_outputs(output, layers)
+    opt.check_outputs(output, layers, timing_cache, apart_from=model)
     options = BuildOptions(
         threads=threads,
-        shapes=read_ranges(shape if engine != "onnxruntime" else None, min_shape, opt_shape, max_shape),
+        shapes=read_ranges(shape, min_shape, opt_shape, max_shape),
         compute_capabilities=read_capabilities(compute_capability),
         tf32=precision is Precision.TF32,
         timing_cache=timing_cache,
@@ -229,7 +229,9 @@ def _sentence(artifact: Mapping[str, Any]) -> str:
     clock = "" if found["clock"] == "wall" else f" ({found['clock']})"
     interval = f"[{found['low']:.3g}, {found['high']:.3g}]"
     threads = f"{found['threads']} thread{'s' * (found['threads'] > 1)}"
-    return f"{artifact['model']}: {found['ms']:.3g} ms {interval}{clock}, {threads}"
+    return (
+        f"{artifact['model']}: {found['ms']:.3g} ms {interval}{clock}, {artifact['run']['engine']}, {threads}"
+    )
 
 
 def _table(document: Mapping[str, Any]) -> Table:

@@ -172,10 +172,12 @@ def check_model_output(path: Path, model: str) -> None:
     check_writable(path)
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Refuse, before any work, files that cannot be written, and one file for two things."""
+def check_outputs(*paths: Path | None, apart_from: str | None = None) -> None:
+    """Refuse, before any work, what cannot be written, one file for two things, and the model itself."""
     given = [path for path in paths if path is not None]
     for path in given:
         check_writable(path)
+        if apart_from is not None and path.resolve() == Path(apart_from).resolve():
+            raise UsageError(f"{path}: is the model itself; give another name")
     if len({path.resolve() for path in given}) < len(given):
         raise UsageError(f"{', '.join(map(str, given))}: is one file for two outputs; give each its own name")

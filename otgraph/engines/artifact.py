@@ -54,7 +54,8 @@ class BuildOptions:
 
 
 _FLAGS = {
-    "shapes": "--min-shape, --opt-shape or --max-shape",
+    "threads": "--threads",
+    "shapes": "--shape, --min-shape, --opt-shape or --max-shape",
     "compute_capabilities": "--compute-capability",
     "tf32": "--precision tf32",
     "timing_cache": "--timing-cache",

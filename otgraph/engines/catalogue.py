@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,30 @@ from otgraph.errors import EngineMissing, ModelError, UsageError
 
 @dataclass(frozen=True)
 class Entry:
-    """Where an engine's class is, and what a user installs to have it."""
+    """Where an engine's class is, and the packages that it needs (the extra of its name has them too)."""
 
     target: str
-    requirement: str
+    packages: str
 
 
 ENGINES: Mapping[str, Entry] = {
     "onnxruntime": Entry("otgraph.engines.onnxruntime:OnnxRuntime", "onnxruntime"),
     "onnxruntime-cuda": Entry("otgraph.engines.onnxruntime_gpu:OnnxRuntimeCuda", "onnxruntime-gpu"),
     "onnxruntime-tensorrt": Entry("otgraph.engines.onnxruntime_gpu:OnnxRuntimeTensorRt", "onnxruntime-gpu"),
-    "openvino": Entry("otgraph.engines.openvino:OpenVino", "otgraph[openvino]"),
+    "openvino": Entry("otgraph.engines.openvino:OpenVino", "openvino"),
     "torch": Entry("otgraph.engines.pytorch:TorchEager", "torch"),
     "torch-compile": Entry("otgraph.engines.pytorch_compile:TorchCompile", "torch"),
-    "tensorrt": Entry("otgraph.engines.tensorrt.engine:TensorRt", "otgraph[tensorrt]"),
-    "tensorrt-rtx": Entry("otgraph.engines.tensorrt.engine:TensorRtRtx", "otgraph[tensorrt-rtx]"),
+    "tensorrt": Entry("otgraph.engines.tensorrt.engine:TensorRt", "tensorrt cuda-bindings"),
+    "tensorrt-rtx": Entry("otgraph.engines.tensorrt.engine:TensorRtRtx", "tensorrt-rtx cuda-bindings"),
 }
 
 DEFAULT = "onnxruntime"
 
 RTX_MAGIC = b"vtrt"
 """The first bytes of the engines that TensorRT for RTX writes."""
+
+ONNX_MAGIC = b"\x08"
+"""The first byte of an ONNX file: the tag of its ``ir_version``."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,11 @@ def engine_of(path: Path) -> str:
     if path.suffix in (".engine", ".plan", ".trt"):
         if not path.is_file():
             raise ModelError(f"{path}: no such file; check the path")
-        return "tensorrt-rtx" if _first_bytes(path) == RTX_MAGIC else "tensorrt"
-    raise UsageError(f"{path}: is no .onnx, .xml, .engine, .plan or .trt file; say what it is with --engine")
+        first = _first_bytes(path)
+        if first.startswith(ONNX_MAGIC):
+            raise UsageError(f"{path}: is an ONNX model, no engine; call it .onnx")
+        return "tensorrt-rtx" if first == RTX_MAGIC else "tensorrt"
+    raise UsageError(f"{path}: is no .onnx, .xml, .engine, .plan or .trt file; give one that an engine loads")
 
 
 def engine_for(path: Path, asked: str | None, *, cuda_graph: bool = False) -> Engine:
@@ -94,6 +100,13 @@ def engine_for(path: Path, asked: str | None, *, cuda_graph: bool = False) -> En
     own = engine_of(path) if asked is None or path.suffix != ".onnx" else asked
     engine = get_engine(asked if asked is not None and _takes(asked, own) else own)
     return engine.with_cuda_graph() if cuda_graph else engine
+
+
+def check_asked(asked: str | None, engines: Sequence[Engine], paths: Sequence[Path]) -> None:
+    """Raise ``UsageError`` where an engine was asked for that runs none of the files."""
+    if asked is not None and asked not in {engine.name for engine in engines}:
+        own = ", ".join(f"{path} is for {engine.name}" for path, engine in zip(paths, engines, strict=True))
+        raise UsageError(f"engine '{asked}': runs none of the files ({own}); leave it out")
 
 
 def _takes(asked: str, own: str) -> bool:
@@ -131,7 +144,7 @@ def _make(name: str, entry: Entry) -> Engine:
         return getattr(importlib.import_module(module), attribute)()
     except ImportError as error:
         raise EngineMissing(
-            f"engine '{name}': not available here ({error}); pip install '{entry.requirement}'"
+            f"engine '{name}': not available here ({error}); pip install {entry.packages}"
         ) from error
 
 

@@ -24,7 +24,7 @@ from otgraph.engines.engine import Engine, Model, NodeTime, Session
 from otgraph.engines.onnx_file import precision_of, write_model
 from otgraph.engines.onnxruntime_profile import profile_session
 from otgraph.engines.processor import processor
-from otgraph.errors import EngineMissing, ModelError
+from otgraph.errors import EngineMissing, ModelError, UsageError
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -70,6 +70,8 @@ class Provider(Engine):
     def build(self, model: Path, output: Path, options: BuildOptions) -> Built:
         """The artifact is the ONNX file itself, which is tried first; its axes stay as they are."""
         options.refuse(self.name, "shapes", "compute_capabilities", "tf32", "timing_cache")
+        if output.suffix != ".onnx":
+            raise UsageError(f"{output}: engine '{self.name}' writes ONNX; give a name that ends in .onnx")
         started = time.perf_counter()
         self.load(model, threads=options.threads)
         write_model(model, output)

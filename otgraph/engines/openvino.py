@@ -52,7 +52,7 @@ class OpenVino(Engine):
 
     def build(self, model: Path, output: Path, options: BuildOptions) -> Built:
         """OpenVINO's own format: the ``.xml`` and, beside it, a ``.bin`` with the weights as they are."""
-        options.refuse(self.name, "compute_capabilities", "tf32", "timing_cache")
+        options.refuse(self.name, "threads", "compute_capabilities", "tf32", "timing_cache")
         if output.suffix != ".xml":
             raise UsageError(f"{output}: OpenVINO's files end in .xml, with the weights beside them in .bin")
         started = time.perf_counter()

@@ -184,7 +184,7 @@ def test_build_refuses_options_that_make_no_sense(command, api, flags: tuple[str
 
 def test_bench_measures_one_model(command, api) -> None:
     ran = command("bench", "net.onnx", "--threads", "2", "--shape", "x=1,3")
-    assert ran.out == "net.onnx: 1.23 ms [1.1, 1.3] (CPU time), 2 threads\n"
+    assert ran.out == "net.onnx: 1.23 ms [1.1, 1.3] (CPU time), here, 2 threads\n"
     (models, data), given = api.calls["bench_all"]
     assert models == ["net.onnx"] and data is None and given["shapes"] == {"x": (1, 3)}
     assert given["engine"] is None and not given["cuda_graph"]

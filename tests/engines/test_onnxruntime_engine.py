@@ -156,9 +156,9 @@ def test_unknown_engine_lists_the_known_ones() -> None:
 
 
 def test_missing_package_is_engine_missing_and_names_what_to_install() -> None:
-    table = {"warp": Entry("otgraph.engines.warp:Warp", "otgraph[warp]")}
+    table = {"warp": Entry("otgraph.engines.warp:Warp", "warp cuda-bindings")}
     with pytest.raises(
-        EngineMissing, match=r"engine 'warp': not available here .*pip install 'otgraph\[warp\]'"
+        EngineMissing, match=r"engine 'warp': not available here .*pip install warp cuda-bindings"
     ) as caught:
         get_engine("warp", table)
     assert caught.value.exit_code == 3

@@ -47,7 +47,7 @@ class _Tensorrt(Engine):
         try:
             return self._cuda().unavailable()
         except ImportError as error:
-            return f"{error}; pip install 'otgraph[{self.name}]'"
+            return f"{error}; pip install cuda-bindings"
 
     def cannot_build(self) -> str | None:
         return None if self.features.builds_ahead else self.unavailable()
