@@ -42,7 +42,7 @@ ENGINES = {
 }
 """Engines whose package is heavy or optional, by the start of their modules' names: units of their own, which
 nothing imports but the catalogue, by name and on demand."""
-LAYERS["engine of torch"] = DATA | {"engines", "graph"}
+LAYERS["engine of torch"] = DATA | {"engines", "graph", "quiet"}
 LAYERS["engine of openvino"] = DATA | {"engines"}
 LAYERS["engine of tensorrt"] = DATA | {"engines"}
 LAYERS["precision"] = DATA | {"engines", "quiet"}

@@ -19,6 +19,7 @@ from otgraph.data import Array
 from otgraph.engines.engine import Engine, Model, NodeTime, Session
 from otgraph.engines.pytorch import TorchSession, describe_torch, read_graph
 from otgraph.graph.graph import Graph
+from otgraph.quiet import quiet
 
 COMPILERS = ("g++", "clang++", "c++")
 
@@ -67,7 +68,13 @@ class CompiledSession(TorchSession):
     def _compiled(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         shapes = tuple(tensor.shape for tensor in tensors)
         if shapes not in self._programs:
-            flat = make_fx(self.graph.module)(*tensors)
-            torch._dynamo.reset()  # pyright: ignore[reportPrivateUsage]  (its cache limit counts all models)
-            self._programs[shapes] = torch.compile(flat, dynamic=False)
+            with quiet():  # it warns of CUDA that it does not find
+                self._programs[shapes] = self._compile(tensors)
         return self._programs[shapes](*tensors)
+
+    def _compile(self, tensors: tuple[torch.Tensor, ...]) -> Any:
+        flat = make_fx(self.graph.module)(*tensors)
+        torch._dynamo.reset()  # pyright: ignore[reportPrivateUsage]  (its cache limit counts all models)
+        program = torch.compile(flat, dynamic=False)
+        program(*tensors)  # the first call compiles
+        return program
