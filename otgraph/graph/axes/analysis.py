@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator
+from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _pop_mode_temporarily  # pyright: ignore[reportPrivateUsage]
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _pop_mode_temporarily  # pyright: ignor
 from otgraph.graph.axes.algebra import Axis, atoms, block, index_of, resolve
 from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
-from otgraph.graph.axes.rules import RULES
+from otgraph.graph.axes.rules import RULES, WHOLE
 from otgraph.graph.axes.tracker import Tracked, Tracker
 from otgraph.graph.graph import Graph, label, op_name
 from otgraph.remark import Remark
@@ -94,6 +94,11 @@ class _Interpreter(fx.Interpreter):
             with _pop_mode_temporarily():  # the tracker cannot look into branches and loops
                 result = super().run_node(n)
             self._declare_opaque(n, op_name(n), result)
+        elif isinstance(n.target, OpOverload) and n.target.overloadpacket.__name__ in WHOLE:
+            with _pop_mode_temporarily():
+                result = super().run_node(n)
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            self.tracker.whole(n.target, args, kwargs, result)
         else:
             result = super().run_node(n)
         leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
