@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _pop_mode_temporarily  # pyright: ignore[reportPrivateUsage]
 
 from otgraph.graph.axes.algebra import Axis, atoms, block, index_of, resolve
 from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
+from otgraph.graph.axes.composite import Composites
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
-from otgraph.graph.axes.rules import RULES, WHOLE
+from otgraph.graph.axes.rules import RULES
 from otgraph.graph.axes.tracker import Tracked, Tracker
 from otgraph.graph.graph import Graph, label, op_name
 from otgraph.remark import Remark
@@ -66,7 +67,7 @@ def _run(
         axes = [Axis(size, blocked=f"model input {port.name}") for size in tensor.shape]
         tracker.register(tensor, Tracked(axes, [True] * tensor.dim(), computed=True))
     interpreter = _Interpreter(graph, tracker, weights)
-    with tracker:
+    with tracker, Composites(tracker):
         outputs = interpreter.run(*inputs)
     for port, tensor in zip(graph.signature.outputs, pytree.tree_leaves(outputs), strict=True):
         for axis in tracker.tracked(tensor).axes:
@@ -94,11 +95,6 @@ class _Interpreter(fx.Interpreter):
             with _pop_mode_temporarily():  # the tracker cannot look into branches and loops
                 result = super().run_node(n)
             self._declare_opaque(n, op_name(n), result)
-        elif isinstance(n.target, OpOverload) and n.target.overloadpacket.__name__ in WHOLE:
-            with _pop_mode_temporarily():
-                result = super().run_node(n)
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            self.tracker.whole(n.target, args, kwargs, result)
         else:
             result = super().run_node(n)
         leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]

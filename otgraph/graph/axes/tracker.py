@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -123,7 +123,8 @@ class Tracker(TorchDispatchMode):
 
     def _forget_blank(self, call: Call) -> None:
         """Zeros that are written into, if only through a view, are zeros no more."""
-        if call.func._schema.is_mutable and call.operands:
+        schema = call.func._schema  # pyright: ignore[reportPrivateUsage]  (where torch says it)
+        if schema.is_mutable and call.operands:
             for record in self._blank.pop(_storage(call.operands[0]), []):
                 record.dirty = [True] * len(record.dirty)
 
@@ -161,6 +162,8 @@ class Tracker(TorchDispatchMode):
                 continue
             axes = [self._make(pattern, rule, bound) for pattern in patterns]
             spots = [any(dirty.get(f, False) for f in p.factors) for p in patterns]
+            if rule.fresh and not computed and _holds_zeros(tensor):
+                spots = [False] * len(axes)
             self._known[tensor] = Tracked(axes, spots, computed, weights)
             if self._blank and (views := self._blank.get(_storage(tensor))) is not None:
                 views.append(self._known[tensor])
@@ -347,6 +350,11 @@ def _element(like: torch.Tensor, value: float) -> torch.Tensor:
 
 def _tensors(tree: Any) -> tuple[torch.Tensor, ...]:
     return tuple(leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+
+
+def _holds_zeros(tensor: torch.Tensor) -> bool:
+    """Whether a constant is known, and zero."""
+    return not isinstance(tensor, FakeTensor) and not bool(tensor.any())
 
 
 def _storage(tensor: torch.Tensor) -> int:

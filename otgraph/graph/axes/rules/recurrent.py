@@ -24,7 +24,7 @@ def _layers(gates: int) -> Builder:
         weights, directions = list(call.args[2]), 2 if both else 1
         states = [call.args[1]] if isinstance(call.args[1], torch.Tensor) else list(call.args[1])
         each = 4 if biases else 2
-        if call.func._overloadname != "input" or len(weights) != each * count * directions:
+        if not call.func.name().endswith(".input") or len(weights) != each * count * directions:
             return None
         texts = ["n t! i" if first else "t! n i", *["s! n h"] * len(states)]
         for layer in range(count):
