@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._ops import OpOverload
@@ -34,12 +34,13 @@ class Composites(TorchFunctionMode):
         return out
 
 
-def _operator(func: Any, args: tuple[Any, ...]) -> OpOverload | None:
+def _operator(func: Any, args: tuple[Any, ...]) -> Any:
+    """The operator that a call means, where it is one of ``WHOLE``; else None."""
     name = getattr(func, "__name__", "").partition(".")[0]
     if name not in WHOLE:
         return None
     if isinstance(func, OpOverload):
-        return func
+        return cast("Any", func)
     packed = len(args) > 3 and not isinstance(args[3], bool)
     packet: Any = getattr(torch.ops.aten, name)
     return packet.data if packed else packet.input

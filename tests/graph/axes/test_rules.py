@@ -418,9 +418,24 @@ def test_every_rule_names_an_operator_of_torch(name: str) -> None:
     assert getattr(torch.ops.aten, name).overloads()
 
 
-def test_golden_rules(request: pytest.FixtureRequest) -> None:
+def golden() -> str:
     lines = [f"{case.name} | {rule_of(case.call(0))}" for case in cases.CASES]
-    text = "\n".join(sorted(lines)) + "\n"
+    return "\n".join(sorted(lines)) + "\n"
+
+
+@pytest.mark.parametrize("name", ["cat", "_softmax", "mean"])
+def test_a_planted_rule_changes_its_golden_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong, only = RULES[name], PLANTED[name], BY_NAME[name]
+    sizes = [t.shape for t in only.call(0).operands]
+    planted = lambda c: wrong(c) if [t.shape for t in c.operands] == sizes else right(c)  # noqa: E731
+    monkeypatch.setitem(RULES, name, planted)
+    before, after = GOLDEN.read_text(encoding="utf-8").splitlines(), golden().splitlines()
+    changed = set(after) - set(before)
+    assert len(changed) == 1 and changed.pop().startswith(f"{name} | ")
+
+
+def test_golden_rules(request: pytest.FixtureRequest) -> None:
+    text = golden()
     if request.config.getoption("--update-golden"):
         GOLDEN.write_text(text, encoding="utf-8")
     assert GOLDEN.read_text(encoding="utf-8") == text
