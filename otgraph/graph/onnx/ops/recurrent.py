@@ -30,16 +30,17 @@ def LSTM(
 ) -> tuple[Tensor, ...]:
     """``([t, n, i], [d, 4*h, i], [d, 4*h, h], …) -> ([t, d, n, h], [d, n, h], [d, n, h])``;
     gates i, o, f, c."""
-    _refuse(activations, ["Sigmoid", "Tanh", "Tanh"], direction, layout, sequence_lens)
+    _refuse(activations, ["Sigmoid", "Tanh", "Tanh"], direction, sequence_lens)
     if p is not None or input_forget:
         raise Unsupported("peepholes, or input and forget gates that are one")
-    states = [_state(s, x, r) for s in (initial_h, initial_c)]
+    x = x.transpose(0, 1) if layout else x
+    states = [_state(s, x, r, layout) for s in (initial_h, initial_c)]
     weights = _weights(w, r, b, (0, 2, 3, 1))
     made = [
         torch.lstm(data, [s[d : d + 1] for s in states], cell, b is not None, 1, 0.0, False, False, False)
         for d, data, cell in _each(x, weights, direction)
     ]
-    return _joined([(y, h, c) for y, h, c in made], direction)
+    return _joined([(y, h, c) for y, h, c in made], direction, layout)
 
 
 def GRU(
@@ -57,34 +58,36 @@ def GRU(
     linear_before_reset: int = 0,
 ) -> tuple[Tensor, ...]:
     """``([t, n, i], [d, 3*h, i], [d, 3*h, h], …) -> ([t, d, n, h], [d, n, h])``; gates z, r, h."""
-    _refuse(activations, ["Sigmoid", "Tanh"], direction, layout, sequence_lens)
+    _refuse(activations, ["Sigmoid", "Tanh"], direction, sequence_lens)
     if not linear_before_reset:
         raise Unsupported("a reset before the linear map")
-    state = _state(initial_h, x, r)
+    x = x.transpose(0, 1) if layout else x
+    state = _state(initial_h, x, r, layout)
     weights = _weights(w, r, b, (1, 0, 2))
     made = [
         torch.gru(data, state[d : d + 1], cell, b is not None, 1, 0.0, False, False, False)
         for d, data, cell in _each(x, weights, direction)
     ]
-    return _joined([(y, h) for y, h in made], direction)
+    return _joined([(y, h) for y, h in made], direction, layout)
 
 
 def _refuse(
     activations: Sequence[str] | None,
     plain: list[str],
     direction: str,
-    layout: int,
     sequence_lens: Tensor | None,
 ) -> None:
     count = 2 if direction == "bidirectional" else 1
-    if direction not in _DIRECTIONS or layout or sequence_lens is not None:
-        raise Unsupported("batches first, or sequences of several lengths")
+    if direction not in _DIRECTIONS or sequence_lens is not None:
+        raise Unsupported("sequences of several lengths")
     if activations is not None and list(activations) != plain * count:
         raise Unsupported(f"activations {', '.join(activations)}")
 
 
-def _state(given: Tensor | None, x: Tensor, r: Tensor) -> Tensor:
-    return torch.zeros(r.shape[0], x.shape[1], r.shape[2], dtype=x.dtype) if given is None else given
+def _state(given: Tensor | None, x: Tensor, r: Tensor, layout: int) -> Tensor:
+    if given is None:
+        return torch.zeros(r.shape[0], x.shape[1], r.shape[2], dtype=x.dtype)
+    return given.transpose(0, 1).contiguous() if layout else given
 
 
 def _weights(w: Tensor, r: Tensor, b: Tensor | None, order: tuple[int, ...]) -> list[list[Tensor]]:
@@ -111,8 +114,11 @@ def _each(x: Tensor, weights: list[list[Tensor]], direction: str) -> list[tuple[
     return [(d, x.flip(0) if turned[d] else x, cell) for d, cell in enumerate(weights)]
 
 
-def _joined(made: list[tuple[Tensor, ...]], direction: str) -> tuple[Tensor, ...]:
+def _joined(made: list[tuple[Tensor, ...]], direction: str, layout: int) -> tuple[Tensor, ...]:
     turned = [direction == "reverse", True]
     outputs = [y.flip(0) if turned[d] else y for d, (y, *_) in enumerate(made)]
     states = (torch.cat([row[k] for row in made]) for k in range(1, len(made[0])))
-    return torch.stack(outputs, 1), *states
+    y = torch.stack(outputs, 1)
+    if layout:  # [t, d, n, h] → [n, t, d, h]
+        return y.permute(2, 0, 1, 3), *(state.transpose(0, 1) for state in states)
+    return y, *states
