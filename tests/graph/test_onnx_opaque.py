@@ -116,14 +116,13 @@ def test_lstm_returns_all_its_outputs() -> None:
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_recurrent_layers_have_a_torch_form(kind: str, direction: str) -> None:
+@pytest.mark.parametrize(("kind", "more"), [("LSTM", {}), ("GRU", {}), ("GRU", {"linear_before_reset": 1})])
+def test_recurrent_layers_have_a_torch_form(kind: str, more: dict[str, Any], direction: str) -> None:
     gates, count = {"LSTM": 4, "GRU": 3}[kind], 1 + (direction == "bidirectional")
     draw = lambda *shape: RNG.standard_normal(shape).astype(np.float32)  # noqa: E731
     weights = {"w": draw(count, gates * 3, 4), "r": draw(count, gates * 3, 3), "b": draw(count, gates * 6)}
     weights |= {"h": draw(count, 2, 3), "c": draw(count, 2, 3)}
     names = ["x", "w", "r", "b", "", "h"] + ["c"] * (kind == "LSTM")
-    more = {} if kind == "LSTM" else {"linear_before_reset": 1}
     node = helper.make_node(kind, names, ["y", "last"], hidden_size=3, direction=direction, **more)
     model = one_graph([node], [("x", [5, 2, 4])], ["y", "last"], weights)
     graph = import_model(model)
@@ -135,7 +134,7 @@ def test_recurrent_layers_have_a_torch_form(kind: str, direction: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "more", "peepholes"),
     [
-        ("GRU", {}, False),
+        ("GRU", {"clip": 0.5}, False),
         ("LSTM", {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, False),
         ("LSTM", {"clip": 0.5}, False),
         ("LSTM", {}, True),

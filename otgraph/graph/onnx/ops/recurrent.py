@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from otgraph.graph.onnx.ops.unsupported import Unsupported
 
@@ -59,16 +60,33 @@ def GRU(
 ) -> tuple[Tensor, ...]:
     """``([t, n, i], [d, 3*h, i], [d, 3*h, h], …) -> ([t, d, n, h], [d, n, h])``; gates z, r, h."""
     _refuse(activations, ["Sigmoid", "Tanh"], direction, sequence_lens)
-    if not linear_before_reset:
-        raise Unsupported("a reset before the linear map")
     x = x.transpose(0, 1) if layout else x
     state = _state(initial_h, x, r, layout)
     weights = _weights(w, r, b, (1, 0, 2))
     made = [
         torch.gru(data, state[d : d + 1], cell, b is not None, 1, 0.0, False, False, False)
+        if linear_before_reset
+        else _reset_first(data, state[d], *cell)
         for d, data, cell in _each(x, weights, direction)
     ]
     return _joined([(y, h) for y, h in made], direction, layout)
+
+
+def _reset_first(
+    x: Tensor, h: Tensor, w: Tensor, r: Tensor, bw: Tensor | None = None, br: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A GRU that resets the state before its linear map, which torch has none of; gates r, z, n."""
+    into = F.linear(x, w, bw).chunk(3, -1)
+    gates = r.chunk(3)
+    biases = (None, None, None) if br is None else br.chunk(3)
+    outputs: list[Tensor] = []
+    for reset, update, new in zip(*(part.unbind(0) for part in into), strict=True):
+        reset = torch.sigmoid(reset + F.linear(h, gates[0], biases[0]))
+        update = torch.sigmoid(update + F.linear(h, gates[1], biases[1]))
+        new = torch.tanh(new + F.linear(reset * h, gates[2], biases[2]))
+        h = (1 - update) * new + update * h
+        outputs.append(h)
+    return torch.stack(outputs), h[None]
 
 
 def _refuse(
