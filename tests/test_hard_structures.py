@@ -234,7 +234,7 @@ class Rearranged(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """What lies in a recurrent layer stays; what lies before and after it is cut."""
+    """A recurrent layer in both directions, from states of zeros, and linear maps before and after it."""
 
     def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
         super().__init__()
@@ -290,11 +290,11 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], Inputs, float]] = {
     "two inputs, two outputs": (TwoInTwoOut, (MAP[0], torch.randn(2, 6)), 0.7),
     "einops and einsum": (Rearranged, MAP, 0.5),
     "standardised weights": (Standardised, MAP, 0.7),
-    "lstm": (lambda: Recurrent(nn.LSTM), (torch.randn(2, 5, 6),), 0.8),
-    "gru": (lambda: Recurrent(nn.GRU), (torch.randn(2, 5, 6),), 0.75),
+    "lstm": (lambda: Recurrent(nn.LSTM), (torch.randn(2, 5, 6),), 0.4),
+    "gru": (lambda: Recurrent(nn.GRU), (torch.randn(2, 5, 6),), 0.4),
     "control flow": (Branching, (torch.randn(2, 6),), 0.8),
 }
-OPAQUE = {"lstm", "gru", "control flow"}
+OPAQUE = {"control flow"}
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

@@ -237,6 +237,34 @@ def _embedding(d: Draw) -> Arguments:
     return d.tensor(v, c), d.integers(v, n, t)
 
 
+def _bags(mode: int, *, weighted: bool = False) -> Make:
+    def make(d: Draw) -> Arguments:
+        v, c, t = d.size(), d.size(), d.size(4, 6)
+        weights = d.tensor(t) if weighted else None
+        return d.tensor(v, c), d.integers(v, t), torch.tensor([0, 1, 3]), False, mode, False, weights
+
+    return make
+
+
+def _recurrent(gates: int, layers: int = 1, *, both: bool = False, biases: bool = True) -> Make:
+    """A recurrent layer of ``gates`` gates; that of four has a second state."""
+
+    def make(d: Draw) -> Arguments:
+        n, t, i, h = d.sizes(4)
+        weights: list[torch.Tensor] = []
+        for layer in range(layers):
+            for _ in range(1 + both):
+                width = i if layer == 0 else h * (1 + both)
+                weights += [d.tensor(gates * h, width), d.tensor(gates * h, h)]
+                weights += [d.tensor(gates * h), d.tensor(gates * h)] if biases else []
+        states = [d.tensor(layers * (1 + both), n, h) for _ in range(1 + (gates == 4))]
+        first = states if gates == 4 else states[0]
+        x = d.tensor(n, t, i) if both else d.tensor(t, n, i)
+        return x, first, weights, biases, layers, 0.0, False, both, both
+
+    return make
+
+
 def _named(func: OpOverload, make: Make, note: str = "", **kwargs: Any) -> Case:
     return Case(func.overloadpacket.__name__ + (f" ({note})" if note else ""), func, make, kwargs)
 
@@ -290,6 +318,11 @@ _JOINING = [
     _named(aten.select_scatter.default, lambda d: (d.tensor(c := d.size(), 6), d.tensor(c), 1, 2)),
     _named(aten.unbind.int, _unary(1)),
     _named(aten.embedding.default, _embedding),
+    *(
+        _named(aten._embedding_bag_forward_only.default, _bags(mode), note)
+        for mode, note in enumerate(("sums", "means", "largest"))
+    ),
+    _named(aten._embedding_bag.default, _bags(0, weighted=True), "weighted"),
     _named(aten.index_select.default, lambda d: (d.tensor(*d.sizes(3)), 1, d.integers(2, 4))),
     _named(aten.index.Tensor, _index),
 ]
@@ -381,7 +414,18 @@ _POOLING = [
     _named(aten.pixel_shuffle.default, _shuffle),
     _named(aten.pixel_unshuffle.default, _unshuffle),
     _named(aten.im2col.default, _image(2, [3, 3], [1, 1], [1, 1], [1, 1])),
+    _named(aten.unfold.default, _image(2, 2, 3, 1)),
     _named(aten.grid_sampler_2d.default, _grid),
+]
+
+_RECURRENT = [
+    _named(aten.lstm.input, _recurrent(4)),
+    _named(aten.lstm.input, _recurrent(4, 2, both=True), "two layers, both directions"),
+    _named(aten.lstm.input, _recurrent(4, 2, biases=False), "two layers, no biases"),
+    _named(aten.gru.input, _recurrent(3)),
+    _named(aten.gru.input, _recurrent(3, 2, both=True), "two layers, both directions"),
+    _named(aten.rnn_tanh.input, _recurrent(1, both=True)),
+    _named(aten.rnn_relu.input, _recurrent(1)),
 ]
 
 _REDUCTION = [
@@ -433,7 +477,17 @@ _SHAPE = [
     _named(aten.repeat.default, lambda d: (d.tensor(*d.sizes(2)), [2, 1, 3])),
 ]
 
-CASES = (*_POINTWISE, *_JOINING, *_PRODUCTS, *_NORMALISATION, *_CREATION, *_POOLING, *_REDUCTION, *_SHAPE)
+CASES = (
+    *_POINTWISE,
+    *_JOINING,
+    *_PRODUCTS,
+    *_NORMALISATION,
+    *_CREATION,
+    *_POOLING,
+    *_RECURRENT,
+    *_REDUCTION,
+    *_SHAPE,
+)
 
 NOT_CALLED: dict[str, str] = {
     "_scaled_dot_product_flash_attention": "needs a GPU; the rule is that of the CPU kernel",

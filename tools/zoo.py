@@ -4,12 +4,12 @@ original.
     python tools/zoo.py --models torchvision/resnet18 timm/vit_small_patch16_224
     python tools/zoo.py --models zoo.txt --route both --json zoo.json
 
-Names are ``family/architecture`` (families: torchvision, torchvision-segmentation, timm), or files of them,
-one a line. Weights are random and nothing is downloaded. Each model runs in a process of its own under limits
-of CPU time (``--cpu-seconds``, for everything after the capture) and memory. A model passes when the cut
-network runs, keeps the shapes of its outputs, equals the original with all that was cut at zero (relative
-error ≤ 1e-4; norms take their statistics over what is kept), differs from the uncut original, is smaller, and
-gives the same outputs in ONNX Runtime (≤ 1e-3).
+Names are ``family/architecture`` (families: torchvision, torchvision-segmentation, torchvision-video, timm),
+or files of them, one a line. Weights are random and nothing is downloaded. Each model runs in a process of
+its own under limits of CPU time (``--cpu-seconds``, for everything after the capture) and memory. A model
+passes when the cut network runs, keeps the shapes of its outputs, equals the original with all that was cut
+at zero (relative error ≤ 1e-4; norms take their statistics over what is kept), differs from the uncut
+original, is smaller, and gives the same outputs in ONNX Runtime (≤ 1e-3).
 """
 
 from __future__ import annotations

@@ -28,14 +28,20 @@ def read_names(given: list[str]) -> list[str]:
 def build(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     """The network ``family/architecture``, and an input of batch 2 of the size it was made for.
 
-    Families: ``torchvision``, ``torchvision-segmentation``, ``timm``. Nothing is downloaded.
+    Families: ``torchvision``, ``torchvision-segmentation``, ``torchvision-video``, ``timm``. Nothing is
+    downloaded.
 
     Raises:
         ValueError: no such family or architecture.
     """
     torch.manual_seed(seed)
     family, _, architecture = name.partition("/")
-    makers = {"torchvision": _torchvision, "torchvision-segmentation": _segmentation, "timm": _timm}
+    makers = {
+        "torchvision": _torchvision,
+        "torchvision-segmentation": _segmentation,
+        "torchvision-video": _video,
+        "timm": _timm,
+    }
     if family not in makers or not architecture:
         raise ValueError(f"{name}: no such model; write family/architecture, of {', '.join(makers)}")
     module, shape = makers[family](architecture)
@@ -66,6 +72,13 @@ def _segmentation(architecture: str) -> tuple[nn.Module, tuple[int, ...]]:
 
     module = torchvision.models.get_model(architecture, weights=None, weights_backbone=None)
     return module, (3, 224, 224)
+
+
+def _video(architecture: str) -> tuple[nn.Module, tuple[int, ...]]:
+    import torchvision.models.video  # noqa: PLC0415
+
+    size = 224 if architecture in ("s3d", "mvit_v1_b", "mvit_v2_s") else 112
+    return torchvision.models.get_model(architecture, weights=None), (3, 16, size, size)
 
 
 def _timm(architecture: str) -> tuple[nn.Module, tuple[int, ...]]:

@@ -166,11 +166,13 @@ def _groups(position: int | str) -> Callable[[fx.Node, Cutting], None]:
     def rule(node: fx.Node, cutting: Cutting) -> None:
         key: str = position if isinstance(position, str) else ("num_groups" if position == 1 else "groups")
         old = node.kwargs.get(position) if isinstance(position, str) else argument(node, position, key)
-        if not isinstance(old, int) or old == 1 or not isinstance(node.args[0], fx.Node):
+        count = _evaluate(old, cutting, cut=False) if isinstance(old, fx.Node) else old
+        if not isinstance(count, int) or count == 1 or not isinstance(node.args[0], fx.Node):
             return
         mask = cutting.mask(node.args[0], 1)
-        new = int(mask.reshape(old, -1).any(axis=1).sum())
-        if new != old:
+        left = int(mask.reshape(count, -1).any(axis=1).sum())
+        new = _new_size(old, (count, left), node, cutting)
+        if new is not old and new != old:
             where = position if isinstance(position, str) or len(node.args) > position else key
             cutting.editor.set_argument(node, where, new)
 

@@ -14,7 +14,7 @@ from torch.export import Dim
 
 from otgraph.errors import ModelError
 from otgraph.files import check_writable
-from otgraph.graph.graph import Graph
+from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.onnx.emitter import emit_model
 from otgraph.graph.onnx.header import OnnxHeader
 from otgraph.graph.onnx.write_file import check_model, to_bytes, write_beside, write_inside
@@ -95,10 +95,12 @@ def _export(graph: Graph) -> onnx.ModelProto:
     shapes = tuple(
         {i: dims[s] for i, s in enumerate(p.shape) if isinstance(s, str)} for p in signature.inputs
     )
+    module = _twin(graph.module).eval()
+    renamed = _keep_apart(module)
     with quiet():
         try:
             program = torch.onnx.export(
-                _twin(graph.module).eval(),
+                module,
                 graph.example,
                 dynamo=True,
                 dynamic_shapes=shapes,
@@ -114,6 +116,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
             raise ModelError(f"{graph.name}: torch.onnx cannot export it ({reason})") from error
     if program is None:
         raise ModelError(f"{graph.name}: torch.onnx returned nothing")
+    _restore_names(program.model.graph, renamed)
     return ir.to_proto(program.model)
 
 
@@ -121,3 +124,33 @@ def _twin(module: fx.GraphModule) -> fx.GraphModule:
     """A copy of the program on the same weights, which exporters only read."""
     weights = (*module.parameters(), *module.buffers())
     return copy.deepcopy(module, {id(weight): weight for weight in weights})
+
+
+def _keep_apart(module: fx.GraphModule) -> dict[str, str]:
+    """Rename tensors that are called like an operator of the program (``index``): the exporter calls what an
+    operator returns after it, and cannot have two of one name. Returns new name → old name."""
+    operators = {op_name(node).rpartition(".")[2] for node in module.graph.nodes}
+    renamed: dict[str, str] = {}
+    for node in module.graph.nodes:
+        old = str(node.target)
+        if node.op != "get_attr" or old.rstrip("_0123456789") not in operators:
+            continue
+        new = f"{old}_stored"
+        if new not in renamed:
+            value = getattr(module, old)
+            delattr(module, old)
+            if isinstance(value, torch.nn.Parameter):
+                module.register_parameter(new, value)
+            else:
+                module.register_buffer(new, value)
+            renamed[new] = old
+        node.target = new
+    module.recompile()
+    return renamed
+
+
+def _restore_names(graph: ir.Graph, renamed: dict[str, str]) -> None:
+    taken = {value.name for node in graph.all_nodes() for value in node.outputs} | set(graph.initializers)
+    for new, old in renamed.items():
+        if new in graph.initializers and old not in taken:
+            graph.initializers[new].name = old

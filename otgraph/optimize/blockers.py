@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from otgraph.graph.axes.axis_map import AxisMap, Dim
-from otgraph.graph.graph import Graph
+from otgraph.graph.graph import Graph, label
 from otgraph.plan.macs import macs_terms
 from otgraph.rewrite.shapes import value_infos
 
@@ -16,8 +16,9 @@ class Blocker:
 
     ``reason`` is that of the analysis; ``operator`` and ``node`` are what it names, empty where it names none
     (model inputs and outputs, integer tensors, what cannot be reconciled). ``parameters``: how many lie in
-    the tensors that these dims run through; ``macs``: the share of the multiply–accumulates of the whole in
-    the nodes that use these tensors. A tensor between two blocked dims counts for both.
+    the tensors that these dims run through, or that an operator without a rule holds; ``macs``: the share of
+    the multiply–accumulates of the whole in the nodes that use these tensors. A tensor between two blocked
+    dims counts for both.
     """
 
     reason: str
@@ -42,11 +43,13 @@ def find_blockers(graph: Graph, axes: AxisMap) -> tuple[Blocker, ...]:
     work = _work(graph, axes)
     whole = sum(macs for macs, _ in work.values()) or 1.0
     unknown = {remark.message.partition(" ")[0] for remark in axes.remarks}
+    inside = _stored_operands(graph)
     found: list[Blocker] = []
     for reason, dims in groups.items():
-        names = {port.tensor for dim in dims for port in dim.ports} & tensors.keys()
-        macs = sum(cost for cost, used in work.values() if used & names) / whole
         operator, node, why = _parts(reason, unknown)
+        names = {port.tensor for dim in dims for port in dim.ports}
+        names = (names | (inside.get(node, set()) if why == _UNKNOWN else set())) & tensors.keys()
+        macs = sum(cost for cost, used in work.values() if used & names) / whole
         parameters = sum(tensors[name] for name in names)
         channels = sum(dim.size for dim in dims)
         listed = tuple(dim.name for dim in dims)
@@ -63,7 +66,29 @@ def _parts(reason: str, unknown: set[str]) -> tuple[str, str, str]:
     node, _, more = rest.partition(" sums entries ")
     if more:
         return operator, node, f"sums entries {more}"
-    return operator, node, "has no axis rule" if operator in unknown else "depends on every entry of the axis"
+    return operator, node, _UNKNOWN if operator in unknown else _WHY.get(operator, _MIXES)
+
+
+_UNKNOWN, _MIXES = "has no axis rule", "depends on every entry of the axis"
+_PLACES, _NEIGHBOURS = "takes entries by their places", "reads neighbouring places together"
+_WHY = {
+    **dict.fromkeys(("select", "unbind", "stack", "slice", "index", "index_select", "embedding"), _PLACES),
+    **dict.fromkeys(("select_scatter", "slice_scatter", "arange", "_embedding_bag", "gather"), _PLACES),
+    **dict.fromkeys(("convolution", "im2col", "unfold", "pixel_shuffle", "pixel_unshuffle"), _NEIGHBOURS),
+    **{f"{kind}_pool{rank}d": _NEIGHBOURS for kind in ("avg", "max") for rank in (1, 2, 3)},
+    **{f"max_pool{rank}d_with_indices": _NEIGHBOURS for rank in (1, 2, 3)},
+}
+"""What operators do to an axis that they fix, where it is not all of it that they need."""
+
+
+def _stored_operands(graph: Graph) -> dict[str, set[str]]:
+    """What a node is called → the stored tensors it reads."""
+    found: dict[str, set[str]] = {}
+    for node in graph.module.graph.nodes:
+        stored = {str(source.target) for source in node.all_input_nodes if source.op == "get_attr"}
+        if node.op in ("call_function", "call_module"):
+            found.setdefault(label(node), set()).update(stored)
+    return found
 
 
 def _work(graph: Graph, axes: AxisMap) -> dict[str, tuple[float, frozenset[str]]]:

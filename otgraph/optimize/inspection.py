@@ -68,8 +68,9 @@ class Inspection:
             )
             for b in self.blockers()
         ]
-        said = "".join(f"\n{remark}" for remark in (*self.graph.remarks, *self.axes.remarks))
-        return (_table(rows) if len(rows) > 1 else "nothing is blocked") + said
+        said = [_table(rows) if len(rows) > 1 else "nothing is blocked"]
+        said += _normalised(self.axes.prunable())
+        return "\n".join([*said, *_once((*self.graph.remarks, *self.axes.remarks))])
 
     @property
     def curves_text(self) -> str:
@@ -159,6 +160,27 @@ def inspect(
     axes = analyse(graph)
     known = (*graph.remarks, *axes.remarks)
     return Inspection(graph, axes, annotated_curves(graph), tuple(r for r in remarks if r not in known))
+
+
+def _once(remarks: Sequence[Remark]) -> list[str]:
+    """What is said of several nodes alike, of the first only, with how many others there are."""
+    alike: dict[str, list[Remark]] = {}
+    for remark in remarks:
+        alike.setdefault(remark.message, []).append(remark)
+    return [f"{same[0]}" + (f" (and {len(same) - 1} more)" if same[1:] else "") for same in alike.values()]
+
+
+def _normalised(dims: Sequence[Dim]) -> list[str]:
+    """A line on the dims that may be cut, and are not unless that is asked for."""
+    held = [dim for dim in dims if dim.normalised]
+    if not held:
+        return []
+    named = ", ".join(dim.name for dim in held[:3]) + (", …" if held[3:] else "")
+    count = f"{len(held)} dim{'s' * (len(held) > 1)} of {sum(dim.size for dim in held)} channels"
+    return [
+        f"not blocked, but cut only with prune-channels{{normalised=true}}: {count} that a normalisation "
+        f"takes its statistics over ({named})"
+    ]
 
 
 def _axes(result: Sequence[Expression]) -> str:

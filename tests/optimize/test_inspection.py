@@ -97,3 +97,37 @@ def test_blockers_are_ranked_by_what_hangs_on_them() -> None:
         sum("aten.sort has no axis rule" in line for line in lines) == 1
     )  # an unknown operator is named once
     assert found.to_json()["blockers"][0]["operator"] == "softmax"
+
+
+class Projected(nn.Module):
+    """Two recurrent layers of a kind that has no rule, a norm over the width, three parts of one map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Linear(6, 8), nn.LayerNorm(8)
+        self.cells = nn.ModuleList(nn.LSTM(8, 32, proj_size=8) for _ in range(2))
+        self.b = nn.Linear(8, 3 * 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.a(x))
+        one, two, three = self.b(x).unflatten(-1, (3, 8)).unbind(2)
+        for cell in self.cells:
+            x = cell(x)[0]
+        return torch.tanh(one) * two + three + x
+
+
+def test_what_an_operator_without_a_rule_holds_counts_and_it_is_named_once() -> None:
+    torch.manual_seed(0)
+    found = inspect(otg.capture(Projected().eval(), (torch.randn(2, 5, 6),)))
+    blockers = {b.reason: b for b in found.blockers()}
+    first = blockers["aten.lstm at cells.0"]
+    assert first == found.blockers()[0]
+    assert first.parameters >= sum(p.numel() for p in Projected().cells[0].parameters())
+    assert blockers["unbind at unbind"].why == "takes entries by their places"
+    assert sum("aten.lstm has no axis rule" in line for line in found.blockers_text.splitlines()) == 1
+
+
+def test_what_a_norm_holds_back_is_said() -> None:
+    module = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    text = inspect(otg.capture(module.eval(), (torch.randn(2, 6),))).blockers_text
+    assert "cut only with prune-channels{normalised=true}: 1 dim of 8 channels" in text

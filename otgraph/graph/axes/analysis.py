@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _pop_mode_temporarily  # pyright: ignor
 
 from otgraph.graph.axes.algebra import Axis, atoms, block, index_of, resolve
 from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
+from otgraph.graph.axes.composite import Composites
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
 from otgraph.graph.axes.rules import RULES
 from otgraph.graph.axes.tracker import Tracked, Tracker
@@ -66,7 +67,7 @@ def _run(
         axes = [Axis(size, blocked=f"model input {port.name}") for size in tensor.shape]
         tracker.register(tensor, Tracked(axes, [True] * tensor.dim(), computed=True))
     interpreter = _Interpreter(graph, tracker, weights)
-    with tracker:
+    with tracker, Composites(tracker):
         outputs = interpreter.run(*inputs)
     for port, tensor in zip(graph.signature.outputs, pytree.tree_leaves(outputs), strict=True):
         for axis in tracker.tracked(tensor).axes:

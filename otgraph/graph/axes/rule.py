@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Shape = tuple[int, ...]
-Combine = Literal["product", "any", "numeric", "always"]
+Combine = Literal["product", "any", "numeric", "always", "never", "weights"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class AxisRule:
     ``combine`` says when a result can be non-zero at a removed index: ``product`` if no operand it is
     multiplied by (``times``, by default all but ``added``) vanishes there, or one of the ``added`` operands
     does not; ``any`` if any operand is non-zero; ``numeric`` is found by evaluating the operator on zeros;
-    ``always`` where the operator makes values out of nothing.
+    ``always`` where the operator makes values out of nothing; ``never`` where they are zeros; ``weights``
+    unless every operand but the first vanishes there, of those that hold the factor, and the first holds it
+    only as something contracted.
     """
 
     name: str

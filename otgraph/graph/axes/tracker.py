@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -73,6 +74,7 @@ class Tracker(TorchDispatchMode):
         self.uses: list[Use] = []
         self.unknown: list[Unknown] = []
         self._known: Any = WeakIdKeyDictionary()
+        self._blank: dict[int, list[Tracked]] = {}
         self._zero_checks: dict[tuple[Any, ...], bool] = {}
 
     def tracked(self, tensor: torch.Tensor) -> Tracked:
@@ -94,11 +96,14 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        results = tuple(t for t in pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
+        results = _tensors(out)
         if results:
-            operands = tuple(t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor))
-            self._apply(Call(func, args, kwargs, operands, results))
+            self._apply(Call(func, args, kwargs, _tensors((args, kwargs)), results))
         return out
+
+    def whole(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Apply the rule of a composite operator, which ran without this mode and returned ``out``."""
+        self._apply(Call(func, args, kwargs, _tensors((args, kwargs)), _tensors(out)))
 
     def _apply(self, call: Call) -> None:
         builder = self.rules.get(call.name)
@@ -108,10 +113,20 @@ class Tracker(TorchDispatchMode):
             rule = None if builder is None else builder(call)
         except (ValueError, IndexError, KeyError, TypeError, AttributeError):
             rule = None  # a use of the operator that its rule has not foreseen
+        self._forget_blank(call)
         if rule is None:
             self._opaque(call)
         else:
             self._unify(call, rule)
+            if rule.combine == "never":
+                self._blank[_storage(call.results[0])] = [self.tracked(call.results[0])]
+
+    def _forget_blank(self, call: Call) -> None:
+        """Zeros that are written into, if only through a view, are zeros no more."""
+        schema = call.func._schema  # pyright: ignore[reportPrivateUsage]  (where torch says it)
+        if schema.is_mutable and call.operands:
+            for record in self._blank.pop(_storage(call.operands[0]), []):
+                record.dirty = [True] * len(record.dirty)
 
     def opaque(
         self, operator: str, operands: Iterable[torch.Tensor], results: Iterable[torch.Tensor]
@@ -147,7 +162,11 @@ class Tracker(TorchDispatchMode):
                 continue
             axes = [self._make(pattern, rule, bound) for pattern in patterns]
             spots = [any(dirty.get(f, False) for f in p.factors) for p in patterns]
+            if rule.fresh and not computed and _holds_zeros(tensor):
+                spots = [False] * len(axes)
             self._known[tensor] = Tracked(axes, spots, computed, weights)
+            if self._blank and (views := self._blank.get(_storage(tensor))) is not None:
+                views.append(self._known[tensor])
 
     def _bind(self, axis: Axis, pattern: Pattern, rule: AxisRule, bound: dict[str, Axis]) -> None:
         sizes = [rule.sizes[f] for f in pattern.factors]
@@ -200,12 +219,14 @@ class Tracker(TorchDispatchMode):
                 mark(axis, "residual")
         held = [{f for p in patterns for f in p.factors} for patterns in rule.operands]
         fixed = {f for patterns in rule.operands for p in patterns for f in p.fixed}
+        made = {f for patterns in rule.results for p in patterns for f in p.factors}
         data = set[str]().union(*(names for names, r in zip(held, records, strict=True) if r.computed))
         for names, record in zip(held, records, strict=True):
             if record.computed or not record.weights:
                 continue
             for name in (names & bound.keys()) - fixed:
-                role: Role = "reads" if name in rule.reduce else "carries" if name in data else "writes"
+                contracted = name in rule.reduce and name not in made
+                role: Role = "reads" if contracted else "carries" if name in data else "writes"
                 if data or role == "reads":
                     self.uses.append(Use(record.weights, bound[name], role))
 
@@ -219,6 +240,10 @@ class Tracker(TorchDispatchMode):
         if rule.combine == "always":
             made = {f for patterns in rule.results for p in patterns for f in p.factors}
             return dict.fromkeys(made | seen.keys(), True)
+        if rule.combine == "never":
+            return {}
+        if rule.combine == "weights":
+            return _dirty_weights(rule, records)
         if rule.combine == "numeric":
             return self._dirty_by_evaluation(call, rule, records)
         if rule.combine == "product":
@@ -269,6 +294,20 @@ def _dirty_product(rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
     return result
 
 
+def _dirty_weights(rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
+    """``combine="weights"``: all stored operands together; of what is contracted, the first one suffices."""
+    made = {f for patterns in rule.results for p in patterns for f in p.factors}
+    result: dict[str, bool] = {}
+    for name in made | set(rule.reduce):
+        first, *rest = _spots(name, rule, records)
+        held = [spots for spots in rest if spots]
+        vanishes = bool(held) and not any(any(spots) for spots in held)
+        if first:
+            vanishes = name in rule.reduce and (vanishes or not any(first))
+        result[name] = not vanishes
+    return result
+
+
 def _spots(name: str, rule: AxisRule, records: list[Tracked]) -> list[list[bool]]:
     """Per operand the dirt of the axes that hold the factor ``name``."""
     return [
@@ -307,6 +346,19 @@ def _element(like: torch.Tensor, value: float) -> torch.Tensor:
     if like.dtype == torch.bool:
         return torch.full(shape, value > 0)
     return torch.full(shape, value, dtype=torch.float64).to(like.dtype)
+
+
+def _tensors(tree: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+
+
+def _holds_zeros(tensor: torch.Tensor) -> bool:
+    """Whether a constant is known, and zero."""
+    return not isinstance(tensor, FakeTensor) and not bool(tensor.any())
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]  (the key torch uses itself)
 
 
 def _is_integer(tensor: torch.Tensor) -> bool:

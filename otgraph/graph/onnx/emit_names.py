@@ -160,11 +160,13 @@ def _count(node: fx.Node, items: list[fx.Node]) -> int:
     op = meaning_of(node.target)
     if op is not None and op.op_type == "TopK":
         return 2
+    read = max((int(cast("int", item.args[1])) + 1 for item in items), default=1)
+    if op is not None and op.op_type != "Split":
+        return read
     sizes = node.args[1] if len(node.args) > 1 else node.kwargs.get("split")
     if isinstance(sizes, (list, tuple)):
         return len(sizes)
     said = node.kwargs.get("num_outputs")
-    read = max((int(cast("int", item.args[1])) + 1 for item in items), default=1)
     return said if isinstance(said, int) else read
 
 

@@ -124,6 +124,15 @@ def _group(key: str) -> Callable[[fx.Node, Cutting], None]:
     return rule
 
 
+def _hidden_size(node: fx.Node, cutting: Cutting) -> None:
+    """The width of the states, which the recurrent weight has as well."""
+    weight, old = argument(node, 2, "r"), node.kwargs.get("hidden_size")
+    if isinstance(weight, fx.Node) and isinstance(old, int):
+        _, new = cutting.sizes(weight)[2]
+        if new != old:
+            cutting.editor.set_argument(node, "hidden_size", new)
+
+
 def _cast(node: fx.Node, cutting: Cutting) -> None:
     """A size that becomes a number of the computation (an attention scale) must stay what it was."""
     source = node.args[0]
@@ -330,6 +339,8 @@ RULES: dict[str, Callable[[fx.Node, Cutting], None]] = {
     "onnx.Conv": _group("group"),
     "onnx.ConvTranspose": _group("group"),
     "onnx.GroupNormalization": _group("num_groups"),
+    "onnx.GRU": _hidden_size,
+    "onnx.LSTM": _hidden_size,
     "onnx.Cast": _cast,
     "onnx.ReduceMean": _reduce_mean,
     "onnx.RMSNormalization": _rms_normalization,

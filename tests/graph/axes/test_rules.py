@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -308,8 +310,7 @@ def overclaims(call: Call, rule: AxisRule) -> list[str]:
             if any(name in p.factors for p in patterns)
             and (tensor.is_floating_point() or tensor.dtype == torch.bool)
         ]
-        for bits in range(2 ** len(holders)):
-            clean = {k for i, k in enumerate(holders) if bits >> i & 1}
+        for clean in _subsets(holders):
             if not _claims_zero(call, rule, name, clean):
                 continue
             operands = [
@@ -324,6 +325,13 @@ def overclaims(call: Call, rule: AxisRule) -> list[str]:
             if not all(_vanishes(r, p, cut, name) for r, p in results):
                 wrong.append(f"{name} with operands {sorted(clean)} at zero")
     return wrong
+
+
+def _subsets(holders: list[int]) -> Iterator[set[int]]:
+    """All of them; where there are very many, the large and the small ones."""
+    for size in range(len(holders) + 1):
+        if len(holders) <= 8 or size <= 1 or size >= len(holders) - 1:
+            yield from map(set, itertools.combinations(holders, size))
 
 
 def _vanishes(result: torch.Tensor, patterns: tuple[Pattern, ...], cut: Cut, name: str) -> bool:
@@ -353,6 +361,9 @@ def test_what_is_said_to_vanish_does(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "zero", "factor"),
     [
+        ("lstm", {1, 2, 3, 4, 5, 6}, "h"),
+        ("gru", {0}, "i"),
+        ("gru", {2}, "i"),
         ("convolution", {1, 2}, "o"),
         ("native_batch_norm", {1, 2, 3}, "c"),
         ("linear", {1, 2}, "o"),
@@ -369,6 +380,12 @@ def test_a_rule_that_forgets_its_bias_is_caught() -> None:
     call = BY_NAME["linear"].call(1)
     wrong = call.rule("a b i, o i, o -> a b o", reduce=("i",), combine="product")
     assert "o with operands [1] at zero" in overclaims(call, wrong)
+
+
+@pytest.mark.parametrize("dirty", [1, 2, 3, 4, 5, 6])
+def test_a_hidden_unit_vanishes_only_with_its_state_and_all_its_weights(dirty: int) -> None:
+    call = BY_NAME["lstm"].call(1)
+    assert not _claims_zero(call, rule_of(call), "h", {1, 2, 3, 4, 5, 6} - {dirty})
 
 
 def test_signs_and_truth_values_decide_what_vanishes() -> None:
@@ -401,9 +418,24 @@ def test_every_rule_names_an_operator_of_torch(name: str) -> None:
     assert getattr(torch.ops.aten, name).overloads()
 
 
-def test_golden_rules(request: pytest.FixtureRequest) -> None:
+def golden() -> str:
     lines = [f"{case.name} | {rule_of(case.call(0))}" for case in cases.CASES]
-    text = "\n".join(sorted(lines)) + "\n"
+    return "\n".join(sorted(lines)) + "\n"
+
+
+@pytest.mark.parametrize("name", ["cat", "_softmax", "mean"])
+def test_a_planted_rule_changes_its_golden_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong, only = RULES[name], PLANTED[name], BY_NAME[name]
+    sizes = [t.shape for t in only.call(0).operands]
+    planted = lambda c: wrong(c) if [t.shape for t in c.operands] == sizes else right(c)  # noqa: E731
+    monkeypatch.setitem(RULES, name, planted)
+    before, after = GOLDEN.read_text(encoding="utf-8").splitlines(), golden().splitlines()
+    changed = set(after) - set(before)
+    assert len(changed) == 1 and changed.pop().startswith(f"{name} | ")
+
+
+def test_golden_rules(request: pytest.FixtureRequest) -> None:
+    text = golden()
     if request.config.getoption("--update-golden"):
         GOLDEN.write_text(text, encoding="utf-8")
     assert GOLDEN.read_text(encoding="utf-8") == text

@@ -12,6 +12,7 @@ from otgraph.graph.axes.rules import (
     matmul,
     normalization,
     pooling,
+    recurrent,
     reduction,
     shape,
 )
@@ -25,8 +26,12 @@ FAMILIES: dict[str, dict[str, Builder]] = {
     "matmul": matmul.RULES,
     "normalization": normalization.RULES,
     "pooling": pooling.RULES,
+    "recurrent": recurrent.RULES,
     "reduction": reduction.RULES,
     "shape": shape.RULES,
 }
+
+WHOLE = frozenset(recurrent.RULES)
+"""Composite operators with a rule of their own: taken as they are called, not as what they consist of."""
 
 RULES: dict[str, Builder] = {name: rule for family in FAMILIES.values() for name, rule in family.items()}

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from otgraph.graph.axes.call import Builder, Call, axes, text_of
-from otgraph.graph.axes.rule import AxisRule
+from otgraph.graph.axes.rule import AxisRule, Combine
 
 
 def filled(call: Call) -> AxisRule:
-    """``full``, ``zeros``, ``ones``, ``new_*``: every entry is the same, so any axis may be cut."""
+    """``full``, ``ones``, ``new_*``: every entry is the same, so any axis may be cut."""
+    return _filled(call, "always")
+
+
+def blank(call: Call) -> AxisRule:
+    """``zeros``, ``new_zeros``: as ``filled``, and zero wherever it is cut."""
+    return _filled(call, "never")
+
+
+def _filled(call: Call, combine: Combine) -> AxisRule:
     operands = [axes(f"s{i}_", t.dim()) for i, t in enumerate(call.operands)]
     names = axes("a", call.results[0].dim())
-    return call.rule(text_of(operands, [names]), fresh=tuple(names), combine="always")
+    return call.rule(text_of(operands, [names]), fresh=tuple(names), combine=combine)
 
 
 def counted(call: Call) -> AxisRule:
@@ -21,8 +30,7 @@ def counted(call: Call) -> AxisRule:
 
 
 RULES: dict[str, Builder] = {
-    **dict.fromkeys(
-        ["full", "zeros", "ones", "new_zeros", "new_ones", "new_full", "empty", "new_empty"], filled
-    ),
+    **dict.fromkeys(["full", "ones", "new_ones", "new_full", "empty", "new_empty"], filled),
+    **dict.fromkeys(["zeros", "new_zeros"], blank),
     **dict.fromkeys(["arange", "scalar_tensor", "eye", "linspace", "tril_indices"], counted),
 }

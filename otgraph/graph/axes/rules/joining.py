@@ -120,6 +120,14 @@ def embedding(call: Call) -> AxisRule:
     return call.rule(text_of([["v!", "c"], places], [[*places, "c"]]))
 
 
+def embedding_bag(call: Call) -> AxisRule:
+    """``aten._embedding_bag(weight, indices, offsets, …)``: sums, means or extrema over the entries of a bag;
+    which bag an entry is in, their sizes and the places of extrema are integers."""
+    rest = [axes(f"t{k}_", t.dim(), "!") for k, t in enumerate(call.operands[1:])]
+    counts = [axes(f"z{k}_", r.dim(), "!") for k, r in enumerate(call.results[1:])]
+    return call.rule(text_of([["v!", "c"], *rest], [["b!", "c"], *counts]))
+
+
 def index_select(call: Call) -> AxisRule:
     """``aten.index_select(x, dim, index)``: the axis that is looked up is fixed."""
     x, dim = call.operands[0], int(call.argument(1, "dim")) % max(call.operands[0].dim(), 1)
@@ -158,6 +166,8 @@ RULES: dict[str, Builder] = {
     "slice_scatter": scatter,
     "select_scatter": scatter,
     "embedding": embedding,
+    "_embedding_bag": embedding_bag,
+    "_embedding_bag_forward_only": embedding_bag,
     "index_select": index_select,
     "index": index,
 }

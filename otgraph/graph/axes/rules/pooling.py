@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otgraph.graph.axes.call import Builder, Call, axes
+from otgraph.graph.axes.call import Builder, Call, axes, text_of
 from otgraph.graph.axes.rule import AxisRule
 
 
@@ -65,6 +65,16 @@ def unfold_columns(call: Call) -> AxisRule:
     return call.rule(f"{lead}c h! w! -> {lead}c*k! l!", sizes=sizes)
 
 
+def unfold(call: Call) -> AxisRule:
+    """``aten.unfold(x, dim, size, step)``: one axis becomes overlapping windows, and their entries an axis of
+    its own at the end."""
+    x = call.operands[0]
+    dim = int(call.argument(1, "dimension")) % x.dim()
+    names = axes("a", x.dim())
+    source, target = ([*names[:dim], f"{name}!", *names[dim + 1 :]] for name in ("h", "w"))
+    return call.rule(text_of([source], [[*target, "k!"]]))
+
+
 def grid_sample(call: Call) -> AxisRule:
     """``aten.grid_sampler_2d(x, grid)``."""
     return call.rule("n c h! w!, n a! b! t! -> n c a! b!")
@@ -97,5 +107,6 @@ RULES: dict[str, Builder] = {
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
     "im2col": unfold_columns,
+    "unfold": unfold,
     "grid_sampler_2d": grid_sample,
 }

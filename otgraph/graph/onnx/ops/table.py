@@ -17,6 +17,7 @@ from otgraph.graph.onnx.ops import (
     matmul,
     normalisation,
     pooling,
+    recurrent,
     reduce,
     resize,
     shape,
@@ -79,6 +80,7 @@ _OPS: tuple[Op, ...] = (
         normalisation,
         "BatchNormalization InstanceNormalization LRN LayerNormalization LpNormalization RMSNormalization",
     ),
+    *_same_name(recurrent, "GRU LSTM"),
     Op("GroupNormalization", normalisation.GroupNormalization, since=21),
     Op("LogSoftmax", activation.LogSoftmax_1, until=12),
     Op("LogSoftmax", activation.LogSoftmax, since=13),
@@ -93,7 +95,7 @@ TABLE: dict[tuple[str, str], tuple[Op, ...]] = {}
 for _op in _OPS:
     TABLE[_op.domain, _op.op_type] = (*TABLE.get((_op.domain, _op.op_type), ()), _op)
 
-TUPLES = frozenset({"Split", "TopK"})
+TUPLES = frozenset({"GRU", "LSTM", "Split", "TopK"})
 """Operators whose function returns a tuple; the others return their first output."""
 
 _MEANING = {op.function: op for op in _OPS}
