@@ -25,7 +25,7 @@ class Exactness(enum.Enum):
     EXACT = "exact"
     """The same function on all inputs, up to rounding."""
     MASKED = "masked"
-    """The masking law: the original with every removed index zeroed (and running variances there at 1)."""
+    """The masking law: the original with every removed index zeroed (and what is divided by there at 1)."""
     APPROXIMATE = "approximate"
     """Another function; the damage is predicted by the plan and measured after."""
 

@@ -11,16 +11,23 @@ from torch import fx
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.graph import Graph, op_name
 
-_VARIANCE = {
+_DIVISORS = {
     "aten.batch_norm": 4,
     "aten._native_batch_norm_legit_no_training": 4,
     "onnx.BatchNormalization": 4,
+    "aten.div": 1,
+    "onnx.Div": 1,
+    "aten.reciprocal": 0,
+    "onnx.Reciprocal": 0,
+    "aten.rsqrt": 0,
+    "aten.log": 0,
+    "onnx.Log": 0,
 }
-"""Operators with a running variance, and its position among the arguments."""
+"""Operators that divide by an argument (as by a running variance) or take its logarithm, and its position."""
 
 
 def mask_graph(graph: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
-    """``graph`` with every stored tensor zeroed at the removed positions, running variances set to 1 there.
+    """``graph`` with every stored tensor zeroed at the removed positions, what is divided by set to 1 there.
 
     Args:
         axis_map: the axes of ``graph``.
@@ -30,7 +37,7 @@ def mask_graph(graph: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
         An independent graph of the same shapes.
     """
     masked = graph.copy()
-    variances = _variances(masked)
+    divisors = _divisors(masked)
     with torch.no_grad():
         for name, tensor in masked.tensors().items():
             for axis, expression in enumerate(axis_map.tensors.get(name, ())):
@@ -38,7 +45,7 @@ def mask_graph(graph: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
                 if mask.all():
                     continue
                 removed = torch.tensor(np.flatnonzero(~mask).tolist(), device=tensor.device)
-                tensor.data.index_fill_(axis, removed, 1.0 if name in variances else 0.0)
+                tensor.data.index_fill_(axis, removed, 1.0 if name in divisors else 0.0)
     return masked
 
 
@@ -74,13 +81,16 @@ def _relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
     return distance / scale if scale > 0.0 else float("inf")
 
 
-def _variances(graph: Graph) -> set[str]:
+def _divisors(graph: Graph) -> set[str]:
+    """The stored tensors that something is divided by, as they are or by way of what is computed of them."""
     found: set[str] = set()
+    stored: dict[fx.Node, frozenset[str]] = {}
     for node in graph.module.graph.nodes:
-        position = _VARIANCE.get(op_name(node))
-        if position is None:
-            continue
-        operand = cast("fx.Node | None", node.args[position])
-        if isinstance(operand, fx.Node) and operand.op == "get_attr":
-            found.add(str(operand.target))
+        if node.op == "get_attr":
+            stored[node] = frozenset({str(node.target)})
+        elif node.op == "call_function" and all(source in stored for source in node.all_input_nodes):
+            stored[node] = frozenset[str]().union(*(stored[source] for source in node.all_input_nodes))
+        position = _DIVISORS.get(op_name(node))
+        if position is not None and position < len(node.args):
+            found |= stored.get(cast("fx.Node", node.args[position]), frozenset())
     return found

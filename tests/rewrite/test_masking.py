@@ -99,3 +99,32 @@ def test_relative_error_of_entries_that_are_not_finite() -> None:
     assert relative_error((a,), (a.clone(),)) == 0.0
     assert relative_error((a,), (torch.tensor([1.0, 0.0, math.inf]),)) == math.inf
     assert relative_error((a,), (torch.tensor([1.0, math.nan, -math.inf]),)) == math.inf
+
+
+class Frequencies(nn.Module):
+    """Positions divided by stored frequencies, and by roots of stored squares; read by a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequency", torch.tensor([1.0, 2.0, 5.0, 9.0]))
+        self.register_buffer("square", torch.tensor([1.0, 2.0, 5.0, 9.0]))
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.sin(x / self.frequency) + x / torch.sqrt(self.square))
+
+
+def test_nothing_is_divided_by_what_is_removed() -> None:
+    original = capture(Frequencies(), (torch.randn(2, 5, 1),))
+    dim = (Atom("c", 4),)
+    tensors = {"frequency": dim, "square": dim, "out.weight": (Atom(None, 3), *dim)}
+    found = AxisMap({"c": Dim("c", 4, (Port("out.weight", 1, "reads"),))}, {}, tensors)
+    keep = np.array([True, False, True, True])
+    masked = mask_graph(original, found, {"c": keep})
+    assert masked.tensor("frequency").tolist() == [1.0, 1.0, 5.0, 9.0]
+    assert masked.tensor("square").tolist() == [1.0, 1.0, 5.0, 9.0]
+    (outputs,) = masked(*original.example)
+    x, weight = original.example[0], original.tensor("out.weight")[:, keep]
+    features = torch.sin(x / original.tensor("frequency")) + x / original.tensor("square").sqrt()
+    expected = features[..., torch.from_numpy(keep)] @ weight.T + original.tensor("out.bias")
+    assert relative_error((expected,), (outputs,)) < 1e-6
