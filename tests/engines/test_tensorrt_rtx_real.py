@@ -70,7 +70,7 @@ def test_each_way_to_fail_has_its_message_and_exit_code(
     monkeypatch.chdir(tmp_path)
     model, rtx = str(model_path()), ("--engine", "tensorrt-rtx", "-o", "e.engine")
     code, said = command("build", model, *rtx, "--compute-capability", "75", capsys=capsys)
-    assert code == 2 and "no float32 convolutions or matrix products for Turing" in said
+    assert code == 2 and "no float32 matrix products or 3-D convolutions for Turing" in said
     code, said = command("build", model, *rtx, "--compute-capability", "90", capsys=capsys)
     assert code == 2 and "--compute-capability 90: tensorrt-rtx builds for 75, " in said
     Path("cut.onnx").write_bytes(model_path().read_bytes()[:5000])
