@@ -15,6 +15,7 @@ from otgraph.device import audit, bench_all
 from otgraph.engines import catalogue
 from otgraph.engines.artifact import BuildOptions, ShapeRange
 from otgraph.engines.onnxruntime import OnnxRuntime
+from otgraph.engines.tensorrt import engine as tensorrt_engine
 from otgraph.engines.tensorrt.engine import TensorRt, TensorRtRtx
 from otgraph.errors import EngineMissing, ModelError
 from otgraph.latency.protocol import WARM_UPS, Contestant, contest
@@ -303,3 +304,34 @@ def test_after_shapes_that_were_refused_all_is_set_anew(engine: TensorRt, path: 
     with pytest.raises(ModelError):
         session.run(image(9))
     np.testing.assert_array_equal(session.run(image(2))["y"], OnnxRuntime().load(path).run(image(2))["y"])
+
+
+def test_shapes_of_which_some_were_refused_are_set_anew(
+    engine: TensorRt, engine_file, tmp_path: Path
+) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N,1] a, float[M,1] b) => (float[N,1] c, float[M,1] d) { c = Add (a, a)  d = Add (b, b) }"""
+    data = engine_file(parser.parse_model(text), profile={"b": [[1, 1], [2, 1], [4, 1]]})
+    (tmp_path / "two.engine").write_bytes(data)
+    session = engine.load(tmp_path / "two.engine")
+
+    def ones(a: int, b: int) -> dict[str, Any]:
+        return {"a": np.ones((a, 1), np.float32), "b": np.ones((b, 1), np.float32)}
+
+    session.run(ones(2, 2))
+    with pytest.raises(ModelError, match=r"b of shape \(9, 1\)"):
+        session.run(ones(3, 9))
+    assert session.run(ones(2, 2))["c"].shape == (2, 1)
+
+
+def test_plugins_are_known_before_an_engine_is_loaded(
+    stand_in, fake_cuda, engine_file, path: Path, tmp_path: Path
+) -> None:
+    cuda = fake_cuda()
+    (tmp_path / "net.engine").write_bytes(engine_file(onnx.load(path)))
+    TensorRt(stand_in("10", cuda), cuda, kernels=None).load(tmp_path / "net.engine").run(image(1))
+
+
+def test_the_state_is_that_of_the_gpu_in_use(engine: TensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_engine, "gpu_state", lambda gpu: {"clock_mhz": float(gpu == "0000:41:00.0")})
+    assert engine.state() == {"clock_mhz": 1.0}
