@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 
 QUERY = {
     "clock_mhz": "clocks.sm",
@@ -14,18 +16,31 @@ QUERY = {
 SECONDS = 10
 
 
-def gpu_names() -> tuple[str, ...]:
-    """The GPUs that answer; empty without a driver."""
-    return tuple(line.strip() for line in _ask("name").splitlines() if line.strip())
+def gpu_names(gpu: str | None = None) -> tuple[str, ...]:
+    """The GPUs that answer, or only ``gpu``; empty without a driver."""
+    return _lines(_ask("name", gpu))
 
 
-def gpu_state() -> dict[str, float]:
-    """Of the first GPU: streaming-multiprocessor and memory clock in MHz, °C, and watts."""
-    return read_state(_ask(",".join(QUERY.values())))
+def gpu_state(gpu: str | None) -> dict[str, float]:
+    """Of one GPU, by its place on the PCI bus or its UUID: streaming-multiprocessor and memory clock in MHz,
+    °C, and watts. Empty for None: better nothing than what another GPU says."""
+    return {} if gpu is None else read_state(_ask(",".join(QUERY.values()), gpu))
+
+
+def first_visible(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The UUID of the GPU that CUDA counts as its first in this process, or None where that cannot be told:
+    CUDA numbers GPUs by speed, unless told otherwise, and ``nvidia-smi`` by their place on the bus."""
+    found = _lines(_ask("uuid"))
+    chosen = environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if not chosen.isdigit():  # a UUID or the beginning of one; -1 and nothing at all hide all of them
+        return next((uuid for uuid in found if chosen and uuid.startswith(chosen)), None)
+    if len(found) == 1 or environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        return found[int(chosen)] if int(chosen) < len(found) else None
+    return None
 
 
 def read_state(text: str) -> dict[str, float]:
-    """From the first line of ``nvidia-smi``'s answer to ``QUERY``; what it does not know is left out."""
+    """From ``nvidia-smi``'s answer to ``QUERY`` about one GPU; what it does not know is left out."""
     fields = (text.splitlines() or [""])[0].split(",")
     found: dict[str, float] = {}
     for name, field in zip(QUERY, fields, strict=False):
@@ -36,13 +51,18 @@ def read_state(text: str) -> dict[str, float]:
     return found
 
 
-def _ask(fields: str) -> str:
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _ask(fields: str, gpu: str | None = None) -> str:
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""
+    which = [] if gpu is None else [f"--id={gpu}"]
     try:
         answer = subprocess.run(
-            [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+            [command, *which, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=SECONDS,

@@ -26,7 +26,10 @@ def read_onnx(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"{path}: no such file; check the path")
     try:
-        return onnx.load(str(path), load_external_data=with_data)
+        model = onnx.load(str(path), load_external_data=with_data)
+        if not model.HasField("graph"):
+            raise ValueError("it holds no graph")
+        return model
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()
         raise ModelError(

@@ -56,6 +56,10 @@ DTYPES: Mapping[str, type[Any]] = {
 }
 
 
+Settings = Mapping[str, Mapping[str, str]]
+"""Options of execution providers, by the provider's name."""
+
+
 class Provider(Engine):
     """One execution provider of the installed ``onnxruntime`` package, with the CPU's for what it does not
     take."""
@@ -104,10 +108,12 @@ class OnnxRuntime(Provider):
 class OnnxRuntimeSession(Session):
     """One ``InferenceSession``. ``model`` stays referenced, so that ``profile`` can load it once more."""
 
-    def __init__(self, model: Model, threads: int, providers: Sequence[str]) -> None:
+    def __init__(
+        self, model: Model, threads: int, providers: Sequence[str], settings: Settings | None = None
+    ) -> None:
         self._model = model
         self._threads = threads
-        self._providers = list(providers)
+        self._providers = [(name, dict((settings or {}).get(name, {}))) for name in providers]
         self._where = str(model) if isinstance(model, Path) else "model in memory"
         if isinstance(model, Path) and not model.is_file():
             what = "is a folder; give an .onnx file" if model.is_dir() else "no such file; check the path"
@@ -145,9 +151,10 @@ class OnnxRuntimeSession(Session):
         except ORT_ERRORS as error:
             reason = f"onnxruntime cannot load it: {first_line(error)}"
             raise ModelError(f"{self._where}: {reason}; export it again or check its files") from error
-        if session.get_providers()[0] != self._providers[0]:  # it falls back to the CPU without an error
+        wanted, _ = self._providers[0]
+        if session.get_providers()[0] != wanted:  # it falls back to the CPU without an error
             raise EngineMissing(
-                f"{self._providers[0]}: onnxruntime could not start it and would use "
+                f"{wanted}: onnxruntime could not start it and would use "
                 f"{session.get_providers()[0]}; check the GPU's driver, CUDA and cuDNN"
             )
         return session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -45,17 +45,31 @@ class Clock:
     cpu_ns: Callable[[], int] = time.process_time_ns
     wall_ns: Callable[[], int] = time.perf_counter_ns
 
-    def read(self, session: Session, feeds: Mapping[str, Array], calls: int) -> Reading:
-        """The mean of ``calls`` consecutive runs."""
+    def read(
+        self, session: Session, feeds: Mapping[str, Array], calls: int, timed_by: TimedBy | None = None
+    ) -> Reading:
+        """The mean of ``calls`` consecutive runs, ``timed_by`` the session's own clock where None.
+
+        By the device's, the host's clocks show next to nothing: copies are left out, and preparations are in.
+        By the others a device's session is run as a user does it, copies of inputs and outputs included.
+        """
+        timed_by = timed_by or session.timed_by
         device = 0.0
         wall, cpu = self.wall_ns(), self.cpu_ns()
-        if session.timed_by == "device":
+        if timed_by == "device":
             device = session.device_ms(feeds, calls)
         else:
             for _ in range(calls):
                 session.run(feeds)
         cpu, wall = self.cpu_ns() - cpu, self.wall_ns() - wall
-        return Reading(cpu / calls / 1e6, wall / calls / 1e6, device, session.timed_by)
+        return Reading(cpu / calls / 1e6, wall / calls / 1e6, device, timed_by)
+
+
+def common_clock(sessions: Iterable[Session]) -> TimedBy:
+    """What all of ``sessions`` can be timed by, so that the same is timed of each: a device's clock only
+    where every session has one, and the wall clock where the work of one is done elsewhere."""
+    kinds: set[TimedBy] = {session.timed_by for session in sessions}
+    return kinds.pop() if len(kinds) == 1 else "wall"
 
 
 def calls_for(ms: float) -> int:

@@ -49,8 +49,8 @@ class Conditions:
 
     ``load`` is the 1-minute load average, ``steal`` the share of CPU time the hypervisor took away,
     ``cpu_over_wall`` CPU time per elapsed time of the measured calls (1 on an idle machine at one
-    thread). ``sensors``: clocks in MHz and temperatures in °C, each before and after. ``None`` (and no such
-    sensor) where the system does not say.
+    thread). ``sensors``: clocks in MHz and temperatures in °C, each after the first warm-up and at the end.
+    ``None`` (and no such sensor) where the system does not say.
     """
 
     load: float | None

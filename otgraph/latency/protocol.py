@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from otgraph.data import Array
-from otgraph.engines.engine import Engine, Model, Session
+from otgraph.engines.engine import Engine, Model, Session, TimedBy
 from otgraph.errors import UsageError
-from otgraph.latency.clock import Clock, Reading, calls_for, no_collection
+from otgraph.latency.clock import Clock, Reading, calls_for, common_clock, no_collection
 from otgraph.latency.environment import Conditions, Snapshot, conditions
 from otgraph.latency.statistics import Floats, estimate
 
@@ -46,10 +46,11 @@ class Contestant:
 class Comparison:
     """The latency of B relative to A: ``ratio`` = B / A with its 95 % interval ``low`` to ``high``.
 
-    ``a_ms`` and ``b_ms`` are medians per call. ``clock`` is "wall" (latency), "CPU time" (the machine was
-    too busy for wall time to mean anything; only said at one thread) or "GPU time" (CUDA events around the
-    kernels, copies not counted). ``per_repeat`` holds each fresh
-    pair of sessions' own ratio, ``calls`` the calls averaged in one reading.
+    ``a_ms`` and ``b_ms`` are medians per call. ``clock`` is "wall" (latency; of a GPU with the copies of
+    inputs and outputs), "CPU time" (the machine was too busy for wall time to mean anything; only said at one
+    thread) or "GPU time" (CUDA events around the kernels, copies not counted; only where both have such a
+    clock). ``per_repeat`` holds each fresh pair of sessions' own ratio, ``calls`` the calls averaged in one
+    reading.
     """
 
     ratio: float
@@ -232,20 +233,23 @@ def _measure(
     if repeats < 1 or (rounds is not None and rounds < 1):
         raise UsageError(f"repeats={repeats}, rounds={rounds}: give at least 1 of each")
     draw = np.random.default_rng(seed)
-    before = Snapshot.take(_state(contestants))
+    before: Snapshot | None = None
     readings: Readings = []
     calls = 1
     for repeat in range(repeats):
         ready = _fresh(contestants, threads, repeat)
-        warm = _warm_up(ready, clock)
+        timed_by = common_clock(session for session, _ in ready)
+        warm = _warm_up(ready, clock, timed_by)
         if repeat == 0:  # decided once, so that every repeat is measured alike
             times = [reading.length(threads) for reading in warm]
             calls = calls_for(min(times))
             rounds = rounds or pairs_for(max(times) * calls)
+        # after a warm-up: the clocks of a device that slept until now are not those it works at
+        before = before or Snapshot.take(_state(contestants))
         with no_collection():
-            readings.append([_round(ready, calls, clock, draw) for _ in range(rounds or PAIRS)])
+            readings.append([_round(ready, calls, clock, timed_by, draw) for _ in range(rounds or PAIRS)])
     after = Snapshot.take(_state(contestants))
-    return readings, calls, conditions(before, after, cpu_over_wall(readings))
+    return readings, calls, conditions(before or after, after, cpu_over_wall(readings))
 
 
 def _state(contestants: Sequence[Contestant]) -> dict[str, float]:
@@ -270,19 +274,21 @@ def _fresh(contestants: Sequence[Contestant], threads: int, repeat: int) -> list
     return [(made[index], contestant.feeds) for index, contestant in enumerate(contestants)]
 
 
-def _warm_up(ready: Sequence[_Ready], clock: Clock) -> list[Reading]:
+def _warm_up(ready: Sequence[_Ready], clock: Clock, timed_by: TimedBy) -> list[Reading]:
     """Run each session ``WARM_UPS`` times; the last reading of each tells how long a call takes."""
-    return [[clock.read(session, feeds, 1) for _ in range(WARM_UPS)][-1] for session, feeds in ready]
+    return [
+        [clock.read(session, feeds, 1, timed_by) for _ in range(WARM_UPS)][-1] for session, feeds in ready
+    ]
 
 
 def _round(
-    ready: Sequence[_Ready], calls: int, clock: Clock, draw: np.random.Generator
+    ready: Sequence[_Ready], calls: int, clock: Clock, timed_by: TimedBy, draw: np.random.Generator
 ) -> tuple[Reading, ...]:
     """One reading of each session, taken in random order."""
     taken: dict[int, Reading] = {}
     for index in map(int, draw.permutation(len(ready))):
         session, feeds = ready[index]
-        taken[index] = clock.read(session, feeds, calls)
+        taken[index] = clock.read(session, feeds, calls, timed_by)
     return tuple(taken[index] for index in range(len(ready)))
 
 

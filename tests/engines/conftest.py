@@ -1,8 +1,10 @@
 """Stand-ins for what needs an NVIDIA GPU: TensorRT in the surfaces of its versions, and the CUDA runtime.
 
 ``FakeCuda`` keeps device memory as bytes, runs what is put on a stream when the stream is synchronised and
-not before, checks every address and size, and lets each launch take a scripted time. ``make_trt`` gives a
-module whose parser makes layers of an ONNX file's nodes and whose engines run in ONNX Runtime on that memory.
+not before, checks every address, size and handle, and lets each launch take a scripted time. ``make_trt``
+gives a module whose parser makes layers of an ONNX file's nodes and whose engines run in ONNX Runtime on that
+memory. As in TensorRT, the first logger is the only one that is heard, and a captured graph means nothing any
+more once the context has another shape or address.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,16 @@ from otgraph.engines.tensorrt.cuda import Cuda, Gpu
 
 MAGIC = b"ftrt"
 LAUNCH_MS, GRAPH_MS = 2.0, 0.5
+REFUSALS = {
+    b"old": "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion"
+    " stdVersionRead == kSERIALIZATION_VERSION failed.Version tag does not match. Note: Current Version: 237,"
+    " Serialized Engine Version: 239)",
+    b"gpu": "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine plan file is"
+    " generated on an incompatible device, expecting compute 8.9 got compute 8.6, please rebuild.)",
+    b"": "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion magicTagRead"
+    " == kMAGIC_TAG failed.Magic tag does not match)",
+}
+"""What TensorRT 10 says of bytes that it cannot load, by how they begin here."""
 
 
 class FakeCuda(Cuda):
@@ -34,13 +46,14 @@ class FakeCuda(Cuda):
         self.log: list[str] = []
         self.captured: list[Callable[[], None]] | None = None
         self.queue: list[Callable[[], None]] = []
+        self.live: dict[int, Any] = {}
         self._next = 1 << 20
 
     def unavailable(self) -> str | None:
         return self.missing
 
     def gpu(self) -> Gpu:
-        return Gpu("Stand-in 9000", 89, "13.5", "13.0")
+        return Gpu("Stand-in 9000", 89, "13.5", "13.0", "0000:41:00.0")
 
     def allocate(self, size: int) -> int:
         self._next += 1 << 20
@@ -52,11 +65,21 @@ class FakeCuda(Cuda):
         del self.memory[address]
         self.log.append("free")
 
+    def made(self, handle: Any) -> Any:
+        """Alive until it is destroyed."""
+        self.live[id(handle)] = handle
+        return handle
+
+    def destroy(self, handle: Any) -> None:
+        del self.live[id(handle)]
+
+    destroy_stream = destroy_event = destroy_graph = destroy
+
     def stream(self) -> Any:
-        return "stream"
+        return self.made(["stream"])
 
     def stream_number(self, stream: Any) -> int:
-        assert stream == "stream"
+        assert id(stream) in self.live
         return 7
 
     def put(self, action: Callable[[], None]) -> None:
@@ -79,9 +102,10 @@ class FakeCuda(Cuda):
         self.queue.clear()
 
     def event(self) -> Any:
-        return {}
+        return self.made({})
 
     def record(self, event: Any, stream: Any) -> None:
+        assert id(event) in self.live
         self.put(lambda: event.update(ms=self.now))
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
@@ -95,9 +119,14 @@ class FakeCuda(Cuda):
         assert self.captured is not None
         graph, self.captured = self.captured, None
         self.log.append("capture")
-        return graph
+        return self.made(graph)
+
+    def abandon_capture(self, stream: Any) -> None:
+        self.captured = None
 
     def launch(self, graph: Any, stream: Any) -> None:
+        assert id(graph) in self.live
+
         def replay() -> None:
             before = self.now
             for action in graph:
@@ -129,8 +158,17 @@ class ErrorCode(enum.Enum):
 
 
 class DataType(enum.Enum):
-    FLOAT = 0
-    HALF = 1
+    FLOAT = np.float32
+    HALF = np.float16
+    INT32 = np.int32
+    INT64 = np.int64
+    BOOL = np.bool_
+    BF16 = None
+
+
+class Location(enum.Enum):
+    DEVICE = 0
+    HOST = 1
 
 
 class Mode(enum.Enum):
@@ -149,7 +187,11 @@ KINDS = {
     "MatMul": LayerType.MATRIX_MULTIPLY,
     "Gemm": LayerType.MATRIX_MULTIPLY,
 }
-KNOWN = {*KINDS, "Relu", "Add", "Cast"}
+KNOWN = {*KINDS, "Relu", "Add", "Cast", "Reshape", "Compress"}
+NO_PLUGIN = (
+    "Assertion failed: creator && getPluginCreatorVersion(creator) == CreatorVersion::kV3ONE: NonZero plugin"
+    " creator version 1 was not found in plugin registry."
+)
 
 
 class Logger:
@@ -173,10 +215,14 @@ class Network:
 
     def fill(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.inputs = [SimpleNamespace(name=v.name, shape=_shape(v)) for v in model.graph.input]
+        sizes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+        self.inputs = [
+            SimpleNamespace(name=v.name, shape=_shape(v), is_shape_tensor=v.name in sizes)
+            for v in model.graph.input
+        ]
         half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
         dtype = DataType.HALF if half else DataType.FLOAT
-        tensor = SimpleNamespace(dtype=dtype, shape=(-1, 4))
+        tensor = SimpleNamespace(dtype=dtype, shape=_shape(model.graph.input[0]))
         self.layers = [
             SimpleNamespace(
                 name=node.name,
@@ -213,8 +259,9 @@ class Parser:
         model = onnx.load(path)
         for index, node in enumerate(model.graph.node):
             self.logger.log(Severity.VERBOSE, f"Parsing node: {node.name} [{node.op_type}]")
+            text = NO_PLUGIN if node.op_type == "NonZero" else "false"
             if node.op_type not in KNOWN:
-                self.errors.append(self.error(index, ErrorCode.UNSUPPORTED_NODE, "false"))
+                self.errors.append(self.error(index, ErrorCode.UNSUPPORTED_NODE, text))
         if not self.errors:
             self.network.fill(model)
         return not self.errors
@@ -275,7 +322,9 @@ class RtxConfig(Config):
 
 
 class Engine:
-    """A deserialised engine; ``data`` holds the ONNX model, and the shapes that it was built for."""
+    """A deserialised engine; ``data`` holds the ONNX model, the shapes that it was built for, and which of
+    its inputs and outputs are of other types than the model's (``types``) or in the host's memory (``host``).
+    """
 
     num_layers = 3
 
@@ -283,6 +332,7 @@ class Engine:
         self.trt = trt
         document = json.loads(data[len(MAGIC) :])
         self.profile = document["profile"]
+        self.types, self.host = document.get("types", {}), document.get("host", ())
         self.session = OnnxRuntime().load(bytes.fromhex(document["model"]))
         self.specs = {spec.name: spec for spec in (*self.session.inputs, *self.session.outputs)}
         self.num_io_tensors = len(self.specs)
@@ -297,47 +347,45 @@ class Engine:
         return tuple(-1 if isinstance(size, str) else size for size in self.specs[name].shape)
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return DataType.FLOAT
+        if name in self.types:
+            return DataType[self.types[name]]
+        return DataType(self.specs[name].dtype.type)
+
+    def get_tensor_location(self, name: str) -> Location:
+        return Location.HOST if name in self.host else Location.DEVICE
 
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda _: json.dumps(self.trt.inspector_document))
 
     def create_execution_context(self, config: Any = None) -> Any:
-        return Context(self)
+        return Context(self, config)
 
 
 class RtxEngine(Engine):
-    device_memory_size_v2 = 1
-
     def create_runtime_config(self) -> Any:
-        cache = SimpleNamespace(known=b"")
+        cache = SimpleNamespace(known=b"", kernels=set())
         cache.deserialize = lambda data: setattr(cache, "known", data) or True
-        cache.serialize = lambda: b"kernels"
+        cache.serialize = lambda: f"kernels for {len(cache.kernels)} shapes".encode()
         config = SimpleNamespace(create_runtime_cache=lambda: cache, cuda_graph_strategy="DISABLED")
+        config.dynamic_shapes_kernel_specialization_strategy = "LAZY"
         config.set_runtime_cache = lambda given: setattr(config, "cache", given)
         self.trt.runtime_configs.append(config)
         return config
 
 
-class Engine10(Engine):
-    device_memory_size = 1
-    device_memory_size_v2 = 1
-
-
-class Engine11(Engine):
-    device_memory_size_v2 = 1
-
-
 class Context:
     profiler: Any = None
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.cuda = engine, engine.trt.cuda
+    def __init__(self, engine: Engine, config: Any) -> None:
+        self.engine, self.cuda, self.config = engine, engine.trt.cuda, config
+        self.changes = 0
+        self.fail = False
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.launches = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.changes += 1
         low, _, high = self.engine.profile.get(name, [shape, shape, shape])
         fits = len(low) == len(shape) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
         if fits:
@@ -345,25 +393,40 @@ class Context:
         return fits
 
     def set_tensor_address(self, name: str, address: int) -> bool:
-        assert address in self.cuda.memory
+        assert address in self.cuda.memory and name not in self.engine.host
+        self.changes += 1
         self.addresses[name] = address
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        batch = next(iter(self.shapes.values()))[0]
-        return tuple(batch if size == -1 else size for size in self.engine.get_tensor_shape(name))
+        """Of what depends on the data alone, -1."""
+        specs = self.engine.specs
+        sizes = {
+            symbol: size
+            for given, shape in self.shapes.items()
+            for symbol, size in zip(specs[given].shape, shape, strict=True)
+        }
+        return tuple(sizes.get(size, -1) if isinstance(size, str) else size for size in specs[name].shape)
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == 7
+        if self.fail:
+            return False
         if self.cuda.captured is not None:
             assert self.launches, "the first launch allocates, which cannot be captured"
         self.launches += 1
         shapes, addresses = dict(self.shapes), dict(self.addresses)  # as they are now, as in a captured graph
-        self.cuda.put(lambda: self.compute(shapes, addresses))
+        changes = self.changes
+        self.cuda.put(lambda: self.compute(shapes, addresses, changes))
         return True
 
-    def compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
-        feeds = {name: self.cuda.read(addresses[name], shape, np.float32) for name, shape in shapes.items()}
+    def compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], changes: int) -> None:
+        assert changes == self.changes, "a graph captured before the context changed is undefined"
+        self.engine.trt.computed.append(shapes)
+        if self.config is not None and self.config.dynamic_shapes_kernel_specialization_strategy == "EAGER":
+            self.config.cache.kernels.add(str(shapes))
+        dtypes = {name: self.engine.specs[name].dtype for name in shapes}
+        feeds = {name: self.cuda.read(addresses[name], shape, dtypes[name]) for name, shape in shapes.items()}
         for name, array in self.engine.session.run(feeds).items():
             self.cuda.write(addresses[name], array)
         self.cuda.now += LAUNCH_MS
@@ -396,18 +459,31 @@ INSPECTOR_11 = {
 }
 
 
+def nptype(dtype: DataType) -> Any:
+    if dtype.value is None:
+        raise TypeError(f"Could not resolve TensorRT datatype to an equivalent numpy datatype: {dtype}")
+    return dtype.value
+
+
 def make_trt(surface: str, cuda: FakeCuda | None = None) -> Any:
     """A module with the surface of ``10``, ``11`` or ``rtx``. Its ``builds`` lists what was built."""
-    trt = SimpleNamespace(__version__=f"{surface}.0", cuda=cuda, builds=[], runtime_configs=[], fail=None)
+    trt: Any = ModuleType("tensorrt")
+    trt.__version__, trt.cuda, trt.fail = f"{surface}.0", cuda, None
+    trt.builds, trt.runtime_configs, trt.plugins, trt.loggers, trt.computed = [], [], [], [], []
     config = RtxConfig if surface == "rtx" else TimedConfig
-    engine = {"10": Engine10, "11": Engine11, "rtx": RtxEngine}[surface]
+    engine = RtxEngine if surface == "rtx" else Engine
+
+    def heard(logger: Any) -> Any:
+        trt.loggers.append(logger)
+        return trt.loggers[0]
+
     trt.inspector_document = INSPECTOR_11 if surface == "11" else INSPECTOR_10
 
     class Builder:
         def __init__(self, logger: Any) -> None:
-            self.logger = logger
+            self.logger = heard(logger)
             if surface != "rtx" and cuda is None:
-                logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
+                self.logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
 
         def create_network(self, flags: int = 0) -> Network:
@@ -435,33 +511,36 @@ def make_trt(surface: str, cuda: FakeCuda | None = None) -> Any:
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
-            self.logger = logger
+            self.logger = heard(logger)
 
         def deserialize_cuda_engine(self, data: bytes) -> Any:
-            if cuda is None:
+            if cuda is None or cuda.missing:
                 self.logger.log(Severity.ERROR, "Cuda Runtime (cudaError 35: driver is insufficient)")
                 return None
             if not data.startswith(MAGIC):
-                self.logger.log(Severity.ERROR, "Serialization assertion magicTag == kMAGIC failed.")
+                said = next(text for start, text in REFUSALS.items() if data.startswith(start))
+                self.logger.log(Severity.ERROR, said)
                 return None
+            assert trt.plugins, "an engine with plugins finds none that were not registered"
             return engine(trt, data)
 
     trt.Builder, trt.Runtime, trt.OnnxParser = Builder, Runtime, Parser
     trt.IBuilderConfig, trt.ICudaEngine = config, engine
     trt.ILogger, trt.IProfiler = Logger, Profiler
-    trt.TensorIOMode = Mode
+    trt.TensorIOMode, trt.TensorLocation = Mode, Location
+    trt.init_libnvinfer_plugins = lambda logger, namespace: trt.plugins.append(namespace) or True
     trt.LayerInformationFormat = SimpleNamespace(JSON="json")
     trt.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
-    trt.nptype = lambda dtype: {DataType.FLOAT: np.float32, DataType.HALF: np.float16}[dtype]
+    trt.nptype = nptype
     trt.BuilderFlag = SimpleNamespace(TF32="TF32")
     if surface != "11":
-        trt.BuilderFlag.DIRECT_IO = "DIRECT_IO"
         trt.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1 if surface == "10" else 0)
     if surface == "10":
         trt.BuilderFlag.FP16 = "FP16"
     if surface == "rtx":
         trt.ComputeCapability = SimpleNamespace(NONE=0, CURRENT=1, SM75="sm75", SM86="sm86", SM120="sm120")
         trt.IRuntimeCache = object
+        trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY="LAZY", EAGER="EAGER")
         trt.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="WHOLE", DISABLED="DISABLED")
     return trt
 
@@ -476,3 +555,14 @@ def stand_in() -> Callable[..., Any]:
 def fake_cuda() -> Callable[..., FakeCuda]:
     """``FakeCuda``."""
     return FakeCuda
+
+
+@pytest.fixture
+def engine_file() -> Callable[..., bytes]:
+    """The bytes of an engine of ``model`` that was built elsewhere, with its ``types`` and ``host``."""
+
+    def make(model: onnx.ModelProto, **fields: Any) -> bytes:
+        document = {"model": model.SerializeToString().hex(), "profile": {}, **fields}
+        return MAGIC + json.dumps(document).encode()
+
+    return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from otgraph.engines.artifact import BuildOptions, ShapeRange
 from otgraph.engines.tensorrt.engine import TensorRt, TensorRtRtx
 from otgraph.engines.tensorrt.features import read_features
 from otgraph.engines.tensorrt.inspector import read_layers
-from otgraph.engines.tensorrt.log import Line, remarks
+from otgraph.engines.tensorrt.log import Line, clean, remarks
 from otgraph.errors import EngineMissing, ModelError, UsageError
 from otgraph.precision.float16 import to_float16
 
@@ -46,8 +47,7 @@ def test_features_are_read_off_the_module(stand_in, fake_cuda) -> None:
     assert [each.timing_cache for each in (ten, eleven, rtx)] == [True, True, False]
     assert [each.runtime_cache for each in (ten, eleven, rtx)] == [False, False, True]
     assert rtx.whole_graph_capture == "WHOLE" and ten.whole_graph_capture is None
-    assert {each.device_memory for each in (ten, eleven, rtx)} == {"device_memory_size_v2"}
-    assert [each.direct_io is None for each in (ten, eleven, rtx)] == [False, True, False]
+    assert rtx.eager_kernels == "EAGER" and ten.eager_kernels is None
 
 
 @pytest.mark.parametrize("surface", ["10", "11"])
@@ -105,6 +105,73 @@ def test_turing_is_refused_in_float32_and_built_in_float16(stand_in, path: Path,
     onnx.save(to_float16(model())[0], tmp_path / "half.onnx")
     TensorRtRtx(trt).build(tmp_path / "half.onnx", tmp_path / "e", options)
     assert trt.builds[0][1].capabilities == {0: "sm75"}
+
+
+@pytest.mark.parametrize(("axes", "refused"), [("1,8,9", False), ("1,8,9,9", False), ("1,8,9,9,9", True)])
+def test_turing_has_float32_convolutions_but_those_of_volumes(
+    axes: str, refused: bool, stand_in, tmp_path: Path
+) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[{axes}] x, float[{axes}] w) => (float y) {{ y = Conv (x, w) }}"""
+    onnx.save(parser.parse_model(text), tmp_path / "net.onnx")
+    trt, options = stand_in("rtx"), BuildOptions(compute_capabilities=(75,))
+    with pytest.raises(UsageError, match=r"or 3-D convolutions for Turing") if refused else nullcontext():
+        TensorRtRtx(trt).build(tmp_path / "net.onnx", tmp_path / "e", options)
+    assert len(trt.builds) == (not refused)
+
+
+@pytest.mark.parametrize("kind", ["double", "bfloat16", "int16", "float8e4m3fn"])
+@pytest.mark.parametrize(("where", "axes"), [("x", "N,3"), ("y", "N,4")])
+def test_inputs_and_outputs_that_cannot_be_fed_are_refused(
+    kind: str, where: str, axes: str, stand_in, tmp_path: Path
+) -> None:
+    text = TEXT.replace(f"float[{axes}] {where}", f"{kind}[{axes}] {where}")
+    onnx.save(model(text), tmp_path / "net.onnx")
+    trt = stand_in("rtx")
+    with pytest.raises(
+        ModelError, match=rf"net\.onnx: {where} is {kind}, which tensorrt-rtx cannot .* float32"
+    ):
+        TensorRtRtx(trt).build(tmp_path / "net.onnx", tmp_path / "e", BuildOptions())
+    assert trt.builds == []
+
+
+SIZES = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[2,6] x, int64[2] sizes) => (float[A,B] y) { y = Reshape (x, sizes) }"""
+
+
+def test_sizes_as_an_input_are_refused_before_the_build(stand_in, tmp_path: Path) -> None:
+    onnx.save(parser.parse_model(SIZES), tmp_path / "net.onnx")
+    trt = stand_in("rtx")
+    with pytest.raises(
+        ModelError, match=r"net\.onnx: input sizes holds the sizes of other tensors, .*constant"
+    ):
+        TensorRtRtx(trt).build(tmp_path / "net.onnx", tmp_path / "e", BuildOptions())
+    assert trt.builds == []
+
+
+def test_a_plugin_that_is_not_there_is_an_unsupported_operator(stand_in, tmp_path: Path) -> None:
+    text = TEXT.replace("[relu] y = Relu (c)", "[nz] d = NonZero (c)\n y = Cast <to=1> (d)")
+    onnx.save(model(text), tmp_path / "net.onnx")
+    with pytest.raises(
+        ModelError, match=r"1 node: nz \(NonZero\): TensorRT has no such operator, and no plugin"
+    ):
+        TensorRtRtx(stand_in("rtx")).build(tmp_path / "net.onnx", tmp_path / "e", BuildOptions())
+
+
+def test_an_empty_file_is_no_model(stand_in, path: Path, tmp_path: Path) -> None:
+    path.write_bytes(b"")
+    with pytest.raises(
+        ModelError, match=r"net\.onnx: not a readable ONNX file \(it holds no graph\); export"
+    ):
+        TensorRtRtx(stand_in("rtx")).build(path, tmp_path / "e", BuildOptions())
+
+
+def test_every_build_is_heard_though_only_the_first_logger_is(stand_in, path: Path, tmp_path: Path) -> None:
+    trt = stand_in("rtx")
+    TensorRtRtx(trt).build(path, tmp_path / "e", BuildOptions())
+    trt.fail = "no kernel for conv"
+    with pytest.raises(ModelError, match=r"finds no engine for it: no kernel for conv"):
+        TensorRtRtx(trt).build(path, tmp_path / "e", BuildOptions())
 
 
 def test_unsupported_operators_are_all_listed_before_a_build(stand_in, tmp_path: Path) -> None:
@@ -189,3 +256,16 @@ def test_a_line_is_remarked_once(stand_in: Any) -> None:
     lines = [Line("WARNING", "[x.cpp::f::1] conv is slow"), Line("WARNING", "[x.cpp::f::1] conv is slow")]
     (found,) = remarks(lines, ["conv"], "tensorrt")
     assert (found.kind, found.where, found.message) == ("missed", "conv", "conv is slow")
+
+
+def test_the_method_that_speaks_is_left_out() -> None:
+    said = "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (c has no kernel)"
+    assert clean(said) == "API Usage Error (c has no kernel)"
+    assert clean("[a.cpp::b::1] Tensor::shape is odd") == "Tensor::shape is odd"
+
+
+def test_int64_bindings_are_nothing_missed() -> None:
+    said = [
+        f"ModelImporter.cpp:1071: Make sure {each} has Int64 binding." for each in ("input x", "output y")
+    ]
+    assert remarks([Line("WARNING", each) for each in said], ["conv"], "tensorrt") == ()

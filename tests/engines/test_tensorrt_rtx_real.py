@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from otgraph.data import Data
 from otgraph.device import audit, build
 from otgraph.engines.artifact import BuildOptions
 from otgraph.engines.catalogue import RTX_MAGIC, engine_of, survey
-from otgraph.errors import ModelError
+from otgraph.engines.tensorrt import build as tensorrt_build
+from otgraph.engines.tensorrt.features import read_features
+from otgraph.errors import ModelError, UsageError
 from otgraph.sample import calibration_path, model_path
 
 pytest.importorskip("tensorrt_rtx")
@@ -70,7 +73,7 @@ def test_each_way_to_fail_has_its_message_and_exit_code(
     monkeypatch.chdir(tmp_path)
     model, rtx = str(model_path()), ("--engine", "tensorrt-rtx", "-o", "e.engine")
     code, said = command("build", model, *rtx, "--compute-capability", "75", capsys=capsys)
-    assert code == 2 and "no float32 convolutions or matrix products for Turing" in said
+    assert code == 2 and "no float32 matrix products or 3-D convolutions for Turing" in said
     code, said = command("build", model, *rtx, "--compute-capability", "90", capsys=capsys)
     assert code == 2 and "--compute-capability 90: tensorrt-rtx builds for 75, " in said
     Path("cut.onnx").write_bytes(model_path().read_bytes()[:5000])
@@ -110,6 +113,79 @@ def test_the_layer_table_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (table["engine"] is None) == (MISSING["tensorrt-rtx"] is not None)
 
 
+HEAD = '<ir_version: 9, opset_import: ["" : 18]>'
+NETWORKS = {
+    "image": "net (float[1,3,8,8] x, float[1,3,3,3] k) => (float[1,1,6,6] y) { [c] y = Conv (x, k) }",
+    "volume": "net (float[1,3,8,8,8] x, float[1,3,3,3,3] k) => (float[1,1,6,6,6] y) { [c] y = Conv (x, k) }",
+    "product": "net (float[4,8] x, float[8,8] k) => (float[4,8] y) { [c] y = MatMul (x, k) }",
+    "sum": """net (float[4,8] x, float[8,8] k) => (float[4,8] y) {
+        [c] y = Einsum <equation="ab,bc->ac"> (x, k) }""",
+    "sizes": "net (float[2,6] x, int64[2] s) => (float[A,B] y) { y = Reshape (x, s) }",
+    "resize": """net (float[1,1,4,4] x, int64[4] s) => (float[A,B,C,D] y) {
+        y = Resize <mode="nearest"> (x, , , s) }""",
+    "nonzero": "net (float[2,3] x) => (int64[2,M] y) { [nz] y = NonZero (x) }",
+    "bfloat16": "net (bfloat16[2,3] x) => (bfloat16[2,3] y) { y = Add (x, x) }",
+    "double": "net (float[2,3] x) => (double[2,3] y) { y = Cast <to=11> (x) }",
+    "int64": "net (int64[2,3] x) => (int64[2,3] y) { y = Add (x, x) }",
+}
+
+
+def network(name: str, folder: Path) -> Path:
+    onnx.save(parser.parse_model(f"{HEAD} {NETWORKS[name]}"), folder / f"{name}.onnx")
+    return folder / f"{name}.onnx"
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("image", False), ("volume", True), ("product", True), ("sum", True)]
+)
+def test_what_is_refused_for_turing_is_what_tensorrt_lacks_there(
+    name: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, options = network(name, tmp_path), BuildOptions(compute_capabilities=(75,))
+    with pytest.raises(UsageError, match="and c is one") if refused else nullcontext():
+        build(path, tmp_path / "e.engine", engine="tensorrt-rtx", options=options)
+    monkeypatch.setattr(tensorrt_build, "check_turing", lambda *_: None)
+    with pytest.raises(ModelError, match=r"operation 'c' for Turing") if refused else nullcontext():
+        build(path, tmp_path / "e.engine", engine="tensorrt-rtx", options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sizes", r"input s holds the sizes of other tensors, which is not supported"),
+        ("resize", r"input s holds the sizes of other tensors, which is not supported"),
+        ("nonzero", r"1 node: nz \(NonZero\): TensorRT has no such operator, and no plugin of that name"),
+        ("bfloat16", r"x is bfloat16, which tensorrt-rtx cannot take in or give out here"),
+        ("double", r"y is double, which tensorrt-rtx cannot take in or give out here"),
+    ],
+)
+def test_what_cannot_be_run_is_not_built(name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=said):
+        build(network(name, tmp_path), tmp_path / "e.engine", engine="tensorrt-rtx")
+    assert not (tmp_path / "e.engine").exists()
+
+
+def test_int64_is_built_and_nothing_is_missed(tmp_path: Path) -> None:
+    built = build(network("int64", tmp_path), tmp_path / "e.engine", engine="tensorrt-rtx")
+    assert [remark for remark in built.remarks if remark.kind == "missed"] == []
+
+
+def test_what_is_set_on_a_gpu_has_the_names_of_the_real_module() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    features = read_features(trt)
+    assert features.runtime_cache and features.eager_kernels is not None
+    assert features.whole_graph_capture is not None
+    for kind, names in {
+        trt.IRuntimeConfig: ("dynamic_shapes_kernel_specialization_strategy", "cuda_graph_strategy"),
+        trt.IExecutionContext: ("is_stream_capturable", "execute_async_v3", "profiler", "set_input_shape"),
+        trt.ICudaEngine: ("get_tensor_location", "get_tensor_dtype", "create_runtime_config", "num_layers"),
+        trt.TensorLocation: ("HOST", "DEVICE"),
+    }.items():
+        assert [name for name in names if not hasattr(kind, name)] == []
+    with pytest.raises(TypeError):
+        trt.nptype(trt.DataType.BF16)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["tensorrt-rtx", "tensorrt"])
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -122,6 +198,6 @@ def test_on_a_gpu_the_engine_gives_what_the_model_gives(name: str, cuda_graph: b
     with np.load(sample.test_path()) as held:
         data = Data.from_arrays({"image": held["image"][:64]})
     report = audit(model_path(), output, data, cuda_graph=False)
-    assert report.fidelity.drift < 1e-4
+    assert report.fidelity.drift < 1e-4 and report.latency.clock == "wall"
     alone = audit(output, output, data, cuda_graph=cuda_graph)
     assert alone.latency.clock == "GPU time" and alone.latency.conditions.sensors

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from otgraph.data import Array
-from otgraph.engines.engine import Engine, Model, NodeTime, Session
+from otgraph.engines.engine import Engine, Model, NodeTime, Session, TimedBy
 from otgraph.errors import UsageError
 from otgraph.latency import compare, measure
 from otgraph.latency.clock import Clock, calls_for
+from otgraph.latency.protocol import Contestant, contest
 
 FEEDS: Mapping[str, Array] = {"x": np.zeros(1, np.float32)}
 A, B = b"a", b"b"
@@ -213,6 +214,51 @@ def test_cpu_time_is_called_cpu_time(share: float, threads: int, clock: str) -> 
 def test_a_cpu_clock_too_coarse_to_see_a_call_is_not_used() -> None:
     world = World(noisy(0.7), cpu_share=0.0)
     assert compare(FakeEngine(world), A, B, FEEDS, clock=world.clock()).clock == "wall"
+
+
+class DeviceSession(FakeSession):
+    """Whose device takes 1 ms per call, and 2 ms more by the wall for its copies; each reading of the device
+    costs 50 ms by the wall."""
+
+    timed_by: ClassVar[TimedBy] = "device"
+
+    def device_ms(self, feeds: Mapping[str, Array], calls: int) -> float:
+        self.world.wall += 50.0
+        return 1.0
+
+
+class DeviceEngine(FakeEngine):
+    def load(self, model: Model, *, threads: int = 1) -> Session:
+        assert isinstance(model, bytes)
+        return DeviceSession(self.world, model, 0)
+
+
+def test_two_devices_are_timed_by_their_own_clocks() -> None:
+    world = World(noisy(1.0))
+    found = compare(DeviceEngine(world), A, B, FEEDS, clock=world.clock())
+    assert (found.clock, found.a_ms, found.b_ms) == ("GPU time", 1.0, 1.0) and not world.called
+
+
+def test_a_device_is_held_against_a_host_by_the_wall_copies_included() -> None:
+    world = World(lambda model, number, draw: 3.0 if model == B else 0.1, cpu_share=0.5)
+    both = [Contestant(FakeEngine(world), A, FEEDS), Contestant(DeviceEngine(world), B, FEEDS)]
+    (found,) = contest(both, clock=world.clock()).comparisons
+    assert found.clock == "wall" and found.calls == 4
+    assert (found.a_ms, found.b_ms, found.ratio) == pytest.approx((0.1, 3.0, 30.0))
+
+
+def test_sensors_are_read_after_the_first_warm_up() -> None:
+    """A device that sleeps until it is used would be said to have run at its lowest clock."""
+    world = World(noisy(1.0))
+
+    class Awake(FakeEngine):
+        def state(self) -> Mapping[str, float]:
+            return {"clock_mhz": 2500.0 if world.called else 210.0}
+
+    assert measure(Awake(world), A, FEEDS, clock=world.clock()).conditions.sensors["clock_mhz"] == (
+        2500,
+        2500,
+    )
 
 
 def test_measure_gives_one_models_latency() -> None:

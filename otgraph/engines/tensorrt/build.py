@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from otgraph.engines.artifact import BuildOptions, Built, Layer
-from otgraph.engines.tensorrt.features import Features, read_features
+from otgraph.engines.tensorrt.features import Features, read_features, register_plugins
 from otgraph.engines.tensorrt.log import Line, errors, make_log, named_nodes, remarks
-from otgraph.engines.tensorrt.network import network_layers, node_names, parse
+from otgraph.engines.tensorrt.network import network_layers, node_names, parse, shape_of
 from otgraph.engines.tensorrt.profiles import add_profile
 from otgraph.errors import EngineMissing, ModelError, UsageError
 from otgraph.files import check_writable, write_aside
 from otgraph.remark import Remark
 
 TURING = 75
-PRODUCTS = frozenset(("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"))
+PRODUCTS = frozenset(("MATRIX_MULTIPLY", "EINSUM"))
+VOLUMES = frozenset(("CONVOLUTION", "DECONVOLUTION"))
+VOLUME_AXES = 5
 SINGLE = "FLOAT"
 
 Inspect = Callable[[bytes], tuple[Layer, ...]]
@@ -88,6 +90,7 @@ def make_builder(trt: Any, logger: Any, lines: Sequence[Line], engine: str) -> A
     """A builder. Raises ``EngineMissing`` where TensorRT wants a GPU for that and there is none."""
     builder = None
     with suppress(TypeError, RuntimeError):  # how the bindings say that the constructor returned nothing
+        register_plugins(trt, logger)
         builder = trt.Builder(logger)
     if builder is None:
         reason = (errors(lines) or ["the builder could not be made"])[0]
@@ -114,14 +117,22 @@ def check_capabilities(engine: str, features: Features, wanted: Sequence[int]) -
 
 
 def check_turing(layers: Sequence[Layer], network: Any, engine: str) -> None:
-    """Raise ``UsageError`` where float32 products are to be built for a GPU on which there are none."""
+    """Raise ``UsageError`` where a layer has no kernel on Turing: a matrix product or a 3-D convolution in
+    float32. (Other convolutions have one; int8 makes no difference to a matrix product.)"""
     for index, layer in enumerate(layers):
-        if layer.kind in PRODUCTS and _input_type(network.get_layer(index)) == SINGLE:
+        if _lacks_turing(layer.kind, network.get_layer(index)):
             node = layer.nodes[0] if layer.nodes else layer.name
             raise UsageError(
-                f"--compute-capability 75: {engine} has no float32 convolutions or matrix products"
+                f"--compute-capability 75: {engine} has no float32 matrix products or 3-D convolutions"
                 f" for Turing, and {node} is one; build with --precision fp16, or leave 75 out"
             )
+
+
+def _lacks_turing(kind: str, layer: Any) -> bool:
+    first = layer.get_input(0) if layer.num_inputs else None
+    if first is None or getattr(first.dtype, "name", first.dtype) != SINGLE:
+        return False
+    return kind in PRODUCTS or (kind in VOLUMES and len(shape_of(first)) == VOLUME_AXES)
 
 
 def configure(config: Any, features: Features, capabilities: Sequence[Any], options: BuildOptions) -> None:
@@ -157,11 +168,6 @@ def load_timing_cache(config: Any, features: Features, options: BuildOptions, en
 
 def _input_names(network: Any) -> list[str]:
     return [network.get_input(index).name for index in range(network.num_inputs)]
-
-
-def _input_type(layer: Any) -> str:
-    first = layer.get_input(0) if layer.num_inputs else None
-    return "" if first is None else str(getattr(first.dtype, "name", first.dtype))
 
 
 def _why(lines: Sequence[Line], names: Sequence[str]) -> str:

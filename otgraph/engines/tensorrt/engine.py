@@ -13,9 +13,11 @@ from otgraph.engines.artifact import BuildOptions, Built, Layer
 from otgraph.engines.engine import Engine, Model, Session
 from otgraph.engines.gpu_state import gpu_state
 from otgraph.engines.tensorrt.build import build_file, build_plan
-from otgraph.engines.tensorrt.cuda import Cuda, CudaRuntime
+from otgraph.engines.tensorrt.cuda import Cuda
+from otgraph.engines.tensorrt.cuda_runtime import CudaRuntime
 from otgraph.engines.tensorrt.features import read_features
 from otgraph.engines.tensorrt.inspector import engine_layers
+from otgraph.engines.tensorrt.launcher import Launch
 from otgraph.engines.tensorrt.runtime import cache_file, deserialize, make_context, write_cache
 from otgraph.engines.tensorrt.session import TensorRtSession
 from otgraph.errors import EngineMissing, ModelError
@@ -55,17 +57,15 @@ class _Tensorrt(Engine):
     def load(self, model: Model, *, threads: int = 1) -> Session:
         where = str(model) if isinstance(model, Path) else "model in memory"
         data = self._plan(model)
-        loaded = deserialize(self.trt, data, where, self.name)
+        loaded = deserialize(self.trt, data, where, self.name, self.unavailable)
         cuda = self._cuda()
         kernels = cache_file(self.kernels, data, sorted(self.describe().values()))
         known = kernels.read_bytes() if kernels is not None and kernels.is_file() else None
         context, cache = make_context(loaded, self.features, where, capture=self.capture, cached=known)
-        by_strategy = self.features.runtime_cache and self.features.whole_graph_capture is not None
-        capture = self.capture and not by_strategy  # not twice
-        session = TensorRtSession(self.trt, cuda, loaded.engine, context, where, capture=capture)
+        session = TensorRtSession(self.trt, cuda, loaded.engine, context, where, self._launch())
         session.keep(loaded.runtime)
         if cache is not None and kernels is not None:
-            session.after_first_run(lambda: write_cache(kernels, cache()))
+            session.when_compiled(lambda: write_cache(kernels, cache()))
         return session
 
     def build(self, model: Path, output: Path, options: BuildOptions) -> Built:
@@ -80,14 +80,21 @@ class _Tensorrt(Engine):
             "compute_capability": str(gpu.compute_capability),
             "driver": gpu.driver,
             "cuda": gpu.runtime,
-            "options": "CUDA graph" if self.capture else "kernel by kernel",
+            "options": self._launch(),
+            **({} if self.features.eager_kernels is None else {"kernels_for_dynamic_shapes": "EAGER"}),
         }
 
     def state(self) -> dict[str, float]:
-        return gpu_state()
+        return gpu_state(self._cuda().gpu().bus)
 
     def with_cuda_graph(self) -> Engine:
         return type(self)(self.trt, self.cuda, capture=True, kernels=self.kernels)
+
+    def _launch(self) -> Launch:
+        if not self.capture:
+            return "kernel by kernel"
+        by_strategy = self.features.runtime_cache and self.features.whole_graph_capture is not None
+        return "CUDA graph, captured by TensorRT" if by_strategy else "CUDA graph"
 
     def _cuda(self) -> Cuda:
         if self.cuda is None:
@@ -123,7 +130,7 @@ class _Tensorrt(Engine):
         reason = self.unavailable()
         if reason is not None:
             raise EngineMissing(reason)
-        loaded = deserialize(self.trt, data, "the engine", self.name)
+        loaded = deserialize(self.trt, data, "the engine", self.name, self.unavailable)
         return engine_layers(self.trt, loaded.engine)
 
 

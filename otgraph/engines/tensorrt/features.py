@@ -8,8 +8,7 @@ strongly typed networks       a flag        always        a flag or always
 builds for other GPUs         no            no            by compute capability
 timing cache                  yes           yes           without effect, and it needs a GPU
 runtime cache, graph strategy no            no            yes
-``device_memory_size``        both names    ``_v2``       ``_v2``
-``DIRECT_IO``                 yes           gone          yes
+kernels for dynamic shapes    built         built         compiled on the GPU, later or at once
 ============================  ============  ============  ============
 """
 
@@ -19,23 +18,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DEVICE_MEMORY = ("device_memory_size_v2", "device_memory_size")
-
 
 @dataclass(frozen=True)
 class Features:
     """``network_flags``: for ``create_network``, strongly typed wherever that is a choice.
     ``compute_capabilities``: what can be built for, times ten; empty where only the GPU at hand can.
-    ``device_memory``: the attribute of an engine that says how much memory it needs, or None."""
+    ``eager_kernels``: the strategy by which the kernels for a new shape are compiled before its first run is
+    over. By default others run until they are, in the background, and would be what is timed."""
 
     network_flags: int = 0
     compute_capabilities: Mapping[int, Any] = field(default_factory=dict[int, Any])
     timing_cache: bool = False
     runtime_cache: bool = False
     whole_graph_capture: Any = None
-    device_memory: str | None = None
+    eager_kernels: Any = None
     tf32: Any = None
-    direct_io: Any = None
     detailed_profile: Any = None
 
     @property
@@ -55,11 +52,16 @@ def read_features(trt: Any) -> Features:
         timing_cache=hasattr(config, "create_timing_cache") and not ahead,
         runtime_cache=hasattr(engine, "create_runtime_config") and hasattr(trt, "IRuntimeCache"),
         whole_graph_capture=_member(trt, "CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE"),
-        device_memory=next((name for name in DEVICE_MEMORY if hasattr(engine, name)), None),
+        eager_kernels=_member(trt, "DynamicShapesKernelSpecializationStrategy", "EAGER"),
         tf32=_member(trt, "BuilderFlag", "TF32"),
-        direct_io=_member(trt, "BuilderFlag", "DIRECT_IO"),
         detailed_profile=_member(trt, "ProfilingVerbosity", "DETAILED"),
     )
+
+
+def register_plugins(trt: Any, logger: Any) -> None:
+    """Make TensorRT's own plugins known, where it has any: parsing and loading look them up by name."""
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
 
 
 def _member(trt: Any, enumeration: str, name: str) -> Any:

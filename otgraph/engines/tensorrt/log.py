@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from otgraph.remark import Remark, RemarkKind
@@ -21,6 +22,12 @@ TELLING = re.compile(
 )
 """What of the INFO lines says something of the engine; the others repeat the model's header."""
 
+HARMLESS = re.compile(r"^Make sure (in|out)put \S+ has Int64 binding")
+"""Warnings that are none: int64 inputs and outputs are fed and read as int64 here."""
+
+_WHOSE = re.compile(r"^I\w+::\w+: (Error Code \d+: )?")
+"""The method that speaks, as in ``IRuntime::deserializeCudaEngine: Error Code 1:``."""
+
 _PLACE = re.compile(r"^\[?\S+\.(cpp|h|cc)(:{1,2}\S*)?\]?:?\s*")
 _WORD = re.compile(r"[A-Za-z0-9_./:\-]+")
 
@@ -34,17 +41,28 @@ class Line:
 
 
 def make_log(trt: Any) -> tuple[Any, list[Line]]:
-    """A logger for ``trt`` and the list that it fills."""
-    lines: list[Line] = []
+    """The logger of ``trt`` and the list that it fills from now on.
 
+    There is one logger per module: TensorRT goes on with the first that it was given while anything made with
+    it is alive, and ignores the others.
+    """
+    logger = _logger(trt)
+    logger.lines = []
+    return logger, logger.lines
+
+
+@cache
+def _logger(trt: Any) -> Any:
     class Collect(trt.ILogger):
+        lines: list[Line]
+
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            lines.append(Line(getattr(severity, "name", str(severity)), message))
+            self.lines.append(Line(getattr(severity, "name", str(severity)), message))
 
-    return Collect(), lines
+    return Collect()
 
 
 def remarks(lines: Iterable[Line], nodes: Sequence[str], source: str) -> tuple[Remark, ...]:
@@ -53,8 +71,8 @@ def remarks(lines: Iterable[Line], nodes: Sequence[str], source: str) -> tuple[R
     known = frozenset(nodes)
     found: dict[Remark, None] = {}
     for line in lines:
-        kind = KINDS.get(line.severity)
         text = clean(line.text)
+        kind = "analysis" if HARMLESS.match(text) else KINDS.get(line.severity)
         where = next((word for word in _words(text) if word in known), "")
         if kind is None or not text or (kind == "analysis" and not where and not TELLING.search(text)):
             continue
@@ -68,8 +86,8 @@ def errors(lines: Iterable[Line]) -> list[str]:
 
 
 def clean(text: str) -> str:
-    """In one line, without the place in TensorRT's sources."""
-    return _PLACE.sub("", " ".join(text.split()))
+    """In one line, without the place in TensorRT's sources and without the method that speaks."""
+    return _WHOSE.sub("", _PLACE.sub("", " ".join(text.split())))
 
 
 def named_nodes(text: str, nodes: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ import onnx
 
 from otgraph.engines.artifact import Layer
 from otgraph.engines.onnx_file import read_onnx
+from otgraph.engines.tensorrt.interface import check_shape_inputs, check_types
 from otgraph.engines.tensorrt.log import clean
 from otgraph.errors import ModelError
 
@@ -19,7 +20,7 @@ UNSUPPORTED = frozenset(
     ("UNSUPPORTED_NODE", "UNSUPPORTED_NODE_ATTR", "UNSUPPORTED_NODE_DATATYPE", "UNSUPPORTED_NODE_DYNAMIC")
     + ("UNSUPPORTED_NODE_INPUT", "UNSUPPORTED_NODE_SHAPE", "UNSUPPORTED_GRAPH")
 )
-NO_PLUGIN = "Plugin not found"
+NO_PLUGIN = re.compile("plugin not found|not found in plugin registry", re.IGNORECASE)
 
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
@@ -44,11 +45,13 @@ def parse(trt: Any, builder: Any, flags: int, logger: Any, path: Path, engine: s
         ModelError: TensorRT cannot read it; every node that it does not take is named.
     """
     model = read_onnx(path, with_data=False)
+    check_types(model, path, engine)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
         found = [fault(parser.get_error(index), model) for index in range(parser.num_errors)]
         raise ModelError(explain(found, path, engine))
+    check_shape_inputs(network, path, engine)
     return network, parser
 
 
@@ -62,8 +65,9 @@ def fault(error: Any, model: onnx.ModelProto) -> Fault:
         name = name or node.name or next(filter(None, node.output), f"node {index}")
         op = op or node.op_type
     code, text = str(getattr(error.code(), "name", error.code())), clean(error.desc())
-    unsupported = code in UNSUPPORTED or NO_PLUGIN in text
-    if NO_PLUGIN in text:
+    no_plugin = NO_PLUGIN.search(text) is not None
+    unsupported = code in UNSUPPORTED or no_plugin
+    if no_plugin:
         text = "TensorRT has no such operator, and no plugin of that name"
     elif unsupported and text in ("false", ""):
         text = "TensorRT has no such operator"

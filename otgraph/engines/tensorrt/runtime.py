@@ -1,7 +1,8 @@
 """Serialised engine → execution context, with TensorRT for RTX's runtime cache where there is one.
 
-TensorRT for RTX compiles kernels on the user's GPU at the first launch. The cache keeps them, so that the
-second session does not pay again; measurements are made after a warm-up with it.
+TensorRT for RTX compiles kernels on the user's GPU, at the first launch of each shape where it is told to be
+eager. The cache keeps them, so that the second session does not pay again; measurements are made after a
+warm-up with it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otgraph.engines.tensorrt.features import Features
-from otgraph.engines.tensorrt.log import Line, errors, make_log
+from otgraph.engines.tensorrt.features import Features, register_plugins
+from otgraph.engines.tensorrt.log import errors, make_log
 from otgraph.errors import EngineMissing, ModelError, OutputError
 from otgraph.files import write_aside
-
-GPU_WORDS = ("cuda", "driver", "gpu", "device")
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,23 @@ class Loaded:
     engine: Any
 
 
-def deserialize(trt: Any, data: bytes, where: str, name: str) -> Loaded:
-    """Raises ``EngineMissing`` where there is no GPU for it, ``ModelError`` where the bytes are no engine of
-    this TensorRT and GPU."""
+def deserialize(trt: Any, data: bytes, where: str, name: str, missing: Callable[[], str | None]) -> Loaded:
+    """Raises ``EngineMissing`` where there is no GPU, for the reason that ``missing`` gives; ``ModelError``
+    where the bytes are no engine of this TensorRT and GPU."""
     logger, lines = make_log(trt)
     runtime, engine = None, None
     with suppress(TypeError, RuntimeError):  # how the bindings say that the constructor returned nothing
+        register_plugins(trt, logger)
         runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise _refusal(lines, where, name)
+        reason = missing()
+        if reason is not None:
+            raise EngineMissing(f"engine '{name}': cannot load {where} here ({reason})")
+        said = (errors(lines) or ["it gives no reason"])[0]
+        raise ModelError(
+            f"{where}: {name} cannot load it: {said}; build it again with this version, for this GPU"
+        )
     return Loaded(runtime, engine)
 
 
@@ -56,6 +62,8 @@ def make_context(
     config.set_runtime_cache(cache)
     if capture and features.whole_graph_capture is not None:
         config.cuda_graph_strategy = features.whole_graph_capture
+    if features.eager_kernels is not None:
+        config.dynamic_shapes_kernel_specialization_strategy = features.eager_kernels
     context = _present(engine.create_execution_context(config), where)
     return context, lambda: bytes(cache.serialize())
 
@@ -81,12 +89,3 @@ def _present(context: Any, where: str) -> Any:
             f"{where}: TensorRT cannot make a context for it; check that the GPU has memory left"
         )
     return context
-
-
-def _refusal(lines: Sequence[Line], where: str, name: str) -> EngineMissing | ModelError:
-    said = errors(lines) or ["it gives no reason"]
-    if any(word in said[0].lower() for word in GPU_WORDS):
-        return EngineMissing(f"engine '{name}': cannot load {where} here ({said[0]})")
-    return ModelError(
-        f"{where}: {name} cannot load it: {said[0]}; build it again with this version, for this GPU"
-    )
