@@ -16,6 +16,17 @@ from otgraph.graph.onnx.emit_tensors import Tensors
 from otgraph.graph.onnx.header import OnnxHeader
 
 
+_DECIDED = {
+    "node",
+    "initializer",
+    "sparse_initializer",
+    "input",
+    "value_info",
+    "quantization_annotation",
+}
+"""Fields of a graph that are written anew; the others are copied."""
+
+
 def emit_model(graph: Graph) -> onnx.ModelProto:
     """The ONNX model of ``graph``. Untouched tensors that the file kept outside still point there.
 
@@ -77,14 +88,14 @@ class _Emission:
     def _assemble(self) -> onnx.ModelProto:
         source, out = self._header.model, onnx.ModelProto()
         _copy_fields(source, out, {"graph"})
-        _copy_fields(
-            source.graph, out.graph, {"node", "initializer", "input", "value_info", "quantization_annotation"}
-        )
+        _copy_fields(source.graph, out.graph, _DECIDED)
         out.graph.node.extend(self._tensors.nodes_needed(self._nodes))
         out.graph.initializer.extend(self._tensors.initialisers(self._nodes))
+        out.graph.sparse_initializer.extend(self._tensors.sparse(self._nodes))
         out.graph.input.extend(self._inputs(out.graph))
         made = {name for node in out.graph.node for name in node.output}
         stored = {tensor.name for tensor in out.graph.initializer}
+        stored |= {sparse.values.name for sparse in out.graph.sparse_initializer}
         true = (self._true_names | self._tensors.untouched()) & (made | stored)
         out.graph.value_info.extend(
             v for v in source.graph.value_info if v.name in true or _of_function(v.name)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import torch
-from onnx import TensorProto
+from onnx import SparseTensorProto, TensorProto
 
 TORCH_TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -42,6 +42,15 @@ def to_torch(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
     if dtype == torch.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).reshape(tuple(proto.dims))
     return torch.from_numpy(array).reshape(tuple(proto.dims))
+
+
+def sparse_to_torch(proto: SparseTensorProto, folder: Path | None = None) -> torch.Tensor:
+    """The dense tensor that a sparse one means. Its indices are of flat positions, or one row per value."""
+    values, indices = to_torch(proto.values, folder), to_torch(proto.indices, folder)
+    dense = torch.zeros(tuple(proto.dims), dtype=values.dtype)
+    places = (indices,) if indices.dim() == 1 else tuple(indices.t())
+    (dense.reshape(-1) if indices.dim() == 1 else dense)[places] = values
+    return dense
 
 
 def from_torch(tensor: torch.Tensor, name: str) -> TensorProto:
