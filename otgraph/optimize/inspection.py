@@ -69,7 +69,8 @@ class Inspection:
             for b in self.blockers()
         ]
         said = "".join(f"\n{remark}" for remark in (*self.graph.remarks, *self.axes.remarks))
-        return (_table(rows) if len(rows) > 1 else "nothing is blocked") + said
+        nothing = "nothing is blocked" if self.axes.dims else "no weight has an axis that could be followed"
+        return (_table(rows) if len(rows) > 1 else nothing) + said
 
     @property
     def curves_text(self) -> str:

@@ -15,7 +15,6 @@ from otgraph.graph.onnx.emit_nodes import new_node, old_node, same_node
 from otgraph.graph.onnx.emit_tensors import Tensors
 from otgraph.graph.onnx.header import OnnxHeader
 
-
 _DECIDED = {
     "node",
     "initializer",
@@ -93,16 +92,16 @@ class _Emission:
         out.graph.initializer.extend(self._tensors.initialisers(self._nodes))
         out.graph.sparse_initializer.extend(self._tensors.sparse(self._nodes))
         out.graph.input.extend(self._inputs(out.graph))
-        made = {name for node in out.graph.node for name in node.output}
-        stored = {tensor.name for tensor in out.graph.initializer}
-        stored |= {sparse.values.name for sparse in out.graph.sparse_initializer}
-        true = (self._true_names | self._tensors.untouched()) & (made | stored)
+        now, once = _defined(out.graph), _defined(source.graph)
+        true = (self._true_names | self._tensors.untouched()) & now
+        # of names that the file itself does not define nothing is known: they stay as they are
         out.graph.value_info.extend(
-            v for v in source.graph.value_info if v.name in true or _of_function(v.name)
+            v for v in source.graph.value_info if v.name in true or v.name not in now | once
         )
-        known = made | stored | {value.name for value in out.graph.input}
         notes = source.graph.quantization_annotation
-        out.graph.quantization_annotation.extend(note for note in notes if note.tensor_name in known)
+        out.graph.quantization_annotation.extend(
+            note for note in notes if note.tensor_name in now or note.tensor_name not in once
+        )
         return out
 
     def _inputs(self, graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -133,9 +132,11 @@ def _typed_like(value: onnx.ValueInfoProto, tensor: onnx.TensorProto) -> onnx.Va
     return onnx.helper.make_tensor_value_info(value.name, tensor.data_type, tensor.dims, value.doc_string)
 
 
-def _of_function(name: str) -> bool:
-    """Files before IR 10 keep the types inside functions here, under ``domain::function/value``."""
-    return "::" in name
+def _defined(graph: onnx.GraphProto) -> set[str]:
+    """The names of the inputs, the stored tensors, and what the nodes make."""
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    names |= {sparse.values.name for sparse in graph.sparse_initializer}
+    return names | {name for node in graph.node for name in node.output}
 
 
 def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
