@@ -13,14 +13,29 @@ from otgraph.graph.onnx.constants import constant_value
 from otgraph.graph.onnx.emit_names import Names
 from otgraph.graph.onnx.header import OnnxHeader
 from otgraph.graph.onnx.subgraphs import captured_names
-from otgraph.graph.onnx.tensors import TORCH_TYPES, from_torch, same_bits, sparse_to_torch, to_torch
+from otgraph.graph.onnx.tensors import (
+    ONNX_TYPES,
+    TORCH_TYPES,
+    from_torch,
+    same_bits,
+    sparse_to_torch,
+    to_torch,
+)
+
+_SMALL = 2**16
+"""Tensors of the file up to this many elements (shapes, scales) are read once; a large one is not kept."""
 
 
 class Tensors:
-    """What is stored, decided tensor by tensor as the program reads them."""
+    """What is stored, decided tensor by tensor as the program reads them.
 
-    def __init__(self, graph: Graph, header: OnnxHeader, names: Names) -> None:
-        self._graph, self._header, self._names = graph, header, names
+    ``held``: where given, large tensors with a new value are put there by name, and their protos are empty.
+    """
+
+    def __init__(
+        self, graph: Graph, header: OnnxHeader, names: Names, held: dict[str, torch.Tensor] | None
+    ) -> None:
+        self._graph, self._header, self._names, self._held = graph, header, names, held
         self._file = {proto.name: proto for proto in header.model.graph.initializer}
         self._sparse = {proto.values.name: proto for proto in header.model.graph.sparse_initializer}
         self._makers = {
@@ -49,7 +64,7 @@ class Tensors:
         ):
             self._typed.add(target)
         if old is None or not same_bits(old, value) or not self._makeable(target):
-            self._new[name] = from_torch(value, name)
+            self._new[name] = self._written(value, name)
             return []
         self._typed.add(target)
         if target not in self._header.constants:
@@ -82,7 +97,9 @@ class Tensors:
         that read it in the file are gone."""
         stays = self._staying(nodes)
         found = [
-            self._new.get(name, proto) for name, proto in self._file.items() if name in self._new or stays(name)
+            self._new.get(name, proto)
+            for name, proto in self._file.items()
+            if name in self._new or stays(name)
         ]
         return found + [proto for name, proto in self._new.items() if name not in self._file]
 
@@ -102,6 +119,12 @@ class Tensors:
         """Names of the initialisers that are the file's own."""
         return {*self._file, *self._sparse} - set(self._new)
 
+    def _written(self, value: torch.Tensor, name: str) -> TensorProto:
+        if self._held is None or value.numel() <= _SMALL:
+            return from_torch(value, name)
+        self._held[name] = value
+        return TensorProto(name=name, data_type=ONNX_TYPES[value.dtype], dims=list(value.shape))
+
     def _makeable(self, target: str) -> bool:
         """Whether the node that made a constant still would: the stored shape it reads is the file's."""
         if target not in self._header.constants:
@@ -114,9 +137,12 @@ class Tensors:
         return all(old is not None and same_bits(old, now) for old, now in olds)
 
     def _original(self, name: str) -> torch.Tensor | None:
-        if name not in self._old:
-            self._old[name] = self._load(name)
-        return self._old[name]
+        if name in self._old:
+            return self._old[name]
+        value = self._load(name)
+        if value is None or value.numel() <= _SMALL:
+            self._old[name] = value
+        return value
 
     def _load(self, name: str) -> torch.Tensor | None:
         if name in self._makers:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
+import torch
 from onnx import NodeProto
 from torch import fx
 
 from otgraph.errors import ModelError
 from otgraph.graph.graph import Graph
+from otgraph.graph.onnx.copy_fields import copy_fields
 from otgraph.graph.onnx.emit_names import Names, assign_names
 from otgraph.graph.onnx.emit_nodes import new_node, old_node, same_node
 from otgraph.graph.onnx.emit_tensors import Tensors
@@ -32,18 +32,33 @@ def emit_model(graph: Graph) -> onnx.ModelProto:
     Raises:
         ModelError: the graph was not read from ONNX, or calls a function that is no ONNX operator.
     """
+    return _Emission(graph, _header(graph), None).model()
+
+
+def emit_beside(graph: Graph) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
+    """As ``emit_model``, for weights that protobuf could not hold: the initialisers of large tensors with a
+    new value have no data; the tensors themselves come by name.
+
+    Raises:
+        ModelError: as ``emit_model``.
+    """
+    held: dict[str, torch.Tensor] = {}
+    return _Emission(graph, _header(graph), held).model(), held
+
+
+def _header(graph: Graph) -> OnnxHeader:
     if not isinstance(graph.header, OnnxHeader):
         raise ModelError(f"{graph.name}: was not read from an ONNX file; save it instead of emitting it")
-    return _Emission(graph, graph.header).model()
+    return graph.header
 
 
 class _Emission:
     """One pass over the program. ``_clean``: values whose shape and type are surely the file's."""
 
-    def __init__(self, graph: Graph, header: OnnxHeader) -> None:
+    def __init__(self, graph: Graph, header: OnnxHeader, held: dict[str, torch.Tensor] | None) -> None:
         self._graph, self._header = graph, header
         self._names: Names = assign_names(graph, header)
-        self._tensors = Tensors(graph, header, self._names)
+        self._tensors = Tensors(graph, header, self._names, held)
         self._nodes: list[NodeProto] = []
         self._clean: set[fx.Node] = set()
         self._true_names: set[str] = set()
@@ -86,8 +101,8 @@ class _Emission:
 
     def _assemble(self) -> onnx.ModelProto:
         source, out = self._header.model, onnx.ModelProto()
-        _copy_fields(source, out, {"graph"})
-        _copy_fields(source.graph, out.graph, _DECIDED)
+        copy_fields(source, out, {"graph"})
+        copy_fields(source.graph, out.graph, _DECIDED)
         out.graph.node.extend(self._tensors.nodes_needed(self._nodes))
         out.graph.initializer.extend(self._tensors.initialisers(self._nodes))
         out.graph.sparse_initializer.extend(self._tensors.sparse(self._nodes))
@@ -137,15 +152,3 @@ def _defined(graph: onnx.GraphProto) -> set[str]:
     names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     names |= {sparse.values.name for sparse in graph.sparse_initializer}
     return names | {name for node in graph.node for name in node.output}
-
-
-def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
-    for field, value in source.ListFields():
-        if field.name in skip:
-            continue
-        if field.is_repeated:
-            getattr(target, field.name).extend(value)
-        elif field.message_type is not None:
-            getattr(target, field.name).CopyFrom(value)
-        else:
-            setattr(target, field.name, value)

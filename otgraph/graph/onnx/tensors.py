@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx_ir as ir
 import torch
 from onnx import SparseTensorProto, TensorProto
 
@@ -34,14 +35,21 @@ ONNX_TYPES = {dtype: number for number, dtype in TORCH_TYPES.items()}
 def to_torch(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
     """A copy of an ONNX tensor; ``folder`` is where its external data lies. Its type is in TORCH_TYPES."""
     if proto.data_location == TensorProto.EXTERNAL:
-        tensor = ir.serde.deserialize_tensor(proto, str(folder or "."))
-        array = np.array(tensor.numpy())
+        array = _read_external(proto, folder or Path())
     else:
         array = np.array(onnx.numpy_helper.to_array(proto))
     dtype = TORCH_TYPES[proto.data_type]
     if dtype == torch.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).reshape(tuple(proto.dims))
     return torch.from_numpy(array).reshape(tuple(proto.dims))
+
+
+def _read_external(proto: TensorProto, folder: Path) -> npt.NDArray[Any]:
+    """Read at once and held once: a weight may be larger than what is free a second time."""
+    said = {entry.key: entry.value for entry in proto.external_data}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+    count, offset = math.prod(proto.dims), int(said.get("offset") or 0)
+    return np.fromfile(folder / said["location"], dtype, count, offset=offset)
 
 
 def sparse_to_torch(proto: SparseTensorProto, folder: Path | None = None) -> torch.Tensor:
@@ -57,7 +65,7 @@ def from_torch(tensor: torch.Tensor, name: str) -> TensorProto:
     """The ONNX tensor with the same bytes."""
     plain = tensor.detach().cpu()
     proto = TensorProto(name=name, data_type=ONNX_TYPES[plain.dtype], dims=list(plain.shape))
-    proto.raw_data = _flat_bytes(plain).tobytes()
+    proto.raw_data = flat_bytes(plain).tobytes()
     return proto
 
 
@@ -65,10 +73,11 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal type, shape and bytes (so NaN equals the same NaN)."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return bool(np.array_equal(_flat_bytes(a), _flat_bytes(b)))
+    return torch.equal(*(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
 
 
-def _flat_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+def flat_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """The bytes of a tensor as ONNX stores them; not copied where it lies contiguously on the processor."""
     plain = tensor.detach().cpu()
     plain = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
     return np.ascontiguousarray(plain.numpy()).reshape(-1).view(np.uint8)
