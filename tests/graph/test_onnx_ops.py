@@ -256,6 +256,7 @@ CASES: list[tuple[str, list[Any], dict[str, Any], int]] = [
     ("LRN", [f32(2, 7, 3, 3)], {"size": 5, "alpha": 0.01, "bias": 1.5}, 18),
     ("Upsample", [f32(1, 2, 3, 3), np.array([1, 1, 2, 2], np.float32)], {"mode": "nearest"}, 9),
     ("Resize", [f32(1, 2, 3, 3), np.array([1, 1, 2, 2], np.float32)], {"mode": "linear"}, 10),
+    ("Resize", [f32(1, 2, 5, 7), np.array([1, 1, 0.6, 0.4], np.float32)], {"mode": "nearest"}, 10),
     ("Resize", [f32(1, 2, 5, 4), None, None, ints(1, 2, 7, 9)], {"mode": "cubic"}, 18),
     ("QuantizeLinear", [f32(3, 4), scalar(0.02), np.array(-7, np.int8)], {}, 10),
     ("QuantizeLinear", [f32(3, 4), scalar(0.25)], {}, 13),

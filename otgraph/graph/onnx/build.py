@@ -97,7 +97,9 @@ class Builder:
         for sparse in self._model.graph.sparse_initializer:
             name = sparse.values.name
             if not holdable(sparse.values):
-                raise ModelError(f"{self._where}: {name!r} is sparse, of a type that cannot be held; convert it")
+                raise ModelError(
+                    f"{self._where}: {name!r} is sparse, of a type that cannot be held; convert it"
+                )
             self._stored[name] = sparse_to_torch(sparse, self._folder)
             self._waiting[name] = name
 

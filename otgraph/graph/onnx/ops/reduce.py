@@ -117,7 +117,9 @@ def _largest(x: Tensor, axes: list[int], keep: bool) -> Tensor:  # noqa: FBT001
     """Of no values: the least that the type has."""
     if all(x.shape[axis] for axis in axes):
         return x.amax(axes, keep)
-    least = False if x.dtype == torch.bool else -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+    least = (
+        False if x.dtype == torch.bool else -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+    )
     return torch.full_like(_sum(x, axes, keep), least)
 
 
