@@ -1,5 +1,5 @@
-"""Cases of ONNX's backend tests whose stored outputs are of one implementation's rounding or reading, with the
-reason; ``tests/graph/test_onnx_expectations.py`` proves each.
+"""Cases of ONNX's backend tests that store one implementation's rounding or reading, and the reason;
+``tests/graph/test_onnx_expectations.py`` proves each.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ opset, against ONNX Runtime."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections import defaultdict
@@ -68,10 +69,8 @@ def written(case: Any, version: int) -> Iterator[Case]:
     for entry in declared.opset_import:
         entry.version = version if entry.domain in ("", "ai.onnx") else entry.version
     yield declared, feed, outputs
-    try:
+    with contextlib.suppress(RuntimeError, version_converter.ConvertError):
         yield version_converter.convert_version(case.model, version), feed, outputs
-    except (RuntimeError, version_converter.ConvertError):
-        pass
     older = _with_attributes(declared, case.model.opset_import[0].version, version, feed)
     if older is not None:
         yield older, {port.name: feed[port.name] for port in older.graph.input}, outputs
@@ -149,8 +148,8 @@ def _held(feed: dict[str, Any]) -> bool:
 
 
 def tried(op: str, version: int) -> int:
-    """How many cases of an operator torch computes as ONNX Runtime does in this opset; as the case says, where
-    that opset is its own and ONNX Runtime has no such operator yet."""
+    """How many cases of an operator torch computes as ONNX Runtime does in this opset, or as the case says
+    where that opset is its own and ONNX Runtime has no such operator yet."""
     count = 0
     for case in cases()[op]:
         for model, feed, outputs in written(case, version):

@@ -73,7 +73,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal type, shape and bytes (so NaN equals the same NaN)."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(*(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
+    return torch.equal(torch.from_numpy(flat_bytes(a)), torch.from_numpy(flat_bytes(b)))
 
 
 def flat_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:

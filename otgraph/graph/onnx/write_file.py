@@ -129,8 +129,8 @@ def _put(
 ) -> TensorProto:
     """``tensor`` as the model file has it: data that is large is added to ``file``, which is ``name``."""
     outside = tensor.data_location == TensorProto.EXTERNAL
-    raw = b"" if outside else flat_bytes(held[tensor.name]) if tensor.name in held else tensor.raw_data
-    length = _length(tensor, folder) if outside else len(raw)
+    raw = flat_bytes(held[tensor.name]).data if tensor.name in held else memoryview(tensor.raw_data)
+    length = _length(tensor, folder) if outside else raw.nbytes
     if length <= _INSIDE:
         return tensor
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))

@@ -117,18 +117,22 @@ def _largest(x: Tensor, axes: list[int], keep: bool) -> Tensor:  # noqa: FBT001
     """Of no values: the least that the type has."""
     if all(x.shape[axis] for axis in axes):
         return x.amax(axes, keep)
-    least = (
-        False if x.dtype == torch.bool else -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
-    )
-    return torch.full_like(_sum(x, axes, keep), least)
+    return torch.full_like(_sum(x, axes, keep), _bounds(x.dtype)[0])
 
 
 def _smallest(x: Tensor, axes: list[int], keep: bool) -> Tensor:  # noqa: FBT001
     """Of no values: the greatest that the type has."""
     if all(x.shape[axis] for axis in axes):
         return x.amin(axes, keep)
-    most = True if x.dtype == torch.bool else math.inf if x.is_floating_point() else torch.iinfo(x.dtype).max
-    return torch.full_like(_sum(x, axes, keep), most)
+    return torch.full_like(_sum(x, axes, keep), _bounds(x.dtype)[1])
+
+
+def _bounds(dtype: torch.dtype) -> tuple[float, float]:
+    if dtype == torch.bool:
+        return False, True
+    if dtype.is_floating_point:
+        return -math.inf, math.inf
+    return torch.iinfo(dtype).min, torch.iinfo(dtype).max
 
 
 def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:  # noqa: FBT001

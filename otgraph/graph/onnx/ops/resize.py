@@ -108,10 +108,8 @@ def _resize(
 
 
 def _nearest(x: Tensor, moving: list[_Axis], coordinates: str, rounding: str) -> Tensor:
-    picks = [
-        _round(_positions(a, coordinates), _rule(rounding, a)).clip(0, a.size - 1).astype(np.int64)
-        for a in moving
-    ]
+    cells = [_round(_positions(a, coordinates), _rule(rounding, a)) for a in moving]
+    picks = [at.clip(0, a.size - 1).astype(np.int64) for a, at in zip(moving, cells, strict=True)]
     repeats = all(
         a.out % a.size == 0 and np.array_equal(pick, np.arange(a.out) // (a.out // a.size))
         for a, pick in zip(moving, picks, strict=True)
