@@ -143,11 +143,19 @@ def kept_count(size: int, fraction: float, multiple: int) -> int:
     return k
 
 
+_AT_ONCE = 2**24
+"""How many elements of a weight are looked at together."""
+
+
 def _largest(rewriter: Rewriter, dim: Dim, k: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The k channels whose stored weights have the largest norm."""
     energy = np.zeros(dim.size)
     for port in dim.ports:
-        tensor = rewriter.graph.tensor(port.tensor).detach().double()
+        tensor = rewriter.graph.tensor(port.tensor).detach()
         if tensor.shape[port.axis] == dim.size and tensor.dim() > 1:
-            energy += tensor.movedim(port.axis, 0).reshape(dim.size, -1).square().sum(1).numpy()
+            across = 1 if port.axis == 0 else 0
+            rows = max(1, _AT_ONCE * tensor.shape[across] // max(tensor.numel(), 1))
+            for part in tensor.split(rows, across):  # of a large weight no whole copy in double is made
+                flat = part.double().movedim(port.axis, 0).reshape(dim.size, -1)
+                energy += flat.square().sum(1).numpy()
     return np.sort(np.argsort(-energy, kind="stable")[:k])

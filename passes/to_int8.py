@@ -34,13 +34,10 @@ class ToInt8(Pass):
         >>> graph = capture(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), example(2, 4))
         >>> print(program_text(rewrite("to-int8{symmetric=true}", graph, data=inputs(input_1=example(8, 4)))))
         input input_1
-        _0_weight_DequantizeLinear = onnx.DequantizeLinear(0.weight_quantized[2, 4] int8, 0.weight_scale[2], 0.weight_zero_point[2] int8)
-        getitem = getitem(_0_weight_DequantizeLinear, 0)
+        _0_weight_DequantizeLinear = onnx.DequantizeLinear(0.weight_quantized[2, 4] int8, 0.weight_scale[2], 0.weight_zero_point[2] int8, axis=0)
         input_1_QuantizeLinear = onnx.QuantizeLinear(input_1, input_1_scale[], input_1_zero_point[] int8)
-        getitem_1 = getitem(input_1_QuantizeLinear, 0)
-        input_1_DequantizeLinear = onnx.DequantizeLinear(getitem_1, input_1_scale[], input_1_zero_point[] int8)
-        getitem_2 = getitem(input_1_DequantizeLinear, 0)
-        node_linear = onnx.Gemm(getitem_2, getitem, 0.bias[2], beta=1.0, transB=1, alpha=1.0, transA=0)
+        input_1_DequantizeLinear = onnx.DequantizeLinear(input_1_QuantizeLinear, input_1_scale[], input_1_zero_point[] int8)
+        node_linear = onnx.Gemm(input_1_DequantizeLinear, _0_weight_DequantizeLinear, 0.bias[2], beta=1.0, transB=1, alpha=1.0, transA=0)
         node_relu = onnx.Relu(node_linear)
         return node_relu
 

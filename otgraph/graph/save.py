@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Container
 from pathlib import Path
 
 import onnx
@@ -15,9 +16,10 @@ from torch.export import Dim
 from otgraph.errors import ModelError
 from otgraph.files import check_writable
 from otgraph.graph.graph import Graph, op_name
-from otgraph.graph.onnx.emitter import emit_model
+from otgraph.graph.onnx import write_file
+from otgraph.graph.onnx.emitter import emit_beside, emit_model
 from otgraph.graph.onnx.header import OnnxHeader
-from otgraph.graph.onnx.write_file import check_model, to_bytes, write_beside, write_inside
+from otgraph.graph.onnx.write_file import TOO_LARGE, check_model, to_bytes, write_beside, write_inside
 from otgraph.quiet import quiet
 
 
@@ -30,11 +32,12 @@ def save_graph(graph: Graph, path: Path) -> None:
         ModelError: the graph has no valid ONNX form.
     """
     check_writable(path)
-    model, folder = to_model(graph), _folder(graph)
-    if isinstance(graph.header, OnnxHeader) and graph.header.external:
-        write_beside(model, folder, path)
+    if isinstance(graph.header, OnnxHeader) and (graph.header.external or _is_too_large(graph)):
+        model, held = emit_beside(graph)
+        _check(graph, model, held)
+        write_beside(model, graph.header.folder, path, held)
     else:
-        write_inside(model, folder, path)
+        write_inside(to_model(graph), _folder(graph), path)
 
 
 def to_onnx_bytes(graph: Graph) -> bytes:
@@ -43,6 +46,8 @@ def to_onnx_bytes(graph: Graph) -> bytes:
     Raises:
         ModelError: the graph has no valid ONNX form, or is larger than 2 GB.
     """
+    if _is_too_large(graph):
+        raise ModelError(TOO_LARGE.format(graph.name))
     return to_bytes(to_model(graph), _folder(graph))
 
 
@@ -62,21 +67,29 @@ def to_model(graph: Graph) -> onnx.ModelProto:
         ModelError: the graph has no valid ONNX form.
     """
     model = emit_model(graph) if graph.dialect == "onnx" else _export(graph)
-    fault = _fault(model, _folder(graph))
+    _check(graph, model)
+    return model
+
+
+def _check(graph: Graph, model: onnx.ModelProto, held: Container[str] = ()) -> None:
+    fault = _fault(model, held)
     if fault is not None and not _was_faulty(graph):
         raise ModelError(
             f"{graph.name}: its ONNX form is not valid ({fault}); please report the pass that made it"
         )
-    return model
+
+
+def _is_too_large(graph: Graph) -> bool:
+    return sum(tensor.nbytes for tensor in graph.tensors().values()) > write_file.LARGEST
 
 
 def _folder(graph: Graph) -> Path | None:
     return graph.header.folder if isinstance(graph.header, OnnxHeader) else None
 
 
-def _fault(model: onnx.ModelProto, folder: Path | None) -> str | None:
+def _fault(model: onnx.ModelProto, held: Container[str] = ()) -> str | None:
     try:
-        check_model(model, folder)
+        check_model(model, held)
     except ValidationError as error:
         return str(error).strip().splitlines()[0]
     return None
@@ -84,9 +97,7 @@ def _fault(model: onnx.ModelProto, folder: Path | None) -> str | None:
 
 def _was_faulty(graph: Graph) -> bool:
     """What the checker refused as it was read is written back: runtimes take more than it does."""
-    return (
-        isinstance(graph.header, OnnxHeader) and _fault(graph.header.model, graph.header.folder) is not None
-    )
+    return isinstance(graph.header, OnnxHeader) and _fault(graph.header.model) is not None
 
 
 def _export(graph: Graph) -> onnx.ModelProto:

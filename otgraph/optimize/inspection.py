@@ -68,7 +68,8 @@ class Inspection:
             )
             for b in self.blockers()
         ]
-        said = [_table(rows) if len(rows) > 1 else "nothing is blocked"]
+        nothing = "nothing is blocked" if self.axes.dims else "no weight has an axis that could be followed"
+        said = [_table(rows) if len(rows) > 1 else nothing]
         said += _normalised(self.axes.prunable())
         return "\n".join([*said, *_once((*self.graph.remarks, *self.axes.remarks))])
 

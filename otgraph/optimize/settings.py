@@ -83,9 +83,18 @@ class Settings:
         """
         found = tuple(dim for dim in axes.prunable() if self.selects(dim))
         if not found:
-            names = ", ".join(dim.name for dim in axes.prunable()[:5]) or "none"
+            names = ", ".join(dim.name for dim in axes.prunable()[:5])
+            if not names:
+                raise UsageError(f"no dim may be cut: {_why_none(axes)}; see inspect --blockers")
             raise UsageError(
                 f"no dim may be cut: of those that could ({names}) the rules leave none; loosen --include,"
                 " --exclude or --dims, and see inspect --blockers"
             )
         return found
+
+
+def _why_none(axes: AxisMap) -> str:
+    reasons = dict.fromkeys(dim.blocked for dim in axes.dims.values() if dim.blocked and dim.size > 1)
+    if not reasons:
+        return "no weight has an axis that could be followed"
+    return f"all are blocked by {'; '.join(list(reasons)[:3])}"

@@ -36,8 +36,8 @@ class OtgraphRep(BackendRep):
         given = (
             [inputs[name] for name in names if name in inputs] if isinstance(inputs, dict) else list(inputs)
         )
-        self.graph = import_model(self.model, example=[_to_torch(array) for array in given])
-        return tuple(_to_numpy(tensor) for tensor in self.graph(*self.graph.example))
+        self.graph = import_model(self.model, example=[to_tensor(array) for array in given])
+        return tuple(to_array(tensor) for tensor in self.graph(*self.graph.example))
 
 
 class OtgraphBackend(Backend):
@@ -91,7 +91,12 @@ def _value_info(name: str, array: Any) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, kind, np.asarray(array).shape)
 
 
-def _to_torch(value: Any) -> torch.Tensor:
+def to_tensor(value: Any) -> torch.Tensor:
+    """An array, or a number, as torch has it.
+
+    Raises:
+        ModelError: it is no array, or of a type that tensors of the dialect cannot have.
+    """
     if not isinstance(value, (np.ndarray, np.generic, int, float, bool)):
         raise ModelError(f"an input is a {type(value).__name__}: only tensors are supported")
     array = np.array(value)
@@ -100,13 +105,12 @@ def _to_torch(value: Any) -> torch.Tensor:
     try:
         return torch.from_numpy(array.view(array.dtype.name))
     except TypeError as error:
-        raise ModelError(f"an input has type {array.dtype}: torch has no such type") from error
+        raise ModelError(f"an input has type {array.dtype}: the dialect has no tensors of it") from error
 
 
-def _to_numpy(tensor: torch.Tensor) -> Any:
-    if (
-        tensor.dtype is torch.bfloat16
-    ):  # a type that NumPy itself lacks: its bits, under the name that ONNX gives
+def to_array(tensor: torch.Tensor) -> Any:
+    """A tensor as NumPy has it, or as ONNX names it where NumPy has no such type."""
+    if tensor.dtype is torch.bfloat16:
         return tensor.detach().view(torch.int16).numpy().view(_BFLOAT16)
     return tensor.detach().numpy()
 

@@ -22,7 +22,7 @@ from otgraph.graph.onnx.opaque import OrtOp
 from otgraph.graph.onnx.ops.table import TUPLES, Function, function_of
 from otgraph.graph.onnx.origin import OnnxOrigin
 from otgraph.graph.onnx.subgraphs import captured_names
-from otgraph.graph.onnx.tensors import put_tensor, to_torch
+from otgraph.graph.onnx.tensors import put_tensor, sparse_to_torch, to_torch
 from otgraph.remark import Remark
 
 
@@ -95,9 +95,13 @@ class Builder:
             else:
                 self._unheld[proto.name] = proto
         for sparse in self._model.graph.sparse_initializer:
-            raise ModelError(
-                f"{self._where}: {sparse.values.name!r} is a sparse initialiser; store it densely"
-            )
+            name = sparse.values.name
+            if not holdable(sparse.values):
+                raise ModelError(
+                    f"{self._where}: {name!r} is sparse, of a type that cannot be held; convert it"
+                )
+            self._stored[name] = sparse_to_torch(sparse, self._folder)
+            self._waiting[name] = name
 
     def _node(self, index: int, node: NodeProto) -> None:
         constant = constant_value(node, self._stored, self._folder)

@@ -53,6 +53,7 @@ def assign_names(graph: Graph, header: OnnxHeader) -> Names:
     file = header.model.graph
     names.taken.update(value.name for value in file.input)
     names.taken.update(tensor.name for tensor in file.initializer)
+    names.taken.update(sparse.values.name for sparse in file.sparse_initializer)
     names.taken.update(name for node in file.node for name in _inner_names(node))
     names.titles.update(node.name for node in file.node)
     placeholders = [node for node in nodes if node.op == "placeholder"]

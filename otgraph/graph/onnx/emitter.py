@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
+import torch
 from onnx import NodeProto
 from torch import fx
 
 from otgraph.errors import ModelError
 from otgraph.graph.graph import Graph
+from otgraph.graph.onnx.copy_fields import copy_fields
 from otgraph.graph.onnx.emit_names import Names, assign_names
 from otgraph.graph.onnx.emit_nodes import new_node, old_node, same_node
 from otgraph.graph.onnx.emit_tensors import Tensors
 from otgraph.graph.onnx.header import OnnxHeader
+
+_DECIDED = {
+    "node",
+    "initializer",
+    "sparse_initializer",
+    "input",
+    "value_info",
+    "quantization_annotation",
+}
+"""Fields of a graph that are written anew; the others are copied."""
 
 
 def emit_model(graph: Graph) -> onnx.ModelProto:
@@ -22,18 +32,33 @@ def emit_model(graph: Graph) -> onnx.ModelProto:
     Raises:
         ModelError: the graph was not read from ONNX, or calls a function that is no ONNX operator.
     """
+    return _Emission(graph, _header(graph), None).model()
+
+
+def emit_beside(graph: Graph) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
+    """As ``emit_model``, for weights that protobuf could not hold: the initialisers of large tensors with a
+    new value have no data; the tensors themselves come by name.
+
+    Raises:
+        ModelError: as ``emit_model``.
+    """
+    held: dict[str, torch.Tensor] = {}
+    return _Emission(graph, _header(graph), held).model(), held
+
+
+def _header(graph: Graph) -> OnnxHeader:
     if not isinstance(graph.header, OnnxHeader):
         raise ModelError(f"{graph.name}: was not read from an ONNX file; save it instead of emitting it")
-    return _Emission(graph, graph.header).model()
+    return graph.header
 
 
 class _Emission:
     """One pass over the program. ``_clean``: values whose shape and type are surely the file's."""
 
-    def __init__(self, graph: Graph, header: OnnxHeader) -> None:
+    def __init__(self, graph: Graph, header: OnnxHeader, held: dict[str, torch.Tensor] | None) -> None:
         self._graph, self._header = graph, header
         self._names: Names = assign_names(graph, header)
-        self._tensors = Tensors(graph, header, self._names)
+        self._tensors = Tensors(graph, header, self._names, held)
         self._nodes: list[NodeProto] = []
         self._clean: set[fx.Node] = set()
         self._true_names: set[str] = set()
@@ -76,22 +101,22 @@ class _Emission:
 
     def _assemble(self) -> onnx.ModelProto:
         source, out = self._header.model, onnx.ModelProto()
-        _copy_fields(source, out, {"graph"})
-        _copy_fields(
-            source.graph, out.graph, {"node", "initializer", "input", "value_info", "quantization_annotation"}
-        )
+        copy_fields(source, out, {"graph"})
+        copy_fields(source.graph, out.graph, _DECIDED)
         out.graph.node.extend(self._tensors.nodes_needed(self._nodes))
         out.graph.initializer.extend(self._tensors.initialisers(self._nodes))
+        out.graph.sparse_initializer.extend(self._tensors.sparse(self._nodes))
         out.graph.input.extend(self._inputs(out.graph))
-        made = {name for node in out.graph.node for name in node.output}
-        stored = {tensor.name for tensor in out.graph.initializer}
-        true = (self._true_names | self._tensors.untouched()) & (made | stored)
+        now, once = _defined(out.graph), _defined(source.graph)
+        true = (self._true_names | self._tensors.untouched()) & now
+        # of names that the file itself does not define nothing is known: they stay as they are
         out.graph.value_info.extend(
-            v for v in source.graph.value_info if v.name in true or _of_function(v.name)
+            v for v in source.graph.value_info if v.name in true or v.name not in now | once
         )
-        known = made | stored | {value.name for value in out.graph.input}
         notes = source.graph.quantization_annotation
-        out.graph.quantization_annotation.extend(note for note in notes if note.tensor_name in known)
+        out.graph.quantization_annotation.extend(
+            note for note in notes if note.tensor_name in now or note.tensor_name not in once
+        )
         return out
 
     def _inputs(self, graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -122,18 +147,8 @@ def _typed_like(value: onnx.ValueInfoProto, tensor: onnx.TensorProto) -> onnx.Va
     return onnx.helper.make_tensor_value_info(value.name, tensor.data_type, tensor.dims, value.doc_string)
 
 
-def _of_function(name: str) -> bool:
-    """Files before IR 10 keep the types inside functions here, under ``domain::function/value``."""
-    return "::" in name
-
-
-def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
-    for field, value in source.ListFields():
-        if field.name in skip:
-            continue
-        if field.is_repeated:
-            getattr(target, field.name).extend(value)
-        elif field.message_type is not None:
-            getattr(target, field.name).CopyFrom(value)
-        else:
-            setattr(target, field.name, value)
+def _defined(graph: onnx.GraphProto) -> set[str]:
+    """The names of the inputs, the stored tensors, and what the nodes make."""
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    names |= {sparse.values.name for sparse in graph.sparse_initializer}
+    return names | {name for node in graph.node for name in node.output}

@@ -18,6 +18,7 @@ from otgraph.graph.onnx.example import find_example
 from otgraph.graph.onnx.ports import input_ports, output_ports
 from otgraph.graph.onnx.read_file import check_external, read_file
 from otgraph.graph.onnx.trial import run_once
+from otgraph.remark import Remark
 
 Example = Sequence[torch.Tensor]
 
@@ -68,5 +69,16 @@ def _build(model: onnx.ModelProto, folder: Path | None, where: str, given: Examp
         example,
         name=model.graph.name or "model",
         header=builder.header(),
-        remarks=(*remarks, *builder.remarks, *opaque),
+        remarks=(*remarks, *_once((*builder.remarks, *opaque))),
     )
+
+
+def _once(remarks: Sequence[Remark]) -> list[Remark]:
+    """Each thing that is said of several nodes, said of the first, with how many more there are."""
+    said: dict[str, list[Remark]] = {}
+    for remark in remarks:
+        said.setdefault(remark.message, []).append(remark)
+    return [
+        replace(first, message=f"{text} (as do {len(others)} more)" if others else text)
+        for text, (first, *others) in said.items()
+    ]

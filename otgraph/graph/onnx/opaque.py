@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto
 
 from otgraph.errors import ModelError
+from otgraph.graph.onnx.header import plain_domain
 from otgraph.graph.onnx.tensors import ONNX_TYPES
 
 Value = Any
@@ -45,6 +46,7 @@ class OrtOp(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.op_type, self.node_name = node.op_type, node.name
+        self._title = f"{node.domain}.{node.op_type}" if plain_domain(node.domain) else node.op_type
         self._names = (*node.input, *captured)
         self._outputs = tuple(node.output)
         self._template = _template(node, model, embedded or {}).SerializeToString()
@@ -91,7 +93,7 @@ class OrtOp(torch.nn.Module):
     def _message(self, error: Exception) -> str:
         name = f"node {self.node_name!r}" if self.node_name else f"the node that makes {self._outputs[0]!r}"
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        what = f"{self.op_type} has no torch form and ONNX Runtime cannot run it"
+        what = f"{self._title} has no torch form and ONNX Runtime cannot run it"
         return f"{name}: {what} ({lines[0]}); replace it"
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx_ir as ir
 import torch
-from onnx import TensorProto
+from onnx import SparseTensorProto, TensorProto
 
 TORCH_TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -34,8 +35,7 @@ ONNX_TYPES = {dtype: number for number, dtype in TORCH_TYPES.items()}
 def to_torch(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
     """A copy of an ONNX tensor; ``folder`` is where its external data lies. Its type is in TORCH_TYPES."""
     if proto.data_location == TensorProto.EXTERNAL:
-        tensor = ir.serde.deserialize_tensor(proto, str(folder or "."))
-        array = np.array(tensor.numpy())
+        array = _read_external(proto, folder or Path())
     else:
         array = np.array(onnx.numpy_helper.to_array(proto))
     dtype = TORCH_TYPES[proto.data_type]
@@ -44,11 +44,28 @@ def to_torch(proto: TensorProto, folder: Path | None = None) -> torch.Tensor:
     return torch.from_numpy(array).reshape(tuple(proto.dims))
 
 
+def _read_external(proto: TensorProto, folder: Path) -> npt.NDArray[Any]:
+    """Read at once and held once: a weight may be larger than what is free a second time."""
+    said = {entry.key: entry.value for entry in proto.external_data}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+    count, offset = math.prod(proto.dims), int(said.get("offset") or 0)
+    return np.fromfile(folder / said["location"], dtype, count, offset=offset)
+
+
+def sparse_to_torch(proto: SparseTensorProto, folder: Path | None = None) -> torch.Tensor:
+    """The dense tensor that a sparse one means. Its indices are of flat positions, or one row per value."""
+    values, indices = to_torch(proto.values, folder), to_torch(proto.indices, folder)
+    dense = torch.zeros(tuple(proto.dims), dtype=values.dtype)
+    places = (indices,) if indices.dim() == 1 else tuple(indices.t())
+    (dense.reshape(-1) if indices.dim() == 1 else dense)[places] = values
+    return dense
+
+
 def from_torch(tensor: torch.Tensor, name: str) -> TensorProto:
     """The ONNX tensor with the same bytes."""
     plain = tensor.detach().cpu()
     proto = TensorProto(name=name, data_type=ONNX_TYPES[plain.dtype], dims=list(plain.shape))
-    proto.raw_data = _flat_bytes(plain).tobytes()
+    proto.raw_data = flat_bytes(plain).tobytes()
     return proto
 
 
@@ -56,10 +73,11 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal type, shape and bytes (so NaN equals the same NaN)."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return bool(np.array_equal(_flat_bytes(a), _flat_bytes(b)))
+    return torch.equal(torch.from_numpy(flat_bytes(a)), torch.from_numpy(flat_bytes(b)))
 
 
-def _flat_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+def flat_bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """The bytes of a tensor as ONNX stores them; not copied where it lies contiguously on the processor."""
     plain = tensor.detach().cpu()
     plain = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
     return np.ascontiguousarray(plain.numpy()).reshape(-1).view(np.uint8)

@@ -5,21 +5,28 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
-from google.protobuf.message import Message
+import torch
 from onnx import TensorProto, helper
 
 from otgraph.errors import ModelError
 from otgraph.files import check_writable, write_aside
+from otgraph.graph.onnx.copy_fields import copy_fields
 from otgraph.graph.onnx.read_file import stored_tensors
+from otgraph.graph.onnx.tensors import flat_bytes
 
 LARGEST = 2**31 - 2**24
-"""Protobuf cannot hold more than 2 GB in one file; what is no number of a tensor needs less than the rest."""
+"""Protobuf holds 2 GB in one file; what is no number of a tensor needs less than the difference."""
+TOO_LARGE = "{}: is larger than 2 GB; save it to a file, with its weights beside it"
 _INSIDE = 1024
 """Tensors up to this many bytes stay in the model file even when the others lie beside it."""
 _ALIGNMENT = 4096
+_PIECE = 2**26
+"""Data from outside is copied in pieces of so many bytes."""
 
 
 def to_bytes(model: onnx.ModelProto, folder: Path | None) -> bytes:
@@ -29,9 +36,7 @@ def to_bytes(model: onnx.ModelProto, folder: Path | None) -> bytes:
         ModelError: it is larger than protobuf allows.
     """
     if stored_bytes(model) > LARGEST:
-        raise ModelError(
-            f"{model.graph.name}: is larger than 2 GB; save it to a file, with its weights beside it"
-        )
+        raise ModelError(TOO_LARGE.format(model.graph.name))
     return _with_data(model, folder).SerializeToString()
 
 
@@ -48,65 +53,55 @@ def write_inside(model: onnx.ModelProto, folder: Path | None, path: Path) -> Non
         aside.write_bytes(_with_data(model, folder).SerializeToString())
 
 
-def write_beside(model: onnx.ModelProto, folder: Path | None, path: Path) -> None:
+def write_beside(
+    model: onnx.ModelProto, folder: Path | None, path: Path, held: Mapping[str, torch.Tensor] | None = None
+) -> None:
     """Write ``path`` and, under ``path`` + ``.data``, its large weights. Neither is ever half-written.
+
+    ``held``: the data of initialisers that have none.
 
     Raises:
         OutputError: ``path`` cannot be written.
     """
     data = path.with_name(f"{path.name}.data")
     check_writable(path)
-    skeleton = _without_initialisers(model)
     with write_aside(path) as aside, write_aside(data) as data_aside:
+        skeleton = _without_initialisers(model)
         with data_aside.open("wb") as file:
             for tensor in model.graph.initializer:
-                raw = _raw(tensor, folder)
-                outline = skeleton.graph.initializer.add()
-                if raw is None or len(raw) <= _INSIDE:
-                    outline.CopyFrom(tensor)
-                    _take_in(outline, folder)
-                    continue
-                file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-                _copy_all_but("raw_data", tensor, outline)
-                _point_to(outline, data.name, file.tell(), len(raw))
-                file.write(raw)
+                skeleton.graph.initializer.append(_put(tensor, folder, file, data.name, held or {}))
         for tensor in stored_tensors(skeleton):
             if _location(tensor) != data.name:
                 _take_in(tensor, folder)
         aside.write_bytes(skeleton.SerializeToString())
 
 
-def _without_initialisers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of all but the weights, of which there may be more than memory holds twice."""
-    skeleton = onnx.ModelProto()
-    _copy_all_but("graph", model, skeleton)
-    _copy_all_but("initializer", model.graph, skeleton.graph)
-    return skeleton
-
-
-def _copy_all_but(name: str, source: Message, target: Message) -> None:
-    for field, value in source.ListFields():
-        if field.name == name:
-            continue
-        if isinstance(value, Message):
-            getattr(target, field.name).CopyFrom(value)
-        elif hasattr(value, "MergeFrom"):  # repeated
-            getattr(target, field.name).MergeFrom(value)
-        else:
-            setattr(target, field.name, value)
-
-
-def check_model(model: onnx.ModelProto, folder: Path | None) -> None:
-    """Run ``onnx.checker`` over a model whose external data, if any, lies in ``folder``.
+def check_model(model: onnx.ModelProto, held: Container[str] = ()) -> None:
+    """Run ``onnx.checker`` over a model, without its data if that is large; ``held``: the names of
+    initialisers that have none yet.
 
     Raises:
         onnx.checker.ValidationError: it finds a fault.
     """
-    if stored_bytes(model) <= LARGEST and not any(_location(tensor) for tensor in stored_tensors(model)):
+    if (
+        not held
+        and stored_bytes(model) <= LARGEST
+        and not any(_location(tensor) for tensor in stored_tensors(model))
+    ):
         onnx.checker.check_model(model.SerializeToString())
         return
-    with tempfile.TemporaryDirectory() as name:
-        write_beside(model, folder, Path(name) / "model.onnx")
+    outline = _without_initialisers(model)
+    for tensor in model.graph.initializer:
+        large = math.prod(tensor.dims) > _INSIDE and (tensor.HasField("raw_data") or tensor.name in held)
+        outline.graph.initializer.append(_bare(tensor, "weights", 0, 1) if large else tensor)
+    for tensor in stored_tensors(outline):
+        if _location(tensor):
+            _point_to(tensor, "weights", 0, 1)
+    with (
+        tempfile.TemporaryDirectory() as name
+    ):  # the checker asks whether the file is there, not what is in it
+        (Path(name) / "weights").write_bytes(b"\0")
+        (Path(name) / "model.onnx").write_bytes(outline.SerializeToString())
         onnx.checker.check_model(os.fspath(Path(name) / "model.onnx"))
 
 
@@ -127,6 +122,52 @@ def _bytes(tensor: TensorProto) -> int:
     return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
+def _without_initialisers(model: onnx.ModelProto) -> onnx.ModelProto:
+    skeleton = onnx.ModelProto()
+    copy_fields(model, skeleton, {"graph"})
+    copy_fields(model.graph, skeleton.graph, {"initializer"})
+    return skeleton
+
+
+def _bare(tensor: TensorProto, location: str, offset: int, length: int) -> TensorProto:
+    """``tensor`` with its data in the file ``location``."""
+    bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    bare.metadata_props.extend(tensor.metadata_props)
+    if tensor.HasField("doc_string"):
+        bare.doc_string = tensor.doc_string
+    _point_to(bare, location, offset, length)
+    return bare
+
+
+def _put(
+    tensor: TensorProto, folder: Path | None, file: BinaryIO, name: str, held: Mapping[str, torch.Tensor]
+) -> TensorProto:
+    """``tensor`` as the model file has it: data that is large is added to ``file``, which is ``name``."""
+    outside = tensor.data_location == TensorProto.EXTERNAL
+    raw = flat_bytes(held[tensor.name]).data if tensor.name in held else memoryview(tensor.raw_data)
+    length = _length(tensor, folder) if outside else raw.nbytes
+    if length <= _INSIDE:
+        return tensor
+    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+    placed = _bare(tensor, name, file.tell(), length)
+    if outside:
+        _copy_external(tensor, folder, file, length)
+    else:
+        file.write(raw)
+    return placed
+
+
+def _copy_external(tensor: TensorProto, folder: Path | None, file: BinaryIO, length: int) -> None:
+    with ((folder or Path()) / _location(tensor)).open("rb") as source:
+        source.seek(_offset(tensor))
+        while length > 0:
+            piece = source.read(min(length, _PIECE))
+            if not piece:
+                raise OSError(f"{source.name} ends too early")
+            file.write(piece)
+            length -= len(piece)
+
+
 def _with_data(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
     if not any(_location(tensor) for tensor in stored_tensors(model)):
         return model
@@ -143,25 +184,31 @@ def _location(tensor: TensorProto) -> str:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
-def _raw(tensor: TensorProto, folder: Path | None) -> bytes | None:
-    """The bytes of a tensor, or None where they lie in typed fields."""
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return tensor.raw_data if tensor.HasField("raw_data") else None
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    with ((folder or Path()) / entries["location"]).open("rb") as file:
-        file.seek(int(entries.get("offset") or 0))
-        length = entries.get("length")
-        return file.read(int(length)) if length else file.read()
+def _entry(tensor: TensorProto, key: str) -> int:
+    return int(next((entry.value for entry in tensor.external_data if entry.key == key), "") or 0)
+
+
+def _offset(tensor: TensorProto) -> int:
+    return _entry(tensor, "offset")
+
+
+def _length(tensor: TensorProto, folder: Path | None) -> int:
+    """How many bytes a tensor has outside."""
+    file = (folder or Path()) / _location(tensor)
+    return _entry(tensor, "length") or file.stat().st_size - _offset(tensor)
 
 
 def _take_in(tensor: TensorProto, folder: Path | None) -> None:
     if tensor.data_location == TensorProto.EXTERNAL:
-        tensor.raw_data = _raw(tensor, folder) or b""
+        with ((folder or Path()) / _location(tensor)).open("rb") as file:
+            file.seek(_offset(tensor))
+            tensor.raw_data = file.read(_length(tensor, folder))
         del tensor.external_data[:]
         tensor.ClearField("data_location")
 
 
 def _point_to(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.ClearField("raw_data")
     del tensor.external_data[:]
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", length)):

@@ -130,11 +130,11 @@ def Atanh(x: Tensor) -> Tensor:
 
 
 def Max(*tensors: Tensor) -> Tensor:
-    return _fold(torch.maximum, tensors)
+    return _fold_ordered(torch.maximum, tensors)
 
 
 def Min(*tensors: Tensor) -> Tensor:
-    return _fold(torch.minimum, tensors)
+    return _fold_ordered(torch.minimum, tensors)
 
 
 def Sum(*tensors: Tensor) -> Tensor:
@@ -154,3 +154,11 @@ def BitShift(a: Tensor, b: Tensor, *, direction: str) -> Tensor:
 
 def _fold(combine: Callable[[Tensor, Tensor], Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
     return functools.reduce(combine, tensors)
+
+
+def _fold_ordered(combine: Callable[[Tensor, Tensor], Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
+    """Torch has no order of the wider unsigned types: those that fit into a signed one are compared there."""
+    dtype = tensors[0].dtype
+    if dtype not in (torch.uint16, torch.uint32):
+        return _fold(combine, tensors)
+    return _fold(combine, tuple(tensor.to(torch.int64) for tensor in tensors)).to(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,13 +29,13 @@ def ReduceMean(
 def ReduceMax(
     x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Tensor:
-    return _reduce(lambda v, a, k: v.amax(a, k), x, axes, keepdims, noop_with_empty_axes)
+    return _reduce(_largest, x, axes, keepdims, noop_with_empty_axes)
 
 
 def ReduceMin(
     x: Tensor, axes: Integers | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Tensor:
-    return _reduce(lambda v, a, k: v.amin(a, k), x, axes, keepdims, noop_with_empty_axes)
+    return _reduce(_smallest, x, axes, keepdims, noop_with_empty_axes)
 
 
 def ReduceProd(
@@ -110,6 +111,28 @@ def _no_noop(axes: Integers | None, noop: int) -> None:
 
 def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:  # noqa: FBT001  (torch's own calling convention)
     return x.sum(axes, keep, dtype=x.dtype)
+
+
+def _largest(x: Tensor, axes: list[int], keep: bool) -> Tensor:  # noqa: FBT001
+    """Of no values: the least that the type has."""
+    if all(x.shape[axis] for axis in axes):
+        return x.amax(axes, keep)
+    return torch.full_like(_sum(x, axes, keep), _bounds(x.dtype)[0])
+
+
+def _smallest(x: Tensor, axes: list[int], keep: bool) -> Tensor:  # noqa: FBT001
+    """Of no values: the greatest that the type has."""
+    if all(x.shape[axis] for axis in axes):
+        return x.amin(axes, keep)
+    return torch.full_like(_sum(x, axes, keep), _bounds(x.dtype)[1])
+
+
+def _bounds(dtype: torch.dtype) -> tuple[float, float]:
+    if dtype == torch.bool:
+        return False, True
+    if dtype.is_floating_point:
+        return -math.inf, math.inf
+    return torch.iinfo(dtype).min, torch.iinfo(dtype).max
 
 
 def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:  # noqa: FBT001

@@ -65,10 +65,11 @@ def Resize(
 
 
 def Resize_10(x: Tensor, scales: Tensor | Sequence[float], *, mode: str = "nearest") -> Tensor:
-    """Opset 10, and ``Upsample`` of opsets 7 and 9: asymmetric coordinates, rounded down."""
+    """Opset 10, and ``Upsample`` of opsets 7 and 9: asymmetric coordinates. How the nearest cell is rounded
+    the operator does not say; as in ONNX Runtime: up where an axis shrinks, down where it grows."""
     values = scales.tolist() if isinstance(scales, Tensor) else list(scales)
     found = _scaled(x, list(range(x.dim())), values)
-    return _resize(x, found, mode, "asymmetric", "floor", -0.75, 0)
+    return _resize(x, found, mode, "asymmetric", "simple", -0.75, 0)
 
 
 def Upsample(x: Tensor, scales: Tensor | Sequence[float], *, mode: str = "nearest") -> Tensor:
@@ -107,9 +108,8 @@ def _resize(
 
 
 def _nearest(x: Tensor, moving: list[_Axis], coordinates: str, rounding: str) -> Tensor:
-    picks = [
-        _round(_positions(a, coordinates), rounding).clip(0, a.size - 1).astype(np.int64) for a in moving
-    ]
+    cells = [_round(_positions(a, coordinates), _rule(rounding, a)) for a in moving]
+    picks = [at.clip(0, a.size - 1).astype(np.int64) for a, at in zip(moving, cells, strict=True)]
     repeats = all(
         a.out % a.size == 0 and np.array_equal(pick, np.arange(a.out) // (a.out // a.size))
         for a, pick in zip(moving, picks, strict=True)
@@ -150,6 +150,12 @@ def _positions(a: _Axis, coordinates: str) -> Floats:
     if coordinates in ("half_pixel", "pytorch_half_pixel"):
         return (at + half) / scale - half
     raise Unsupported(f"coordinates {coordinates}")
+
+
+def _rule(rounding: str, a: _Axis) -> str:
+    if rounding == "simple":
+        return "ceil" if a.scale < 1 else "floor"
+    return rounding
 
 
 def _round(at: Floats, rounding: str) -> Floats:
