@@ -188,7 +188,9 @@ def test_sessions_are_not_copied_and_give_no_gradient() -> None:
 def test_an_operator_nobody_knows_is_an_error() -> None:
     model = one_graph([helper.make_node("Frobnicate", ["x"], ["y"], domain="acme")], [("x", [2])], ["y"], {})
     model.opset_import.append(helper.make_opsetid("acme", 1))
-    text = r"node that makes 'y': acme\.Frobnicate has no torch form and ONNX Runtime cannot run it \(.*\); replace it"
+    text = (
+        r"the node that makes 'y': acme\.Frobnicate has no torch form and ONNX Runtime cannot run it \(.*\)"
+    )
     with pytest.raises(ModelError, match=text):
         import_model(model)
 
