@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import onnx
@@ -110,47 +109,7 @@ def test_lstm_returns_all_its_outputs() -> None:
     node = helper.make_node("LSTM", ["x", "w", "r"], ["y", "", "c"], hidden_size=3)
     model = one_graph([node], [("x", [5, 2, 4])], ["c", "y"], weights)
     graph = import_model(model)
-    assert opaque_types(graph) == []
-    agree(model, graph)
-    assert emit_model(graph) == model
-
-
-@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-@pytest.mark.parametrize(("kind", "more"), [("LSTM", {}), ("GRU", {}), ("GRU", {"linear_before_reset": 1})])
-def test_recurrent_layers_have_a_torch_form(kind: str, more: dict[str, Any], direction: str) -> None:
-    gates, count = {"LSTM": 4, "GRU": 3}[kind], 1 + (direction == "bidirectional")
-    draw = lambda *shape: RNG.standard_normal(shape).astype(np.float32)  # noqa: E731
-    weights = {"w": draw(count, gates * 3, 4), "r": draw(count, gates * 3, 3), "b": draw(count, gates * 6)}
-    weights |= {"h": draw(count, 2, 3), "c": draw(count, 2, 3)}
-    names = ["x", "w", "r", "b", "", "h"] + ["c"] * (kind == "LSTM")
-    node = helper.make_node(kind, names, ["y", "last"], hidden_size=3, direction=direction, **more)
-    model = one_graph([node], [("x", [5, 2, 4])], ["y", "last"], weights)
-    graph = import_model(model)
-    assert opaque_types(graph) == []
-    agree(model, graph)
-    assert emit_model(graph) == model
-
-
-@pytest.mark.parametrize(
-    ("kind", "more", "peepholes"),
-    [
-        ("GRU", {"clip": 0.5}, False),
-        ("LSTM", {"activations": ["HardSigmoid", "Tanh", "Tanh"]}, False),
-        ("LSTM", {"clip": 0.5}, False),
-        ("LSTM", {}, True),
-    ],
-)
-def test_other_recurrent_layers_stay_opaque(kind: str, more: dict[str, Any], peepholes: bool) -> None:
-    gates = {"LSTM": 4, "GRU": 3}[kind]
-    draw = lambda *shape: RNG.standard_normal(shape).astype(np.float32)  # noqa: E731
-    weights = {"w": draw(1, gates * 3, 4), "r": draw(1, gates * 3, 3)} | (
-        {"p": draw(1, 9)} if peepholes else {}
-    )
-    names = ["x", "w", "r", *["", "", "", "", "p"] * peepholes]
-    node = helper.make_node(kind, names, ["y"], hidden_size=3, **more)
-    model = one_graph([node], [("x", [5, 2, 4])], ["y"], weights)
-    graph = import_model(model)
-    assert opaque_types(graph) == [f"onnx.{kind}"]
+    assert opaque_types(graph) == ["onnx.LSTM"]
     agree(model, graph)
     assert emit_model(graph) == model
 
@@ -229,7 +188,9 @@ def test_sessions_are_not_copied_and_give_no_gradient() -> None:
 def test_an_operator_nobody_knows_is_an_error() -> None:
     model = one_graph([helper.make_node("Frobnicate", ["x"], ["y"], domain="acme")], [("x", [2])], ["y"], {})
     model.opset_import.append(helper.make_opsetid("acme", 1))
-    text = r"node that makes 'y': acme\.Frobnicate has no torch form and ONNX Runtime cannot run it"
+    text = (
+        r"the node that makes 'y': acme\.Frobnicate has no torch form and ONNX Runtime cannot run it \(.*\)"
+    )
     with pytest.raises(ModelError, match=text):
         import_model(model)
 
