@@ -55,8 +55,8 @@ def to_float16(
 
     In float32 stay operators of ``KEPT``, nodes that read a weight which float16 cannot hold, and with
     ``calibration`` those that read or give values above ``LIMIT`` on it. Float32 values go from one such node
-    to the next as they are. The result is sorted, checked, and on ``calibration`` compared with ``model``, all
-    values rounded as float16 rounds them. ``model`` is not changed. ``name``: what messages call it.
+    to the next as they are. The result is sorted, checked, and on ``calibration`` compared with ``model``,
+    all values rounded as float16 rounds them. ``model`` is not changed. ``name``: what messages call it.
 
     Raises:
         ModelError: it is quantised already, cannot be converted, or overflows nevertheless.
@@ -96,7 +96,9 @@ def _prepared(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(whole)
     except (ValueError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"{name}: its types cannot be told ({first_line(error)}); keep it in fp32") from error
+        raise ModelError(
+            f"{name}: its types cannot be told ({first_line(error)}); keep it in fp32"
+        ) from error
 
 
 def _names(wanted: str) -> Iterator[str]:
@@ -128,7 +130,9 @@ def _ranges(
     try:
         return value_ranges(model, types, feeds, name), ()
     except ModelError as error:  # what an old opset, or an empty value, does not allow
-        return None, (Remark("missed", SOURCE, name, f"what its values reach could not be looked at ({error})"),)
+        return None, (
+            Remark("missed", SOURCE, name, f"what its values reach could not be looked at ({error})"),
+        )
 
 
 def _converted(model: onnx.ModelProto, wide: Mapping[str, str], name: str) -> onnx.ModelProto:

@@ -37,9 +37,9 @@ def to_int8(
     ``calibration``.
 
     ``symmetric``: as TensorRT wants it: int8 activations with zero in the middle, products only, biases in
-    float. Otherwise as processors want it: uint8 activations, all operators that have an int8 form. A model of
-    an opset before 13 is brought to it, or gets one scale per weight. The result is checked, and loads in ONNX
-    Runtime. ``name``: what messages call the model.
+    float. Otherwise as processors want it: uint8 activations, all operators that have an int8 form. A model
+    of an opset before 13 is brought to it, or gets one scale per weight. The result is checked, and loads in
+    ONNX Runtime. ``name``: what messages call the model.
 
     Raises:
         UsageError: there is no calibration data.
@@ -77,7 +77,9 @@ def _quantised(
     model: onnx.ModelProto, feeds: Sequence[Batch], choices: dict[str, Any], name: str
 ) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, quiet():
-        source, prepared, target = (Path(folder) / f"{each}.onnx" for each in ("source", "prepared", "target"))
+        source, prepared, target = (
+            Path(folder) / f"{each}.onnx" for each in ("source", "prepared", "target")
+        )
         onnx.save(model, source)
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)

@@ -16,8 +16,8 @@ from otgraph.precision.session import open_session
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 LIMIT = 1e-5
-"""Largest ‖a - b‖ / ‖a‖ of outputs: rounding, and a convention of an operator that was not carried over is far
-above."""
+"""Largest ‖a - b‖ / ‖a‖ of outputs: that is rounding, and far below what an operator does whose convention was
+not carried over."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:

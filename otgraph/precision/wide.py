@@ -11,8 +11,8 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 LARGEST = float(np.finfo(np.float16).max)
 
 LIMIT = 3e4
-"""Measured values above it stay in float32: less than half of what float16 holds, since other inputs than those
-that were measured go further."""
+"""Measured values above it stay in float32: less than half of what float16 holds, since inputs that were
+not measured go further."""
 
 BOUNDED = frozenset(
     ("Sigmoid", "HardSigmoid", "Tanh", "Softmax", "Erf", "Softsign", "Sin", "Cos", "Sign")
@@ -22,7 +22,7 @@ BOUNDED = frozenset(
 """Operators whose outputs are small whatever they read."""
 
 BOUNDS: Mapping[str, int] = {"Clip": 1}
-"""Operators of which the inputs from this one on only limit the first; the outputs are not larger for them."""
+"""Operators of which the inputs from this one on only limit the first: outputs are not larger for them."""
 
 
 def wide_nodes(
@@ -30,8 +30,8 @@ def wide_nodes(
 ) -> dict[str, str]:
     """The names of the nodes that must stay in float32, each with the reason.
 
-    ``types`` of the values as ONNX numbers them; ``ranges``: the largest magnitude of the values, None where it
-    is not known. Then everything after a weight that float16 cannot hold counts as too large, up to operators
+    ``types`` of the values as ONNX numbers them; ``ranges``: the largest magnitude of the values, None where
+    it is not known. Then everything after a weight that float16 cannot hold counts as too large, up to operators
     with small outputs. Every node has a name.
     """
     stored = {tensor.name: size for tensor in model.graph.initializer if (size := _excess(tensor))}
