@@ -89,7 +89,8 @@ def _prepared(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     taken = {node.name for node in whole.graph.node}
     for node in whole.graph.node:
         if not node.name:
-            node.name = next(each for each in _names(node.output[0]) if each not in taken)
+            wanted = next(filter(None, node.output), node.op_type)
+            node.name = next(each for each in _names(wanted) if each not in taken)
             taken.add(node.name)
         if node.op_type == "Constant":
             _hold_as_tensor(node)

@@ -16,8 +16,8 @@ from otgraph.precision.session import open_session
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 LIMIT = 1e-5
-"""Largest ‖a - b‖ / ‖a‖ of outputs: that is rounding, and far below what an operator does whose convention was
-not carried over."""
+"""Largest ‖a - b‖ / ‖a‖ of outputs, which rounding stays below; a convention of an operator that was not
+carried over does not."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:

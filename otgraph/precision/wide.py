@@ -31,8 +31,8 @@ def wide_nodes(
     """The names of the nodes that must stay in float32, each with the reason.
 
     ``types`` of the values as ONNX numbers them; ``ranges``: the largest magnitude of the values, None where
-    it is not known. Then everything after a weight that float16 cannot hold counts as too large, up to operators
-    with small outputs. Every node has a name.
+    it is not known. Then everything after a weight that float16 cannot hold counts as too large, up to
+    operators with small outputs. Every node has a name.
     """
     stored = {tensor.name: size for tensor in model.graph.initializer if (size := _excess(tensor))}
     wide = {name: f"its weight {name} holds more than {LARGEST:g}" for name in stored}
