@@ -88,6 +88,19 @@ def test_a_later_opset_that_means_something_else_is_noticed(monkeypatch: pytest.
         raise_opset(convolution(11), 13, {"x": X[:2]}, "net")
 
 
+def test_sums_stay_in_float_and_rectifiers_do_not() -> None:
+    model = convolution(
+        17, more="a = Add (c, c)  d = Conv (r, u)  y = Add (a, d)".replace("a =", "r = Relu (c)  a =")
+    )
+    kernel = DRAW.normal(size=(4, 4, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(kernel, "u"))
+    small, _ = to_int8(model, Data.from_arrays({"x": X}))
+    quantised = {node.input[0] for node in small.graph.node if node.op_type == "QuantizeLinear"}
+    made = {name: node.op_type for node in small.graph.node for name in node.output}
+    assert {made.get(name, "input") for name in quantised} == {"input", "Conv", "Relu"}
+    assert [node.op_type for node in small.graph.node].count("Add") == 2
+
+
 @pytest.mark.parametrize("count", [4, 20])
 def test_a_fixed_batch_is_filled_and_every_input_counts(count: int) -> None:
     model = convolution(17, batch="8")
