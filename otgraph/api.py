@@ -149,8 +149,9 @@ def build(
 ) -> Built:
     """Write what ``engine`` loads. ONNX Runtime's artifact is the ONNX file itself, which it is tried on.
 
-    ``choices``: ``precision`` (``fp32``, ``fp16`` or ``int8``, the last with ``calibration``) and ``options``
-    (``otgraph.engines.artifact.BuildOptions``). Raises ``EngineMissing``, ``ModelError``, ``UsageError``.
+    ``choices``: ``precision`` (``fp32``, ``fp16``, which keeps in float32 what overflows on ``calibration``,
+    or ``int8``, which needs it) and ``options`` (``otgraph.engines.artifact.BuildOptions``). Raises
+    ``EngineMissing``, ``ModelError``, ``DataError``, ``UsageError``.
     """
     data = None if calibration is None else _data(calibration)
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:

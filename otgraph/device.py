@@ -21,7 +21,7 @@ from otgraph.data import Array, Data
 from otgraph.data_check import TensorSpec, check_data
 from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.catalogue import DEFAULT, check_asked, engine_for, get_builder
-from otgraph.errors import UsageError
+from otgraph.errors import ModelError, UsageError
 from otgraph.files import check_writable
 from otgraph.latency.environment import Environment, environment
 from otgraph.latency.protocol import Contest, Contestant, contest
@@ -114,8 +114,9 @@ def build(
 ) -> Built:
     """Write what ``engine`` loads to run the ONNX file ``model``, in ``precision``.
 
-    ``int8`` needs ``calibration``; Q/DQ nodes are placed as the engine wants them. Raises ``UsageError``,
-    ``ModelError``, ``OutputError``, ``EngineMissing``.
+    ``int8`` needs ``calibration``; Q/DQ nodes are placed as the engine wants them. ``fp16`` keeps in float32
+    what overflows on it, where it is given. Raises ``UsageError``, ``DataError``, ``ModelError``,
+    ``OutputError``, ``EngineMissing``.
     """
     if model.suffix != ".onnx":
         raise UsageError(f"{model}: is built already, or is no ONNX file; give an .onnx file")
@@ -130,7 +131,11 @@ def build(
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
         place = Path(folder) / model.name
         converted, said = convert_file(model, place, precision, calibration, engine)
-        built = builder.build(converted, output, options)
+        try:
+            built = builder.build(converted, output, options)
+        except ModelError as error:  # the converted file is gone when this is read
+            named = str(error).replace(str(place), f"{model.name} in {precision}")
+            raise ModelError(named) from error
     return Built(built.seconds, built.files, built.layers, built.engine_layers, (*said, *built.remarks))
 
 

@@ -9,10 +9,12 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from otgraph.calibrate.width import Width
+from otgraph.errors import PipelineError
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.legal import legalise
 from otgraph.graph.axes.name_pattern import allowed
+from otgraph.graph.half import half_weight
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.rewriter import Rewriter
@@ -30,7 +32,7 @@ class PruneChannels(Pass):
 
     When it applies
         To dims that the axis analysis finds prunable. Model inputs and outputs, integer tensors, and whatever
-        an unknown operator touches stay whole.
+        an unknown operator touches stay whole. A network with weights in float16 is refused.
 
     Exactness
         Masked: the result equals the original with every stored value at a removed index zeroed. A dim for
@@ -69,6 +71,12 @@ class PruneChannels(Pass):
     exclude: tuple[str, ...] = ()
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
+        half = half_weight(rewriter.graph)
+        if half is not None:
+            raise PipelineError(
+                f"{self.name}: weight {half} is in float16, whose rounding hides what a cut does; cut the"
+                " float32 network, and run to-fp16 after it"
+            )
         axes = analyse(rewriter.graph)
         if context.couplings:
             wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}

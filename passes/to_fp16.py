@@ -24,12 +24,16 @@ class ToFp16(Pass):
 
     When it applies
         Operators whose intermediate values overflow stay in float32: normalisations and norms (they sum
-        squares), exponentials, powers, logarithms, reciprocals, and those that ONNX Runtime has no float16
-        kernel for; so does a node whose weight is above 65,504. A quantised network is refused. Run it last:
-        the other passes read float32 weights.
+        squares), exponentials, powers, logarithms, reciprocals, control flow, and those that ONNX Runtime has
+        no float16 kernel for. So do nodes that read or give values above 30,000 on the calibration inputs;
+        without any, those that read a weight above 65,504 and what follows them, up to an operator with small
+        outputs. From one of these to the next values stay float32. A quantised network is refused. Run it
+        last: the other passes read float32 weights.
 
     Exactness
-        Approximate: values are rounded to 11 bits of mantissa.
+        Approximate: values are rounded to 11 bits of mantissa. With calibration inputs the remark has the
+        relative error of the outputs where every value is rounded so, and a network that overflows
+        nevertheless is refused.
 
     Before and after
         >>> graph = capture(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), example(2, 4))
@@ -42,7 +46,8 @@ class ToFp16(Pass):
         return graph_output_cast0
 
     Remarks
-        *applied* with how many nodes were converted; *missed* per operator that stays, with the reason.
+        *applied* with how many nodes were converted; *missed* per operator and node that stays, with the
+        reason, and once where there are no calibration inputs to look for overflow on.
 
     Options
         None.
@@ -55,7 +60,7 @@ class ToFp16(Pass):
     def run(self, rewriter: Rewriter, context: Context) -> None:
         """Exchange the program for its conversion."""
         graph = rewriter.graph
-        converted, said = to_float16(to_inline_model(graph))
+        converted, said = to_float16(to_inline_model(graph), context.data)
         rewriter.remarks += said
         if any(remark.kind == "applied" for remark in said):
             rewriter.exchange(import_model(converted, example=graph.example))

@@ -46,7 +46,8 @@ class ToInt8(Pass):
 
     Options
         ``symmetric``: int8 activations around zero, only products, biases in float, as TensorRT wants it.
-        Otherwise uint8 activations and all operators that have an int8 form, as processors want it.
+        Otherwise uint8 activations, products and what carries values between them (rectifiers, pools,
+        reshapes), as processors want it; sums stay in float.
     """  # noqa: E501  (a program line is as long as it is)
 
     symmetric: bool = False

@@ -45,7 +45,7 @@ nothing imports but the catalogue, by name and on demand."""
 LAYERS["engine of torch"] = DATA | {"engines", "graph", "quiet"}
 LAYERS["engine of openvino"] = DATA | {"engines"}
 LAYERS["engine of tensorrt"] = DATA | {"engines"}
-LAYERS["precision"] = DATA | {"engines", "quiet"}
+LAYERS["precision"] = DATA | {"engines", "audit", "quiet"}
 LAYERS["device"] = DATA | {"engines", "latency", "audit", "precision"}
 LAYERS["load"] = DATA | {"graph", "named_callable"}
 LAYERS["optimize"] = set(LAYERS) - {*ENGINES.values(), "device"}

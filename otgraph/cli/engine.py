@@ -48,7 +48,8 @@ PrecisionOption = Annotated[
     Precision,
     typer.Option(
         "--precision",
-        help="fp32; tf32: products may be rounded as NVIDIA GPUs do it; fp16; int8, which needs --calib.",
+        help="fp32; tf32: products may be rounded as NVIDIA GPUs do it; fp16, best with "
+        "--calib; int8, which needs it.",
     ),
 ]
 Capabilities = Annotated[
@@ -69,7 +70,11 @@ MaxShapes = Annotated[
 ]
 BuildCalibration = Annotated[
     str | None,
-    typer.Option("--calib", metavar="DATA", help=f"Unlabelled inputs, for int8. {opt.DATA_HELP}"),
+    typer.Option(
+        "--calib",
+        metavar="DATA",
+        help="Unlabelled inputs: int8 finds ranges on them, fp16 what overflows. " + opt.DATA_HELP,
+    ),
 ]
 TimingCache = Annotated[
     Path | None,

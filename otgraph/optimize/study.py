@@ -18,6 +18,7 @@ from otgraph.graph.axes.analysis import analyse, with_protected
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.legal import legalise
 from otgraph.graph.graph import Graph
+from otgraph.graph.half import half_weight
 from otgraph.graph.specs import input_specs
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.trial import additive
@@ -70,8 +71,15 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     """Analyse the axes, calibrate, and compute the curves.
 
     Raises:
-        DataError: the data do not fit the model. UsageError: the rules leave no dim to cut.
+        DataError: the data do not fit the model. UsageError: the weights are in float16, or the rules leave
+            no dim to cut.
     """
+    half = half_weight(graph)
+    if half is not None:
+        raise UsageError(
+            f"{graph.name}: weight {half} is in float16; optimise the float32 model, then build it with"
+            " --precision fp16"
+        )
     data = data.named([port.name for port in graph.signature.inputs])
     check_data(data, input_specs(graph))
     settings.progress("analysing the axes")

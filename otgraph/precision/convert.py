@@ -30,6 +30,8 @@ def convert_file(
 ) -> tuple[Path, tuple[Remark, ...]]:
     """``model`` itself for fp32, else ``place``, written in ``precision``; and what was said.
 
+    float16 looks at ``calibration`` for values that overflow; int8 needs it.
+
     Raises ``ModelError``, ``UsageError`` and ``DataError`` as the conversions do.
     """
     if precision == "fp32":
@@ -39,10 +41,10 @@ def convert_file(
     if precision == "fp16":
         from otgraph.precision.float16 import to_float16  # noqa: PLC0415
 
-        converted, said = to_float16(proto)
+        converted, said = to_float16(proto, calibration, name=model.name)
     else:
         from otgraph.precision.int8 import to_int8  # noqa: PLC0415
 
-        converted, said = to_int8(proto, calibration, symmetric=engine in SYMMETRIC)
+        converted, said = to_int8(proto, calibration, symmetric=engine in SYMMETRIC, name=model.name)
     write_onnx(converted, place)
     return place, said

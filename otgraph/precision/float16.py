@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 
 import numpy as np
 import onnx
 import onnx.inliner
-import onnx_ir as ir
 from onnx import TensorProto, numpy_helper
-from onnx_ir.passes.common import TopologicalSortPass
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+from otgraph.audit.feeds import Batch, batches
+from otgraph.data import Data
+from otgraph.data_check import check_data
+from otgraph.engines.onnxruntime import first_line
 from otgraph.errors import ModelError
+from otgraph.precision.casts import mend_casts
+from otgraph.precision.ranges import value_ranges
+from otgraph.precision.rounding import float16_error, value_types
+from otgraph.precision.session import check_converted, open_session
+from otgraph.precision.wide import wide_nodes
 from otgraph.quiet import quiet
 from otgraph.remark import Remark
-
-LARGEST = float(np.finfo(np.float16).max)
 
 OVERFLOWS = "its intermediate values leave float16's range"
 SUMS = "it sums squares, which overflow above 256"
@@ -28,6 +34,7 @@ KEPT: Mapping[str, str] = {
     **dict.fromkeys(("ReduceSumSquare", "ReduceL2", "LpNormalization"), SUMS),
     **dict.fromkeys(("LayerNormalization", "GroupNormalization", "InstanceNormalization"), SUMS),
     **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization", "MeanVarianceNormalization"), SUMS),
+    **dict.fromkeys(("If", "Loop", "Scan"), "the networks inside it are left as they are"),
     "Log": "near zero its argument is rounded away",
     "Reciprocal": "of a small number it is infinite",
 }
@@ -35,80 +42,139 @@ KEPT: Mapping[str, str] = {
 
 SOURCE = "to-fp16"
 
+SAMPLES = 64
+"""The error of the outputs is found on so many of the calibration inputs; ranges on all of them."""
 
-def to_float16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Remark, ...]]:
+NOT_LOOKED_AT = "what its values reach was not looked at, so some may overflow; give --calib DATA"
+
+
+def to_float16(
+    model: onnx.ModelProto, calibration: Data | None = None, *, name: str = ""
+) -> tuple[onnx.ModelProto, tuple[Remark, ...]]:
     """``model`` with weights and arithmetic in float16 and its inputs and outputs as they were.
 
-    Operators of ``KEPT``, and nodes with a weight that float16 cannot hold, stay in float32 between casts.
-    The result is sorted and checked. ``model`` is not changed.
+    In float32 stay operators of ``KEPT``, nodes that read a weight which float16 cannot hold, and with
+    ``calibration`` those that read or give values above ``LIMIT`` on it. Float32 values go from one such node
+    to the next as they are. The result is sorted, checked, and on ``calibration`` compared with ``model``,
+    all values rounded as float16 rounds them. ``model`` is not changed. ``name``: what messages call it.
 
     Raises:
-        ModelError: it is quantised already, or cannot be converted.
+        ModelError: it is quantised already, cannot be converted, or overflows nevertheless.
+        DataError: ``calibration`` does not fit it.
     """
-    name = model.graph.name or "model"
+    name = name or model.graph.name or "model"
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise ModelError(f"{name}: is quantised already; convert the model that it was made of")
     if _stored(model, TensorProto.FLOAT16):
         return model, (Remark("missed", SOURCE, name, "is in float16 already; nothing was converted"),)
     if not _stored(model, TensorProto.FLOAT):
         return model, (Remark("missed", SOURCE, name, "has no float32 weights; nothing was converted"),)
-    whole = onnx.inliner.inline_local_functions(model) if model.functions else _copy(model)
-    large = _large_weights(whole)
+    whole = _prepared(model, name)
+    types = value_types(whole)
+    feeds = [] if calibration is None else _feeds(model, calibration, name)
+    ranges, said = _ranges(whole, types, feeds, name)
+    wide = wide_nodes(whole, types, ranges)
+    changed, kept = _kept(whole, wide)
+    if not changed:
+        return model, (Remark("missed", SOURCE, name, "no node of it can be float16"), *kept, *said)
+    half = check_converted(_converted(whole, wide, name), model, name, "float16")
+    figures = {"nodes": changed, **(_error(model, half, feeds, name) if feeds else {})}
+    return half, (Remark("applied", SOURCE, name, "converted to float16", figures), *kept, *said)
+
+
+def _prepared(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """A copy without functions, each node named, float constants held as tensors, types stated."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(onnx.inliner.inline_local_functions(model) if model.functions else model)
+    taken = {node.name for node in whole.graph.node}
+    for node in whole.graph.node:
+        if not node.name:
+            wanted = next(filter(None, node.output), node.op_type)
+            node.name = next(each for each in _names(wanted) if each not in taken)
+            taken.add(node.name)
+        if node.op_type == "Constant":
+            _hold_as_tensor(node)
+    try:
+        return onnx.shape_inference.infer_shapes(whole)
+    except (ValueError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(
+            f"{name}: its types cannot be told ({first_line(error)}); keep it in fp32"
+        ) from error
+
+
+def _names(wanted: str) -> Iterator[str]:
+    yield wanted
+    yield from (f"{wanted}_{number}" for number in count(1))
+
+
+def _hold_as_tensor(node: onnx.NodeProto) -> None:
+    """The converter turns tensors into float16, and no other form of a constant."""
+    for item in node.attribute:
+        if item.name in ("value_float", "value_floats"):
+            value = item.f if item.name == "value_float" else list(item.floats)
+            tensor = numpy_helper.from_array(np.asarray(value, np.float32))
+            item.CopyFrom(onnx.helper.make_attribute("value", tensor))
+
+
+def _feeds(model: onnx.ModelProto, calibration: Data, name: str) -> list[Batch]:
+    specs = open_session(model, name).inputs
+    data = calibration.named([spec.name for spec in specs])
+    check_data(data, specs)
+    return list(batches(data, specs))
+
+
+def _ranges(
+    model: onnx.ModelProto, types: Mapping[str, int], feeds: Sequence[Batch], name: str
+) -> tuple[dict[str, float] | None, tuple[Remark, ...]]:
+    if not feeds:
+        return None, (Remark("missed", SOURCE, name, NOT_LOOKED_AT),)
+    try:
+        return value_ranges(model, types, feeds, name), ()
+    except ModelError as error:  # what an old opset, or an empty value, does not allow
+        return None, (
+            Remark("missed", SOURCE, name, f"what its values reach could not be looked at ({error})"),
+        )
+
+
+def _converted(model: onnx.ModelProto, wide: Mapping[str, str], name: str) -> onnx.ModelProto:
+    """``model`` itself, changed in place as the converter does it."""
+    original = {node.name for node in model.graph.node}
     with quiet():
         try:
             converted = convert_float_to_float16(
-                whole,
+                model,
                 keep_io_types=True,
+                disable_shape_infer=True,
                 op_block_list=sorted(KEPT),
-                node_block_list=sorted(large),
+                node_block_list=sorted(wide),
             )
-        except (ValueError, TypeError, RuntimeError, onnx.shape_inference.InferenceError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise ModelError(f"{name}: cannot be converted to float16 ({error}); keep it in fp32") from error
-    return _checked(_sorted(converted), name), _remarks(whole, large)
+    return mend_casts(converted, original)
 
 
-def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The converter appends its casts at the end; ONNX wants every value made before it is read."""
-    return ir.to_proto(TopologicalSortPass()(ir.from_proto(model)).model)
+def _error(
+    model: onnx.ModelProto, half: onnx.ModelProto, feeds: Sequence[Batch], name: str
+) -> dict[str, float | int]:
+    """The figures of the comparison, on the first ``SAMPLES``."""
+    numbers = np.cumsum([batch.count for batch in feeds])
+    few = feeds[: int(np.searchsorted(numbers, SAMPLES)) + 1]
+    error = float16_error(model, half, few, name)
+    if not np.isfinite(error):
+        raise ModelError(f"{name}: overflows in float16 on the calibration inputs; keep it in fp32")
+    return {"samples": int(numbers[-1]), "relative_error": float(f"{error:.2g}")}
 
 
-def _checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{name}: in float16 it is not valid ONNX ({reason}); keep it in fp32") from error
-    except ValueError:  # above protobuf's 2 GB the checker cannot look at it in memory
-        return model
-    return model
-
-
-def _remarks(model: onnx.ModelProto, large: Mapping[str, str]) -> tuple[Remark, ...]:
+def _kept(model: onnx.ModelProto, wide: Mapping[str, str]) -> tuple[int, list[Remark]]:
+    """How many nodes are to be converted, and why the others are not."""
     kept = Counter(node.op_type for node in model.graph.node if node.op_type in KEPT)
-    count = len(model.graph.node) - sum(kept.values()) - len(large)
-    found = [Remark("applied", SOURCE, model.graph.name or "model", "converted to float16", {"nodes": count})]
-    found += [
+    alone = [node for node in model.graph.node if node.name in wide and node.op_type not in KEPT]
+    found = [
         Remark("missed", SOURCE, op, f"stays in float32: {KEPT[op]}", {"nodes": number})
         for op, number in sorted(kept.items())
     ]
-    found += [
-        Remark("missed", SOURCE, node, f"stays in float32: its weight {weight} holds more than {LARGEST:g}")
-        for node, weight in large.items()
-    ]
-    return tuple(found)
-
-
-def _large_weights(model: onnx.ModelProto) -> dict[str, str]:
-    """The nodes, by name, with the weight that float16 cannot hold; infinities it can."""
-    large = {tensor.name for tensor in model.graph.initializer if _exceeds(tensor)}
-    return {node.name: name for node in model.graph.node if node.name for name in node.input if name in large}
-
-
-def _exceeds(tensor: TensorProto) -> bool:
-    if tensor.data_type != TensorProto.FLOAT:
-        return False
-    values = numpy_helper.to_array(tensor)
-    return bool((np.isfinite(values) & (np.abs(values) > LARGEST)).any())
+    found += [Remark("missed", SOURCE, node.name, f"stays in float32: {wide[node.name]}") for node in alone]
+    return len(model.graph.node) - sum(kept.values()) - len(alone), found
 
 
 def _stored(model: onnx.ModelProto, kind: int) -> bool:
@@ -120,10 +186,3 @@ def _stored(model: onnx.ModelProto, kind: int) -> bool:
         for item in node.attribute
         if item.name == "value"
     )
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The converter works in place."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -10,63 +11,93 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from otgraph.audit.feeds import Batch, batches
 from otgraph.data import Data
 from otgraph.data_check import check_data
-from otgraph.engines.engine import TensorSpec
-from otgraph.engines.onnxruntime import ORT_ERRORS, OnnxRuntime, first_line
+from otgraph.engines.onnxruntime import ORT_ERRORS, first_line
 from otgraph.errors import ModelError, UsageError
+from otgraph.precision.opset import opset_of, raise_opset
+from otgraph.precision.session import check_converted, open_session
 from otgraph.quiet import quiet
 from otgraph.remark import Remark
 
 SOURCE = "to-int8"
 
-BATCH = 8
-"""So many inputs are looked at together where the batch is free."""
+PER_CHANNEL = 13
+"""The first opset whose Q/DQ nodes have a scale per channel."""
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What engines compute in int8 on GPUs; between them float16 or float32 costs little."""
 
+CARRIERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Reshape", "Transpose")
+"""What processors compute in int8 between products without a range of its own to lose. Sums, and the pieces
+of normalisations and gates, stay in float: in int8 too, 91 % of positions of the benchmarks' text recogniser
+agreed with the original, without them 96 %, and nothing was faster."""
+
 
 def to_int8(
-    model: onnx.ModelProto, calibration: Data | None, *, symmetric: bool = False
+    model: onnx.ModelProto, calibration: Data | None, *, symmetric: bool = False, name: str = ""
 ) -> tuple[onnx.ModelProto, tuple[Remark, ...]]:
     """``model`` with Q/DQ nodes: int8 weights per output channel, activations in the range that they had on
     ``calibration``.
 
     ``symmetric``: as TensorRT wants it: int8 activations with zero in the middle, products only, biases in
-    float. Otherwise as processors want it: uint8 activations, all operators that have an int8 form.
+    float. Otherwise as processors want it: uint8 activations, products and ``CARRIERS``. A model of an opset
+    before 13 is brought to it, or gets one scale per weight. The result is checked, and loads in
+    ONNX Runtime. ``name``: what messages call the model.
 
     Raises:
         UsageError: there is no calibration data.
+        DataError: it does not fit the model.
         ModelError: the model is quantised already, or the quantiser fails.
     """
-    name = model.graph.name or "model"
+    name = name or model.graph.name or "model"
     if calibration is None:
         raise UsageError("int8: needs inputs to find the ranges of activations on; give --calib DATA")
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise ModelError(f"{name}: is quantised already; convert the model that it was made of")
     if not any(node.op_type in PRODUCTS for node in model.graph.node):
         return model, (Remark("missed", SOURCE, name, "has no products; nothing was quantised"),)
+    specs = open_session(model, name).inputs
+    data = calibration.named([spec.name for spec in specs])
+    check_data(data, specs)
+    feeds = list(batches(data, specs))
+    recent, said = _recent(model, feeds[0], name)
+    choices = _choices(symmetric=symmetric, per_channel=not said)
+    quantised = check_converted(_quantised(recent, feeds, choices, name), model, name, "int8")
+    return quantised, (*_remarks(quantised, name, sum(batch.count for batch in feeds)), *said)
+
+
+def _recent(model: onnx.ModelProto, batch: Batch, name: str) -> tuple[onnx.ModelProto, tuple[Remark, ...]]:
+    """``model`` in an opset that has a scale per channel, or itself and what that costs."""
+    if opset_of(model) >= PER_CHANNEL:
+        return model, ()
+    try:
+        return raise_opset(model, PER_CHANNEL, batch.feeds, name), ()
+    except ModelError as error:
+        return model, (Remark("missed", SOURCE, name, f"has one scale per weight, not per channel: {error}"),)
+
+
+def _quantised(
+    model: onnx.ModelProto, feeds: Sequence[Batch], choices: dict[str, Any], name: str
+) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, quiet():
-        names = ("source.onnx", "prepared.onnx", "target.onnx")
-        source, prepared, target = (Path(folder) / each for each in names)
+        source, prepared, target = (
+            Path(folder) / f"{each}.onnx" for each in ("source", "prepared", "target")
+        )
         onnx.save(model, source)
-        specs = OnnxRuntime().load(source).inputs
-        data = calibration.named([spec.name for spec in specs])
-        check_data(data, specs)
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            quantize_static(str(prepared), str(target), _Reader(data, specs), **_choices(symmetric=symmetric))
+            quantize_static(str(prepared), str(target), _Reader(feeds), **choices)
         except (*ORT_ERRORS, AttributeError, KeyError, onnx.checker.ValidationError) as error:
             raise ModelError(
                 f"{name}: cannot be quantised ({first_line(error)}); use --precision fp16, or keep it in fp32"
             ) from error
-        quantised = onnx.load(target)
-    return quantised, _remarks(quantised, name, len(data))
+        return onnx.load(target)
 
 
-def _choices(*, symmetric: bool) -> dict[str, Any]:
-    common: dict[str, Any] = {"quant_format": QuantFormat.QDQ, "per_channel": True}
+def _choices(*, symmetric: bool, per_channel: bool) -> dict[str, Any]:
+    common: dict[str, Any] = {"quant_format": QuantFormat.QDQ, "per_channel": per_channel}
     if symmetric:
         # outputs are quantised where they are read: before an activation their range is far larger than after
         outputs = {"OpTypesToExcludeOutputQuantization": list(PRODUCTS)}
@@ -74,7 +105,8 @@ def _choices(*, symmetric: bool) -> dict[str, Any]:
         types = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
         return {**common, **types, "op_types_to_quantize": list(PRODUCTS), "extra_options": extra}
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    return {**common, **types, "extra_options": {"WeightSymmetric": True}}
+    quantised = [*PRODUCTS, *CARRIERS]
+    return {**common, **types, "op_types_to_quantize": quantised, "extra_options": {"WeightSymmetric": True}}
 
 
 def _remarks(model: onnx.ModelProto, name: str, samples: int) -> tuple[Remark, ...]:
@@ -91,18 +123,15 @@ def _remarks(model: onnx.ModelProto, name: str, samples: int) -> tuple[Remark, .
 
 @final
 class _Reader(CalibrationDataReader):
-    """The calibration inputs as the quantiser asks for them, batch by batch."""
+    """The calibration inputs as the quantiser asks for them, batch by batch.
 
-    def __init__(self, data: Data, specs: tuple[TensorSpec, ...]) -> None:
-        fixed = [spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)]
-        self._names = [spec.name for spec in specs]
-        size = fixed[0] if fixed else BATCH
-        self._batches = (
-            {name: chunk.arrays[name] for name in self._names}
-            for chunk in data.batches(size)
-            if not fixed or len(chunk) == size
-        )
+    A fixed batch that they do not fill repeats the last of them, which no range notices.
+    """
+
+    def __init__(self, feeds: Sequence[Batch]) -> None:
+        self._left: Iterator[Batch] = iter(feeds)
 
     def get_next(self) -> Any:
         """The next feeds, None at the end."""
-        return next(self._batches, None)
+        batch = next(self._left, None)
+        return None if batch is None else dict(batch.feeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from otgraph.sample import calibration_path, model_path
 
 pytest.importorskip("tensorrt_rtx")
 
+WEIGHTS = re.compile(r"Total Weights Memory: (\d+) bytes")
 MISSING = {each.name: each.runs for each in survey()}
 
 
@@ -40,8 +42,9 @@ def test_the_sample_is_built_for_three_generations(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_half_the_bytes_in_float16_and_fewer_in_int8(tmp_path: Path) -> None:
-    sizes = {}
+def test_weights_take_half_the_bytes_in_float16_and_a_quarter_in_int8(tmp_path: Path) -> None:
+    """Of weights: an int8 engine is the larger file, for the kernels' source text that it holds per layer."""
+    sizes, weights = {}, {}
     with np.load(calibration_path()) as held:
         data = Data.from_arrays({"image": held["image"][:32]})
     for precision in ("fp32", "fp16", "int8"):
@@ -56,10 +59,14 @@ def test_half_the_bytes_in_float16_and_fewer_in_int8(tmp_path: Path) -> None:
             calibration=data,
         )
         sizes[precision] = built.bytes
+        stated = [found for remark in built.remarks if (found := WEIGHTS.search(remark.message))]
+        weights[precision] = int(stated[0][1])
         kinds = {layer.dtype for layer in built.layers if layer.kind == "CONVOLUTION"}
         assert kinds == {"HALF" if precision == "fp16" else "FLOAT"}
         assert any(layer.kind == "QUANTIZE" for layer in built.layers) == (precision == "int8")
     assert sizes["fp16"] < 0.75 * sizes["fp32"]
+    assert 0.49 < weights["fp16"] / weights["fp32"] < 0.52
+    assert 0.24 < weights["int8"] / weights["fp32"] < 0.28
 
 
 def command(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -177,6 +177,18 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
         g=[3],
         b=[3],
     ),
+    "onnx_large_values": lambda: of_onnx(
+        """m (float[N,3] input_1) => (float[N,4] y)
+        <float[1] big = {60000.0}, float[1] huge = {100000.0}, float[1] small = {0.00001}> {
+            c = MatMul (input_1, w)
+            [up] l = Mul (c, big)
+            [down] s = Mul (l, small)
+            t = Tanh (s)
+            [huge] h = Mul (t, huge)
+            y = Relu (h)
+        }""",
+        w=[3, 4],
+    ),
     "onnx_shared_bias": lambda: of_onnx(
         """m (float[N,4] x) => (float[N,4] y) {
             c = Gemm <transB = 1> (x, w, s)
