@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from otgraph.graph.axes import outline
 from otgraph.graph.axes.algebra import (
     Axis,
     as_product,
@@ -95,11 +96,20 @@ class Tracker(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = self._returned(func, args, kwargs)
         results = _tensors(out)
         if results:
             self._apply(Call(func, args, kwargs, _tensors((args, kwargs)), results))
         return out
+
+    def _returned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the call returns; of what depends on the inputs the shape will do."""
+        operands = _tensors((args, kwargs))
+        records = [self._known.get(tensor) for tensor in operands]
+        computed = any(record is not None and record.computed for record in records)
+        if computed and not any(isinstance(tensor, FakeTensor) for tensor in operands):
+            return outline.call(func, args, kwargs)
+        return func(*args, **kwargs)
 
     def whole(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Apply the rule of a composite operator, which ran without this mode and returned ``out``."""
