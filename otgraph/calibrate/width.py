@@ -108,7 +108,8 @@ def analyse_width(
             )
             continue
         readings = tuple(read_channels(graph, reader, statistics) for reader in group)
-        curve = strategy.curve(ChannelStatistics(readings, writers=_writers(graph, axes, name), seed=seed))
+        writers = _writers(graph, axes, name) if strategy.reads_writers else None
+        curve = strategy.curve(ChannelStatistics(readings, writers=writers, seed=seed))
         widths[name] = Width(name, group, readings, curve, criterion)
     return WidthAnalysis(widths, statistics, tuple(remarks), time.process_time() - started)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Barycentre:
 
     bins: int = 48
     entropy: float = 2e-3
+
+    reads_writers: ClassVar[bool] = True
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         return ranked(inputs, self.distances(inputs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from otgraph.transport.criteria.criterion import ChannelStatistics
 from otgraph.transport.curve import RateDistortion
@@ -23,6 +23,8 @@ class Cholesky:
 
     direction: Literal["backward", "forward"] = "backward"
     ridge: float = 1e-6
+
+    reads_writers: ClassVar[bool] = False
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         eliminate = eliminate_backward if self.direction == "backward" else eliminate_forward

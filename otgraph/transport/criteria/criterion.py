@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,12 @@ class ChannelStatistics:
 
 
 class Criterion(Protocol):
-    """A way to choose channels. An instance is a frozen dataclass; its fields are its options."""
+    """A way to choose channels. An instance is a frozen dataclass; its fields are its options.
+
+    ``reads_writers``: it looks at the weights that make the channels, which nobody prepares otherwise.
+    """
+
+    reads_writers: ClassVar[bool]
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         """Nested sets for every k, and what each is estimated to cost (units of the readers' squared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from otgraph.transport.cost import rerouting_cost
 from otgraph.transport.criteria.criterion import ChannelStatistics, ranked
@@ -16,6 +17,8 @@ class Energy:
 
     The diagonal of the output's second-order expansion, hence what Taylor criteria come to without labels.
     """
+
+    reads_writers: ClassVar[bool] = False
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         return ranked(inputs, rerouting_cost(inputs.readings)[1])

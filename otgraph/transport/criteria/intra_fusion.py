@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ class IntraFusion:
     The set is magnitude's; what differs is where the others go, ``plan`` and ``couple``: each target takes
     the same mass n/k, whatever the redundancy. Ground cost: L1 between normalised features, as published.
     """
+
+    reads_writers: ClassVar[bool] = True
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         return ranked(inputs, Magnitude().importance(inputs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -22,6 +22,8 @@ class Magnitude:
     """
 
     side: Literal["auto", "writer", "reader", "both"] = "auto"
+
+    reads_writers: ClassVar[bool] = True
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         return ranked(inputs, self.importance(inputs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from otgraph.transport.curve import RateDistortion
 @dataclass(frozen=True)
 class Random:
     """Keep channels drawn by lot, the same ones for the same ``inputs.seed``."""
+
+    reads_writers: ClassVar[bool] = False
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         return ranked(inputs, np.random.default_rng(inputs.seed).random(inputs.size))

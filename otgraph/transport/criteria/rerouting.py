@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from otgraph.transport.criteria.criterion import ChannelStatistics
 from otgraph.transport.curve import RateDistortion
@@ -13,6 +14,8 @@ from otgraph.transport.selection import select
 @dataclass(frozen=True)
 class Rerouting:
     """Keep the channels through which all others can be re-routed, one for one, at the least cost."""
+
+    reads_writers: ClassVar[bool] = False
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         return select(rerouting_problem(inputs.readings))

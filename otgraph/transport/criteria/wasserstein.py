@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class Wasserstein:
     """
 
     points: int = 64
+
+    reads_writers: ClassVar[bool] = False
 
     def curve(self, inputs: ChannelStatistics) -> RateDistortion:
         quantiles = activation_quantiles(inputs, self.points)
