@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
@@ -77,6 +78,7 @@ def places(part: Floats, whole: Floats) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(psutil.virtual_memory().available < 13e9, reason="takes up to 10 GB of memory")
 def test_a_table_above_two_gigabytes_is_cut_and_still_above(tmp_path: Path) -> None:
     path, small = write(tmp_path), tmp_path / "small.onnx"
     assert path.with_name("weights.bin").stat().st_size > 2**31
@@ -84,7 +86,7 @@ def test_a_table_above_two_gigabytes_is_cut_and_still_above(tmp_path: Path) -> N
     assert "2 of 3 dims can be cut; 100% of the parameters" in said
     said, memory = otgraph("run", str(path), "-p", "prune-channels{keep=0.97}", "-o", str(small))
     assert "table: 960 → 931 channels" in said and "up: 256 → 248 channels" in said
-    assert memory < 10
+    assert memory < 5 * 2.3  # the file five times
     old, new = stored(path), stored(small)
     assert new["table"].nbytes > 2**31 and new["table"].shape == (ROWS, 931)
     wide = places(new["table"][0], old["table"][0])
