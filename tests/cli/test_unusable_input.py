@@ -119,7 +119,7 @@ def test_models_that_cannot_be_read(command: Command, kind: str, name: str) -> N
     calls = {
         "inspect": ("inspect", "net.onnx"),
         "bench": ("bench", "net.onnx"),
-        "build": ("build", "net.onnx", "-o", "out.bin"),
+        "build": ("build", "net.onnx", "-o", "out.onnx"),
         "run": ("run", "net.onnx", "-p", "cleanup", "-o", "out.onnx"),
         "audit": ("audit", "net.onnx", "net.onnx", "--data", "calib.npz"),
         "plan": ("plan", "net.onnx", "--calib", "calib.npz", "--keep", "0.5", "-o", "out.json"),

@@ -101,15 +101,16 @@ def test_loop_carries_values_and_stacks_results() -> None:
     assert emit_model(graph) == model
 
 
-def test_lstm_returns_all_its_outputs() -> None:
+@pytest.mark.parametrize(("options", "opaque"), [({}, []), ({"clip": 0.2}, ["onnx.LSTM"])])
+def test_lstm_returns_all_its_outputs(options: dict[str, float], opaque: list[str]) -> None:
     weights = {
         "w": RNG.standard_normal((1, 12, 4)).astype(np.float32),
         "r": RNG.standard_normal((1, 12, 3)).astype(np.float32),
     }
-    node = helper.make_node("LSTM", ["x", "w", "r"], ["y", "", "c"], hidden_size=3)
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y", "", "c"], hidden_size=3, **options)
     model = one_graph([node], [("x", [5, 2, 4])], ["c", "y"], weights)
     graph = import_model(model)
-    assert opaque_types(graph) == ["onnx.LSTM"]
+    assert opaque_types(graph) == opaque
     agree(model, graph)
     assert emit_model(graph) == model
 
