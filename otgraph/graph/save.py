@@ -20,6 +20,7 @@ from otgraph.graph.onnx import write_file
 from otgraph.graph.onnx.emitter import emit_beside, emit_model
 from otgraph.graph.onnx.header import OnnxHeader
 from otgraph.graph.onnx.write_file import TOO_LARGE, check_model, to_bytes, write_beside, write_inside
+from otgraph.graph.onnx_spelling import spell_out_attention
 from otgraph.quiet import quiet
 
 
@@ -108,6 +109,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
     )
     module = _twin(graph.module).eval()
     renamed = _keep_apart(module)
+    spell_out_attention(module, graph.example)
     with quiet():
         try:
             program = torch.onnx.export(
