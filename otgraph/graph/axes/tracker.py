@@ -363,8 +363,10 @@ def _tensors(tree: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _holds_zeros(tensor: torch.Tensor) -> bool:
-    """Whether a constant is known, and zero."""
-    return not isinstance(tensor, FakeTensor) and not bool(tensor.any())
+    """Whether a constant is known, and zero. Of most the first entry tells; to read them all is slow."""
+    if isinstance(tensor, FakeTensor) or (tensor.numel() and bool(tensor[(0,) * tensor.dim()])):
+        return False
+    return not bool(tensor.any())
 
 
 def _storage(tensor: torch.Tensor) -> int:
