@@ -39,7 +39,7 @@ def test_a_varied_set_passes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_route_through_onnx(tmp_path: Path) -> None:
     code, (row,), _ = zoo(tmp_path, "--models", "torchvision/resnet18", "--route", "onnx")
-    assert code == 0 and row["route"] == "onnx" and row["left"] <= 0.3
+    assert code == 0 and row["route"] == "onnx" and row["left"] <= 0.3 and row["identity"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ or files of them, one a line. Weights are random and nothing is downloaded. Each
 its own under limits of CPU time (``--cpu-seconds``, for everything after the capture) and memory. A model
 passes when the cut network runs, keeps the shapes of its outputs, equals the original with all that was cut
 at zero (relative error ≤ 1e-4; norms take their statistics over what is kept), differs from the uncut
-original, is smaller, and gives the same outputs in ONNX Runtime (≤ 1e-3).
+original, is smaller, and gives the same outputs in ONNX Runtime (≤ 1e-3). By the route through ONNX the
+export, loaded and saved untouched, has to be the same model as well.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class _Limited(Found):
 
     def stage(self, name: str) -> Any:
         spent = sum(s for stage, s in self.seconds.items() if stage in ("axes", "rewrite", "check"))
-        free = name in ("build", "capture", "export", "onnx")
+        free = name in ("build", "capture", "export", "file", "onnx")
         limit = 3600 if free else max(1, int(self.left - spent))
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         resource.setrlimit(resource.RLIMIT_CPU, (int(used) + limit, resource.RLIM_INFINITY))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from zoo_models import build
@@ -119,7 +120,21 @@ def _graph(task: Task, module: torch.nn.Module, example: torch.Tensor, found: Fo
             captured = capture(module, example)
             captured.save(path)
     with found.stage("capture"):
-        return load_onnx(path, [example])
+        graph = load_onnx(path, [example])
+    with found.stage("file"):
+        found.row["identity"] = _comes_back(graph, path)
+    return graph
+
+
+def _comes_back(graph: Graph, path: Path) -> bool:
+    """Whether an untouched graph is written as the file that it was read from."""
+    written = path.with_name(f"again_{path.name}")
+    try:
+        graph.save(written)
+        return onnx.load(written) == onnx.load(path)
+    finally:
+        for file in (written, written.with_name(f"{written.name}.data")):
+            file.unlink(missing_ok=True)
 
 
 def _describe(row: dict[str, Any], graph: Graph, axes: AxisMap) -> None:
@@ -176,6 +191,8 @@ def _engine_error(cut: Graph, path: Path) -> float:
 
 def _verdict(row: dict[str, Any], task: Task) -> str:
     """Why the trial did not pass; empty where it did."""
+    if not row.get("identity", True):
+        return "loaded and saved untouched, the file is another"
     if not row["same_shapes"]:
         return "the shape of an output changed"
     if not row["finite"]:
