@@ -427,7 +427,10 @@ def golden() -> str:
 def test_a_planted_rule_changes_its_golden_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong, only = RULES[name], PLANTED[name], BY_NAME[name]
     sizes = [t.shape for t in only.call(0).operands]
-    planted = lambda c: wrong(c) if [t.shape for t in c.operands] == sizes else right(c)  # noqa: E731
+
+    def planted(call: Call) -> Any:
+        return wrong(call) if [t.shape for t in call.operands] == sizes else right(call)
+
     monkeypatch.setitem(RULES, name, planted)
     before, after = GOLDEN.read_text(encoding="utf-8").splitlines(), golden().splitlines()
     changed = set(after) - set(before)
