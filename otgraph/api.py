@@ -23,12 +23,12 @@ from otgraph.errors import UsageError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.specs import input_specs
+from otgraph.inspection.depth_report import DepthReport
+from otgraph.inspection.depth_report import inspect_depth as _inspect_depth
+from otgraph.inspection.inspection import Inspection
+from otgraph.inspection.inspection import inspect as _inspect
 from otgraph.latency.protocol import Latency
 from otgraph.load import load_model
-from otgraph.optimize.depth_report import DepthReport
-from otgraph.optimize.depth_report import inspect_depth as _inspect_depth
-from otgraph.optimize.inspection import Inspection
-from otgraph.optimize.inspection import inspect as _inspect
 from otgraph.optimize.planner import make_plan as _make_plan
 from otgraph.optimize.run import Optimized
 from otgraph.optimize.run import optimize as _optimize

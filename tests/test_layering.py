@@ -29,6 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "calibrate": DATA | {"transport", "graph"},
     "repair": DATA | {"transport", "graph", "calibrate"},
     "rewrite": DATA | {"transport", "graph", "calibrate", "repair"},
+    "allocate": BASE,
     "plan": DATA | {"transport", "graph", "calibrate", "repair", "rewrite"},
     "engines": DATA,
     "latency": DATA | {"engines"},
@@ -48,6 +49,17 @@ LAYERS["engine of tensorrt"] = DATA | {"engines"}
 LAYERS["precision"] = DATA | {"engines", "audit", "quiet"}
 LAYERS["device"] = DATA | {"engines", "latency", "audit", "precision"}
 LAYERS["load"] = DATA | {"graph", "named_callable"}
+LAYERS["pricing"] = DATA | {
+    "transport",
+    "graph",
+    "calibrate",
+    "repair",
+    "rewrite",
+    "allocate",
+    "engines",
+    "latency",
+}
+LAYERS["inspection"] = DATA | {"transport", "graph", "calibrate", "rewrite", "pricing"}
 LAYERS["optimize"] = set(LAYERS) - {*ENGINES.values(), "device"}
 LAYERS["api"] = set(LAYERS) - {*ENGINES.values()}
 LAYERS["cli"] = {*LAYERS} - {*ENGINES.values()}
@@ -66,7 +78,10 @@ LIBRARIES: dict[str, set[str]] = {
     "calibrate": TORCH,
     "repair": TORCH,
     "rewrite": TORCH,
-    "plan": TORCH | {"ortools", "jsonschema"},
+    "allocate": {"numpy", "ortools"},
+    "pricing": TORCH,
+    "inspection": TORCH,
+    "plan": TORCH | {"jsonschema"},
     "engines": ONNX_ONLY,
     "engine of torch": {"torch", "numpy"},
     "engine of openvino": {"openvino", "numpy"},

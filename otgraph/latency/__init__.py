@@ -1,11 +1,9 @@
-"""Measuring latency: the paired protocol, the conditions it ran under, and the model that plans with it."""
+"""Measuring latency: the paired protocol, and the conditions it ran under."""
 
 from otgraph.latency.environment import Conditions, Environment, environment
-from otgraph.latency.model import AffineModel
 from otgraph.latency.protocol import Comparison, Latency, compare, measure
 
 __all__ = [
-    "AffineModel",
     "Comparison",
     "Conditions",
     "Environment",

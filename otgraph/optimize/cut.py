@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from otgraph.plan.allocation import Allocation
+from otgraph.allocate.allocation import Allocation
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from otgraph.allocate.cost import NodeTime, Polynomial
+from otgraph.allocate.option import Option, absorbed_by
 from otgraph.calibrate.batches import split_batches
 from otgraph.calibrate.span_fit import SpanFit, fit_collapses
 from otgraph.calibrate.span_screen import screen
@@ -16,13 +18,11 @@ from otgraph.graph.span import Collapse
 from otgraph.graph.span_maps import find_collapses
 from otgraph.graph.spans import activation_nodes, find_spans
 from otgraph.optimize.cut import Cut
-from otgraph.optimize.effect import ActivationEffects, Effect, span_effect
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.study import Study
-from otgraph.optimize.timing import Candidates, affine_times
 from otgraph.optimize.trial import Trial
-from otgraph.plan.option import Option, absorbed_by
-from otgraph.plan.terms import NodeTime, Polynomial
+from otgraph.pricing.effect import ActivationEffects, Effect, span_effect
+from otgraph.pricing.timing import Candidates, affine_times
 from otgraph.remark import Remark
 
 SOURCE = "depth"
@@ -192,7 +192,7 @@ def _new_times(
 ) -> dict[Collapse, tuple[NodeTime, ...]]:
     """The times of the nodes that each collapse adds; those are left out of which one cannot be timed."""
     nodes = [node for effect in effects.values() for node in effect.adds]
-    times = affine_times(nodes, engine, settings, candidates)
+    times = affine_times(nodes, engine, settings.timing, candidates)
     return {
         collapse: tuple(times[node.name] for node in effect.adds)
         for collapse, effect in effects.items()

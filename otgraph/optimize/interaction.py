@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from otgraph.allocate.problem import Choice, Option, Problem
 from otgraph.optimize.cut import Cut
 from otgraph.optimize.trial import Trial
-from otgraph.plan.problem import Choice, Option, Problem
 
 EVEN = 4
 """The power of a share in the *even* reading: high enough that the largest shares decide."""

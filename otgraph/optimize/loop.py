@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
+from otgraph.allocate.problem import Problem
 from otgraph.errors import UsageError
 from otgraph.graph.graph import Graph
-from otgraph.latency.model import AffineModel
 from otgraph.latency.protocol import Comparison
 from otgraph.optimize.cut import Cut
 from otgraph.optimize.interaction import corrected, readings
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
+from otgraph.optimize.time_line import TimeLine
 from otgraph.optimize.trial import Trial
-from otgraph.plan.allocation import Allocation, Problem, minimise_damage, minimise_time
 
 STEP = 1.25
 """By so much more than in proportion the next candidate may be faster than one that was too slow."""
@@ -29,7 +30,7 @@ class Candidate:
 
     allocation: Allocation
     ratio: float
-    model: AffineModel
+    model: TimeLine
 
     @property
     def cut(self) -> Cut:
@@ -133,9 +134,9 @@ class Loop:
             return self.by_damage(limit, measured)
         return Candidate(fitting, self.clock.ratio(self.build(cut)).ratio, model)
 
-    def _line(self) -> AffineModel:
+    def _line(self) -> TimeLine:
         """From summed node times to latency, before a candidate was measured."""
-        return AffineModel(1.0, self.base, slope=1.0, start=self.start)
+        return TimeLine(self.base, slope=1.0, start=self.start)
 
     def _refused(self, cut: Cut) -> list[str]:
         """The collapses of ``cut`` that put something in the place of what they remove, and that the clock
@@ -218,7 +219,7 @@ class Loop:
 
     def _best_reading(self, best: Candidate, damage: float, target: float) -> tuple[Problem, float]:
         found = (self.problem, damage)
-        budget = best.model.macs_for(target) or 0.0
+        budget = best.model.budget_for(target) or 0.0
         for name, problem in readings(self.problem, self.residual).items():
             try:
                 cut = Cut.of(minimise_damage(problem, budget))
@@ -230,15 +231,15 @@ class Loop:
                 found = (problem, damage)
         return found
 
-    def _allocated(self, problem: Problem, model: AffineModel, target: float) -> Cut:
-        budget = max(model.macs_for(target) or 0.0, _least(problem))
+    def _allocated(self, problem: Problem, model: TimeLine, target: float) -> Cut:
+        budget = max(model.budget_for(target) or 0.0, _least(problem))
         return Cut.of(minimise_damage(problem, budget))
 
-    def _within(self, target: float, model: AffineModel, problem: Problem | None = None) -> Candidate:
+    def _within(self, target: float, model: TimeLine, problem: Problem | None = None) -> Candidate:
         """Each measurement corrects the line from summed node times to latency until the clock agrees."""
         tried: list[Candidate] = []
         for number in range(1, self.settings.rounds + 1):
-            budget = self._bracketed(model.macs_for(target) or 0.0, tried, target)
+            budget = self._bracketed(model.budget_for(target) or 0.0, tried, target)
             allocation = self._allocate(problem or self.problem, budget, model, target)
             if any(candidate.cut == Cut.of(allocation) for candidate in tried):
                 break  # the corrected line asks for the same again
@@ -267,7 +268,7 @@ class Loop:
             budget = (max(fast) + max(most, max(fast))) / 2
         return budget
 
-    def _allocate(self, problem: Problem, budget: float, model: AffineModel, target: float) -> Allocation:
+    def _allocate(self, problem: Problem, budget: float, model: TimeLine, target: float) -> Allocation:
         least = _least(problem)
         if budget < least and model.points:
             budget = least  # the line was corrected downwards past what can be cut: go as far as possible

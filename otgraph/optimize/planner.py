@@ -9,12 +9,13 @@ from dataclasses import replace
 import onnxruntime
 import torch
 
+from otgraph.allocate.cost import evaluate
+from otgraph.allocate.problem import Choice, Problem
 from otgraph.data import Data
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.graph import Graph
 from otgraph.optimize.cut import Cut
 from otgraph.optimize.depth import DepthCandidate, find_candidates, try_candidates
-from otgraph.optimize.elementwise import batch_size
 from otgraph.optimize.fusing import FusionClock, judged, with_apart
 from otgraph.optimize.loop import Candidate, Loop
 from otgraph.optimize.saved import Saved
@@ -23,16 +24,15 @@ from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import Study, study
 from otgraph.optimize.task import with_task
-from otgraph.optimize.timing import node_times
 from otgraph.optimize.trial import Trial
-from otgraph.plan.allocation import Choice, Problem
 from otgraph.plan.calibration import CalibrationReference, data_digest
-from otgraph.plan.candidates import candidate_widths
 from otgraph.plan.decision import DepthAction, DimDecision, Predictions
 from otgraph.plan.fingerprint import fingerprint_graph
-from otgraph.plan.macs import macs_terms
 from otgraph.plan.plan import Plan
-from otgraph.plan.terms import evaluate
+from otgraph.pricing.elementwise import batch_size
+from otgraph.pricing.macs import macs_terms
+from otgraph.pricing.timing import node_times
+from otgraph.pricing.widths import candidate_widths
 from otgraph.remark import Remark
 from otgraph.rewrite.catalogue import load_pipelines
 from otgraph.rewrite.collapse import describe
@@ -62,7 +62,7 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
         name: candidate_widths(width.size, settings.multiple, limit=settings.candidates)
         for name, width in found.widths.items()
     }
-    nodes, fixed = node_times(found.graph, found.axes, clock.engine, original_ms, settings, widths)
+    nodes, fixed = node_times(found.graph, found.axes, clock.engine, original_ms, settings.timing, widths)
     collapses: Sequence[DepthCandidate] = ()
     said: tuple[Remark, ...] = ()
     if settings.moves != "width":

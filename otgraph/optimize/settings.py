@@ -13,6 +13,7 @@ from otgraph.errors import UsageError
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.plan.budget import Budget
+from otgraph.pricing.timing import TimingOptions
 
 Moves = Literal["both", "width", "depth"]
 """What a plan may do: cut widths, collapse spans, or both."""
@@ -66,6 +67,11 @@ class Settings:
             raise UsageError(
                 "moves 'depth': a fraction to keep says nothing of layers; give a latency or a max-drop"
             )
+
+    @property
+    def timing(self) -> TimingOptions:
+        """How kernels are timed."""
+        return TimingOptions(self.threads, self.multiple, self.cache, self.progress)
 
     def selects(self, dim: Dim) -> bool:
         """Whether the rules let this dim be cut."""

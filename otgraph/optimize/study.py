@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from otgraph.allocate.cost import Term
 from otgraph.calibrate.divergence import is_classifier, output_divergence
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.width import Width, analyse_width
@@ -22,8 +23,7 @@ from otgraph.graph.half import half_weight
 from otgraph.graph.specs import input_specs
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.trial import additive
-from otgraph.plan.macs import macs_terms
-from otgraph.plan.terms import Term
+from otgraph.pricing.macs import macs_terms
 from otgraph.remark import Remark
 from otgraph.transport.coupling import Coupling
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from otgraph.allocate.cost import NodeTime, Polynomial, Term, multiply
 from otgraph.data import Data
 from otgraph.data_sources import load_data
 from otgraph.errors import DataError, UsageError
@@ -26,11 +27,11 @@ from otgraph.optimize.planner import make_plan
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import study
-from otgraph.optimize.timed_node import TimedNode
 from otgraph.plan.budget import Budget
-from otgraph.plan.macs import macs_terms
 from otgraph.plan.plan import Plan
-from otgraph.plan.terms import NodeTime, Polynomial, Term, expand, multiply
+from otgraph.pricing.lengths import expand
+from otgraph.pricing.macs import macs_terms
+from otgraph.pricing.timed_node import TimedNode
 from otgraph.rewrite.linear.fusion import Fusion
 from otgraph.rewrite.shapes import value_infos
 from otgraph.sample import calibration_path, model_path

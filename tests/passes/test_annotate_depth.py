@@ -16,7 +16,7 @@ from otgraph.calibrate.depth import SpanDepth
 from otgraph.data import Data
 from otgraph.errors import DataError
 from otgraph.graph.graph import Graph
-from otgraph.optimize.depth_report import DepthReport, annotated_depth, inspect_depth
+from otgraph.inspection.depth_report import DepthReport, annotated_depth, inspect_depth
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager, Result
 from otgraph.rewrite.pipeline import parse_pipeline

@@ -1,0 +1,123 @@
+"""The allocation: widths and options, so that the damage is least within a time, or the time within a damage.
+
+A small integer program, solved to proven optimality by OR-tools CP-SAT (``integer_program``) from the start
+of a greedy solution (``incumbent``). Times are polynomials in the widths or tables (``terms``), damages a
+table per dim and a number per option (``option``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from otgraph.allocate.cp_sat import Limits, Solution, solve_damage, solve_time
+from otgraph.allocate.greedy import least_damage_start, least_time_start
+from otgraph.allocate.problem import TOLERANCE, Point, Problem, raised
+from otgraph.errors import UsageError
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The chosen widths by dim and options, the time and damage they are predicted to have, and how good that
+    is.
+
+    ``bound`` is a proven lower bound on the objective (damage or time); ``status`` says whether the search
+    reached it (*optimal*) or ran into its limit (*feasible*). ``options`` are in the problem's order; dims
+    that one of them absorbs have their full width.
+    """
+
+    widths: Mapping[str, int]
+    time: float
+    damage: float
+    objective: float
+    bound: float
+    status: Literal["optimal", "feasible"]
+    options: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """How far the objective may be from the best one, as a fraction of it."""
+        return 0.0 if self.objective <= self.bound else (self.objective - self.bound) / self.objective
+
+
+def minimise_damage(problem: Problem, budget: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
+    """The widths and options of least damage whose time is at most ``budget`` (within a millionth of it).
+
+    Raises:
+        UsageError: nothing meets ``budget``; the message has the smallest reachable ratio.
+    """
+    start = least_damage_start(problem, budget)
+    if _time(problem, start) > raised(budget, TOLERANCE):
+        start = _fastest(problem, limits).point
+    if _time(problem, start) > raised(budget, TOLERANCE):
+        raise UsageError(_out_of_reach(problem, _time(problem, start), budget))
+    solution = solve_damage(problem, budget, start, limits)
+    return _allocation(problem, solution, _damage(problem, solution.point))
+
+
+def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
+    """The widths and options of least time whose damage is at most ``limit`` (within a millionth of it).
+
+    An infinite ``limit`` gives the least time that can be reached at all.
+
+    Raises:
+        UsageError: even the best choice does more damage than ``limit``.
+    """
+    if limit == math.inf:
+        solution = _fastest(problem, limits)
+        return _allocation(problem, solution, _time(problem, solution.point))
+    start = least_time_start(problem, limit)
+    if _damage(problem, start) > raised(limit, TOLERANCE):
+        start = solve_damage(problem, math.inf, start, limits).point
+    least = _damage(problem, start)
+    if least > raised(limit, TOLERANCE):
+        raise UsageError(
+            f"max-drop {limit:.3g}: out of reach; the least damage that can be predicted is {least:.3g};"
+            f" ask for {least:.3g} or more"
+        )
+    solution = solve_time(problem, limit, start, limits)
+    return _allocation(problem, solution, _time(problem, solution.point))
+
+
+def _fastest(problem: Problem, limits: Limits) -> Solution:
+    """The least time of all; in a plain problem that is at the least widths."""
+    if problem.plain:
+        least = Point(problem.least())
+        return Solution(least, _time(problem, least), "optimal")
+    return solve_time(problem, math.inf, least_time_start(problem, math.inf), limits)
+
+
+def _allocation(problem: Problem, solution: Solution, objective: float) -> Allocation:
+    point = solution.point
+    return Allocation(
+        widths=problem.widths(point.levels, point.options),
+        time=_time(problem, point),
+        damage=_damage(problem, point),
+        objective=objective,
+        bound=min(solution.bound, objective),
+        status=solution.status,
+        options=tuple(option.name for option in problem.options if option.name in point.options),
+    )
+
+
+def _time(problem: Problem, point: Point) -> float:
+    return problem.time(point.levels, point.options)
+
+
+def _damage(problem: Problem, point: Point) -> float:
+    return problem.damage(point.levels, point.options)
+
+
+def _out_of_reach(problem: Problem, least: float, budget: float) -> str:
+    full = problem.time(problem.full())
+    # rounded up, so that asking for the printed figure succeeds
+    reachable = int(least / full * 1000 + 1) / 1000
+    means = "dims, candidate widths and options" if problem.options else "dims and candidate widths"
+    return (
+        f"latency {budget / full:.3g}x: out of reach; the smallest reachable with these {means} is"
+        f" {reachable:.3f}x; ask for that or more, or let more dims be cut"
+    )

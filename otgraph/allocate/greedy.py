@@ -1,0 +1,73 @@
+"""A good allocation at once, by steepest ratio: the start of the exact search, and what it may never fall
+behind."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from otgraph.allocate.problem import Point, Problem, raised
+from otgraph.allocate.walk import Walk
+
+Floats = npt.NDArray[np.float64]
+_SLACK = 1e-12
+_LEAST_GAIN = 1e-10
+"""What a move to a wider dim or another option must change, of the whole; else rounding could make a loop."""
+
+
+def least_damage_start(problem: Problem, budget: float) -> Point:
+    """A point whose time is at most ``budget``, if the walk gets there: the moves that save most time per
+    damage until it is met, then the moves back that fit. It always gets there in a plain problem whose least
+    widths meet the budget."""
+    walk = Walk(problem)
+    while walk.time > raised(budget, _SLACK) and _down(walk, np.inf):
+        pass
+    while _up(walk, raised(budget, _SLACK)):
+        pass
+    return walk.point()
+
+
+def least_time_start(problem: Problem, limit: float) -> Point:
+    """A point whose damage is at most ``limit``, if the walk gets there: the moves that save most time per
+    damage, as long as one fits."""
+    walk = Walk(problem)
+    while walk.damage > raised(limit, _SLACK) and _up(walk, np.inf):
+        pass
+    while _down(walk, raised(limit, _SLACK)):
+        pass
+    return walk.point()
+
+
+def _down(walk: Walk, limit: float) -> bool:
+    """Take the move that saves most time per damage, of those that keep the damage at most ``limit``."""
+    least, damage = _LEAST_GAIN * abs(walk.time), walk.damage
+    saved, harm = walk.saved_by_dims(), walk.harm_of_dims()
+    narrower = walk.widths < walk.widths[walk.rows, walk.at][:, None]
+    fits = np.isfinite(harm) & ((saved > least) | ((saved > 0) & narrower)) & (damage + harm <= limit)
+    gains = np.where(fits, saved / np.maximum(harm, 1e-100), -np.inf)
+    saved, harm = walk.saved_by_options(), walk.harm_of_options()
+    fits = (saved > least) & (damage + harm <= limit)
+    return _move(walk, gains, np.where(fits, saved / np.maximum(harm, 1e-100), -np.inf))
+
+
+def _up(walk: Walk, budget: float) -> bool:
+    """Take the move that undoes most damage among those that keep the time at most ``budget``."""
+    least, time = _LEAST_GAIN * walk.damage, walk.time
+    harm = walk.harm_of_dims()
+    gains = np.where((harm < 0) & (time - walk.saved_by_dims() <= budget), -harm, -np.inf)
+    harm = walk.harm_of_options()
+    fits = (harm < -least) & (time - walk.saved_by_options() <= budget)
+    return _move(walk, gains, np.where(fits, -harm, -np.inf))
+
+
+def _move(walk: Walk, dims: Floats, options: Floats) -> bool:
+    """Make the move of most gain, a dim's before an option's; False when there is none."""
+    best = float(max(dims.max(initial=-np.inf), options.max(initial=-np.inf)))
+    if not np.isfinite(best):
+        return False
+    if dims.max(initial=-np.inf) == best:
+        row, level = np.unravel_index(int(dims.argmax()), dims.shape)
+        walk.move_dim(int(row), int(level))
+    else:
+        walk.move_option(int(options.argmax()))
+    return True
