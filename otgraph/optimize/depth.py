@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Polynomial
 from otgraph.allocate.option import Option, absorbed_by
 from otgraph.calibrate.batches import split_batches
@@ -17,7 +18,6 @@ from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.span import Collapse
 from otgraph.graph.span_maps import find_collapses
 from otgraph.graph.spans import activation_nodes, find_spans
-from otgraph.optimize.cut import Cut
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.study import Study
 from otgraph.optimize.trial import Trial
@@ -156,7 +156,7 @@ def try_candidates(
         if time.process_time() - started > seconds:
             break
         settings.progress(f"trying without {candidate.fit.collapse.span.name} ({number}/{len(candidates)})")
-        options.append(candidate.option(trial.damage(Cut({}, (candidate.name,)))))
+        options.append(candidate.option(trial.damage(Choice({}, (candidate.name,)))))
     return tuple(options)
 
 

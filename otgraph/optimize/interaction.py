@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from otgraph.allocate.problem import Choice, Option, Problem
-from otgraph.optimize.cut import Cut
+from otgraph.allocate.choice import Choice
+from otgraph.allocate.problem import DimOptions, Option, Problem
 from otgraph.optimize.trial import Trial
 
 EVEN = 4
@@ -33,11 +33,11 @@ def readings(problem: Problem, residual: Collection[str]) -> dict[str, Problem]:
     allocation is thereby never worse than either, as far as trials of the whole can tell.
     """
     found = {"additive": problem, "coherent": _coherent(problem)}
-    if problem.choices:
+    if problem.dims:
         found["inner"] = _whole(problem, residual)
-        found["even"] = replace(problem, choices=_even(problem), options=())
-    if problem.options and problem.choices:
-        width, depth = replace(problem, options=()), _whole(problem, {c.name for c in problem.choices})
+        found["even"] = replace(problem, dims=_even(problem), options=())
+    if problem.options and problem.dims:
+        width, depth = replace(problem, options=()), _whole(problem, {c.name for c in problem.dims})
         found |= {"width": width, "width, coherent": _coherent(width)}
         found |= {"depth": depth, "depth, coherent": _coherent(depth)}
         found["inner, coherent"] = _coherent(found["inner"])
@@ -45,29 +45,28 @@ def readings(problem: Problem, residual: Collection[str]) -> dict[str, Problem]:
 
 
 def _coherent(problem: Problem) -> Problem:
-    choices = [replace(c, damages=tuple(math.sqrt(d) for d in c.damages)) for c in problem.choices]
+    choices = [replace(c, damages=tuple(math.sqrt(d) for d in c.damages)) for c in problem.dims]
     options = [replace(option, damage=math.sqrt(option.damage)) for option in problem.options]
-    return replace(problem, choices=tuple(choices), options=tuple(options))
+    return replace(problem, dims=tuple(choices), options=tuple(options))
 
 
-def _even(problem: Problem) -> tuple[Choice, ...]:
+def _even(problem: Problem) -> tuple[DimOptions, ...]:
     return tuple(
-        replace(c, damages=tuple((1 - w / c.widths[0]) ** EVEN for w in c.widths)) for c in problem.choices
+        replace(c, damages=tuple((1 - w / c.widths[0]) ** EVEN for w in c.widths)) for c in problem.dims
     )
 
 
 def _whole(problem: Problem, names: Collection[str]) -> Problem:
     """The dims called ``names`` have no choice but to stay whole."""
     choices = [
-        replace(c, widths=c.widths[:1], damages=c.damages[:1]) if c.name in names else c
-        for c in problem.choices
+        replace(c, widths=c.widths[:1], damages=c.damages[:1]) if c.name in names else c for c in problem.dims
     ]
-    return replace(problem, choices=tuple(choices))
+    return replace(problem, dims=tuple(choices))
 
 
 def corrected(
     problem: Problem,
-    cut: Cut,
+    cut: Choice,
     trial: Trial,
     whole: float,
     seconds: float,
@@ -89,24 +88,24 @@ def corrected(
     if not ratios:
         return None
     typical = float(np.median(list(ratios.values())))
-    choices = [_scaled(choice, ratios.get(choice.name, typical), typical) for choice in problem.choices]
+    choices = [_scaled(choice, ratios.get(choice.name, typical), typical) for choice in problem.dims]
     options = [_scaled_option(o, ratios.get(o.name, typical), typical) for o in problem.options]
-    return replace(problem, choices=tuple(choices), options=tuple(options))
+    return replace(problem, dims=tuple(choices), options=tuple(options))
 
 
-def _parts(problem: Problem, cut: Cut) -> list[tuple[str, Cut, float]]:
+def _parts(problem: Problem, cut: Choice) -> list[tuple[str, Choice, float]]:
     """Each part of ``cut``: its name, the cut with one step less of it, and by how much that is predicted to
     help."""
-    parts: list[tuple[str, Cut, float]] = []
-    for choice in problem.choices:
+    parts: list[tuple[str, Choice, float]] = []
+    for choice in problem.dims:
         at = choice.widths.index(cut.widths[choice.name])
         if at:
-            less = Cut({**cut.widths, choice.name: choice.widths[at - 1]}, cut.collapses)
+            less = Choice({**cut.widths, choice.name: choice.widths[at - 1]}, cut.options)
             parts.append((choice.name, less, choice.damages[at] - choice.damages[at - 1]))
     for option in problem.options:
-        if option.name in cut.collapses:
-            others = tuple(name for name in cut.collapses if name != option.name)
-            parts.append((option.name, Cut(cut.widths, others), option.damage))
+        if option.name in cut.options:
+            others = tuple(name for name in cut.options if name != option.name)
+            parts.append((option.name, Choice(cut.widths, others), option.damage))
     return parts
 
 
@@ -114,7 +113,7 @@ def _bounded(ratio: float, typical: float) -> float:
     return min(max(ratio, typical / RANGE), typical * RANGE) if typical > 0 else 1.0
 
 
-def _scaled(choice: Choice, ratio: float, typical: float) -> Choice:
+def _scaled(choice: DimOptions, ratio: float, typical: float) -> DimOptions:
     return replace(choice, damages=tuple(d * _bounded(ratio, typical) for d in choice.damages))
 
 

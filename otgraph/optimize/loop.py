@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
+from otgraph.allocate.choice import Choice
 from otgraph.allocate.problem import Problem
 from otgraph.errors import UsageError
 from otgraph.graph.graph import Graph
 from otgraph.latency.protocol import Comparison
-from otgraph.optimize.cut import Cut
 from otgraph.optimize.interaction import corrected, readings
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
@@ -33,9 +33,9 @@ class Candidate:
     model: TimeLine
 
     @property
-    def cut(self) -> Cut:
+    def cut(self) -> Choice:
         """What was allocated."""
-        return Cut.of(self.allocation)
+        return self.allocation.choice
 
 
 class Loop:
@@ -50,7 +50,7 @@ class Loop:
         problem: Problem,
         trial: Trial,
         clock: Stopwatch,
-        build: Callable[[Cut], Graph],
+        build: Callable[[Choice], Graph],
         residual: Collection[str],
         settings: Settings,
     ) -> None:
@@ -75,7 +75,7 @@ class Loop:
             UsageError: the target is out of reach.
         """
         self.settings.progress("measuring what simplifying gains")
-        simplified = self.clock.ratio(self.build(Cut({})))
+        simplified = self.clock.ratio(self.build(Choice({})))
         self.start = simplified.ratio if simplified.credible_gain else 1.0
         best = self._searched(target)
         while refused := self._refused(best.cut):
@@ -105,7 +105,7 @@ class Loop:
                 best = other
         return best
 
-    def by_damage(self, limit: float, measured: Callable[[Cut], float]) -> Candidate:
+    def by_damage(self, limit: float, measured: Callable[[Choice], float]) -> Candidate:
         """The candidate of least time whose damage is within ``limit``: what allocations are predicted to do
         is scaled by what they measure, built and repaired (``measured``, in the units of ``limit``).
 
@@ -116,7 +116,7 @@ class Loop:
         for number in range(1, self.settings.rounds + 1):
             allocation = minimise_time(self.problem, limit * trust)
             self.settings.progress(f"building and repairing candidate {number}")
-            found = measured(Cut.of(allocation))
+            found = measured(allocation.choice)
             if found <= limit and (fitting is None or allocation.time < fitting.time):
                 fitting = allocation
             step = min(max(limit / max(found, 1e-12), 0.25), 4.0)
@@ -128,7 +128,7 @@ class Loop:
                 f"max-drop {self.settings.budget.value:g}: no candidate stayed within it on held-out inputs;"
                 " allow more"
             )
-        cut = Cut.of(fitting)
+        cut = fitting.choice
         if refused := self._refused(cut):
             self._drop(refused)
             return self.by_damage(limit, measured)
@@ -138,7 +138,7 @@ class Loop:
         """From summed node times to latency, before a candidate was measured."""
         return TimeLine(self.base, slope=1.0, start=self.start)
 
-    def _refused(self, cut: Cut) -> list[str]:
+    def _refused(self, cut: Choice) -> list[str]:
         """The collapses of ``cut`` that put something in the place of what they remove, and that the clock
         does not reward: without them, all else the same, the network is not credibly slower.
 
@@ -146,14 +146,14 @@ class Loop:
         """
         whole: Graph | None = None
         for option in self.problem.options:
-            if option.name not in cut.collapses or not option.adds or option.name in self.vetoes:
+            if option.name not in cut.options or not option.adds or option.name in self.vetoes:
                 continue
             whole = self.build(cut) if whole is None else whole
             self.settings.progress(f"does {option.name} pay?")
-            others = tuple(name for name in cut.collapses if name != option.name)
-            found = self.clock.between(self.build(Cut(cut.widths, others)), whole)
+            others = tuple(name for name in cut.options if name != option.name)
+            found = self.clock.between(self.build(Choice(cut.widths, others)), whole)
             self.vetoes[option.name] = found
-        return [name for name in cut.collapses if name in self.vetoes and not self.vetoes[name].credible_gain]
+        return [name for name in cut.options if name in self.vetoes and not self.vetoes[name].credible_gain]
 
     def _drop(self, names: Collection[str]) -> None:
         options = tuple(option for option in self.problem.options if option.name not in names)
@@ -175,12 +175,12 @@ class Loop:
                 return self._confirmed(earlier, target)
             name = names[0]
             wider = self._widened(current, name)
-            less = self.trial.damage(Cut.of(wider))
+            less = self.trial.damage(wider.choice)
             if less >= damage:
                 refused.add(name)
                 continue
             self.settings.progress(f"giving {name} back some width")
-            ratio = self.clock.ratio(self.build(Cut.of(wider))).ratio
+            ratio = self.clock.ratio(self.build(wider.choice)).ratio
             if ratio <= max(target * (1 + self.settings.tolerance / 2), current.ratio):
                 current, damage = replace(current, allocation=wider, ratio=ratio), less
                 earlier.append(current)
@@ -201,17 +201,17 @@ class Loop:
         """The allocation with one dim a candidate wider; nothing is proved of it."""
         old = current.allocation
         candidates = self._candidates(name)
-        widths = {**old.widths, name: candidates[candidates.index(old.widths[name]) - 1]}
-        spent = self.problem.time_at(widths, old.options)
-        return replace(old, widths=widths, time=spent, objective=math.inf)
+        kept = old.choice.widths
+        wider = replace(old.choice, widths={**kept, name: candidates[candidates.index(kept[name]) - 1]})
+        return replace(old, choice=wider, time=self.problem.time(wider), objective=math.inf)
 
     def _candidates(self, name: str) -> tuple[int, ...]:
-        return next(choice.widths for choice in self.problem.choices if choice.name == name)
+        return next(choice.widths for choice in self.problem.dims if choice.name == name)
 
     def _by_relief(self, widths: Mapping[str, int]) -> list[str]:
         """The dims that are cut, those first whose curve falls most with the next wider candidate."""
         relief: dict[str, float] = {}
-        for choice in self.problem.choices:
+        for choice in self.problem.dims:
             at = choice.widths.index(widths[choice.name])
             if at:
                 relief[choice.name] = choice.damages[at] - choice.damages[at - 1]
@@ -222,7 +222,7 @@ class Loop:
         budget = best.model.budget_for(target) or 0.0
         for name, problem in readings(self.problem, self.residual).items():
             try:
-                cut = Cut.of(minimise_damage(problem, budget))
+                cut = minimise_damage(problem, budget).choice
             except UsageError:
                 continue  # out of reach with these moves alone
             self.settings.progress(f"trying the {name} allocation whole")
@@ -231,9 +231,9 @@ class Loop:
                 found = (problem, damage)
         return found
 
-    def _allocated(self, problem: Problem, model: TimeLine, target: float) -> Cut:
+    def _allocated(self, problem: Problem, model: TimeLine, target: float) -> Choice:
         budget = max(model.budget_for(target) or 0.0, _least(problem))
-        return Cut.of(minimise_damage(problem, budget))
+        return minimise_damage(problem, budget).choice
 
     def _within(self, target: float, model: TimeLine, problem: Problem | None = None) -> Candidate:
         """Each measurement corrects the line from summed node times to latency until the clock agrees."""
@@ -241,10 +241,10 @@ class Loop:
         for number in range(1, self.settings.rounds + 1):
             budget = self._bracketed(model.budget_for(target) or 0.0, tried, target)
             allocation = self._allocate(problem or self.problem, budget, model, target)
-            if any(candidate.cut == Cut.of(allocation) for candidate in tried):
+            if any(candidate.cut == allocation.choice for candidate in tried):
                 break  # the corrected line asks for the same again
             self.settings.progress(f"measuring candidate {number}")
-            ratio = self.clock.ratio(self.build(Cut.of(allocation))).ratio
+            ratio = self.clock.ratio(self.build(allocation.choice)).ratio
             model = model.corrected(allocation.time, ratio)
             tried.append(Candidate(allocation, ratio, model))
             if abs(ratio / target - 1) <= self.settings.tolerance:

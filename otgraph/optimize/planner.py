@@ -9,12 +9,12 @@ from dataclasses import replace
 import onnxruntime
 import torch
 
+from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import evaluate
-from otgraph.allocate.problem import Choice, Problem
+from otgraph.allocate.problem import DimOptions, Problem
 from otgraph.data import Data
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.graph import Graph
-from otgraph.optimize.cut import Cut
 from otgraph.optimize.depth import DepthCandidate, find_candidates, try_candidates
 from otgraph.optimize.fusing import FusionClock, judged, with_apart
 from otgraph.optimize.loop import Candidate, Loop
@@ -50,7 +50,7 @@ def make_plan(graph: Graph, data: Data, settings: Settings) -> Plan:
     """
     found = study(graph, data, settings)
     if settings.budget.kind == "keep":
-        return _Writer(found, settings, {}).plan(Cut(_by_fraction(found, settings)), Predictions())
+        return _Writer(found, settings, {}).plan(Choice(_by_fraction(found, settings)), Predictions())
     with Stopwatch(found.graph, found.held, settings.engine, settings.threads, settings.seed) as clock:
         return _decide(found, settings, clock)
 
@@ -78,7 +78,7 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
     settings.progress(f"trials repair with a ridge of {ridge:g}")
     options = try_candidates(trial, collapses, settings.trial_seconds, settings)
     problem = Problem(
-        choices=_choices(trial, widths, settings),
+        dims=_dims(trial, widths, settings),
         nodes=nodes,
         options=options,
         constant=evaluate(fixed, {}),
@@ -102,18 +102,18 @@ def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
     return replace(plan, remarks=(*found.remarks, *said, *writer.verdicts(loop), *judge.verdicts()))
 
 
-def _probes(found: Study, collapses: Sequence[DepthCandidate]) -> list[Cut]:
+def _probes(found: Study, collapses: Sequence[DepthCandidate]) -> list[Choice]:
     """A few cuts of either sort; the width is in the middle, where a trial has half of the network to run."""
     names = list(found.widths)
     middle = names[len(names) // 2 :][:1]
-    cuts = [Cut({name: max(1, round(found.widths[name].size * 0.75))}) for name in middle]
-    return [*cuts, *(Cut({}, (candidate.name,)) for candidate in collapses[:2])]
+    cuts = [Choice({name: max(1, round(found.widths[name].size * 0.75))}) for name in middle]
+    return [*cuts, *(Choice({}, (candidate.name,)) for candidate in collapses[:2])]
 
 
-def _choices(trial: Trial, widths: Mapping[str, tuple[int, ...]], settings: Settings) -> tuple[Choice, ...]:
+def _dims(trial: Trial, widths: Mapping[str, tuple[int, ...]], settings: Settings) -> tuple[DimOptions, ...]:
     tried = measure_sensitivities(trial, settings.trial_seconds, settings.progress)
     return tuple(
-        Choice(name, candidates, tuple(float(tried[name].damage[k]) for k in candidates))
+        DimOptions(name, candidates, tuple(float(tried[name].damage[k]) for k in candidates))
         for name, candidates in widths.items()
     )
 
@@ -145,12 +145,12 @@ class _Writer:
         self.candidates: dict[str, DepthCandidate] = {}
         self.apart: tuple[str, ...] = ()
 
-    def build(self, cut: Cut) -> Graph:
+    def build(self, cut: Choice) -> Graph:
         """The network of ``cut`` without repairs and with blank maps: numbers do not matter to the clock."""
         steps = parse_pipeline(with_apart(load_pipelines()["trial"], self.apart))
         return PassManager(steps, on_failure="undo").run(self.found.graph, self._context(cut)).graph
 
-    def judge_fusions(self, cut: Cut, clock: Stopwatch) -> FusionClock:
+    def judge_fusions(self, cut: Choice, clock: Stopwatch) -> FusionClock:
         """Time each fusion that changes the shape of what it leaves; plans keep those apart from now on that
         are not credibly faster."""
         steps, progress = load_pipelines()["trial"], self.settings.progress
@@ -160,25 +160,27 @@ class _Writer:
         self.apart = judge.apart()
         return judge
 
-    def _context(self, cut: Cut) -> Context:
+    def _context(self, cut: Choice) -> Context:
         return Context(
             couplings=self.found.couplings(cut.widths),
-            collapses=tuple(self.candidates[name].fit.collapse for name in cut.collapses),
+            collapses=tuple(self.candidates[name].fit.collapse for name in cut.options),
             seed=self.settings.seed,
         )
 
-    def applied(self, cut: Cut) -> Graph:
+    def applied(self, cut: Choice) -> Graph:
         """The network of ``cut`` as its plan makes it, repaired on the inputs that trials are fitted on."""
         return self.plan(cut, Predictions()).apply(self.found.graph, self.found.fit)
 
-    def plan(self, cut: Cut, predictions: Predictions, depth: tuple[DepthAction, ...] | None = None) -> Plan:
+    def plan(
+        self, cut: Choice, predictions: Predictions, depth: tuple[DepthAction, ...] | None = None
+    ) -> Plan:
         """The plan that carries out ``cut``."""
         found, settings = self.found, self.settings
         settings.progress("certifying the selection")
         couplings = found.couplings(cut.widths, certified=True)
         pipeline = load_pipelines().get(settings.pipeline, settings.pipeline)
         if depth is None:
-            depth = tuple(DepthAction(self.candidates[name].fit.collapse) for name in cut.collapses)
+            depth = tuple(DepthAction(self.candidates[name].fit.collapse) for name in cut.options)
         return Plan(
             model=found.graph.name,
             fingerprint=fingerprint_graph(found.graph),
@@ -209,10 +211,8 @@ class _Writer:
             bound=allocation.bound if known else None,
             gap=allocation.gap if known else None,
         )
-        plan = self.plan(
-            best.cut, predictions, tuple(self._action(name, loop) for name in best.cut.collapses)
-        )
-        alone = {c.name: dict(zip(c.widths, c.damages, strict=True)) for c in problem.choices}
+        plan = self.plan(best.cut, predictions, tuple(self._action(name, loop) for name in best.cut.options))
+        alone = {c.name: dict(zip(c.widths, c.damages, strict=True)) for c in problem.dims}
         dims = tuple(replace(d, damage=math.sqrt(alone[d.name].get(len(d.kept), 0.0))) for d in plan.dims)
         return replace(plan, dims=dims)
 
@@ -240,8 +240,8 @@ class _Writer:
                 {"old_ms": found.a_ms, "new_ms": found.b_ms, "low": found.low, "high": found.high},
             )
 
-    def _macs_ratio(self, cut: Cut) -> float:
-        if not cut.collapses:
+    def _macs_ratio(self, cut: Choice) -> float:
+        if not cut.options:
             kept = {name: cut.widths.get(name, width.size) for name, width in self.found.widths.items()}
             couplings = self.found.couplings(cut.widths)
             kept |= {name: len(coupling.kept) for name, coupling in couplings.items()}

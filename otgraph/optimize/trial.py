@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from otgraph.allocate.choice import Choice
 from otgraph.calibrate.span_fit import SpanFit
 from otgraph.calibrate.width import Width
 from otgraph.data import Data
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.legal import legalise
 from otgraph.graph.graph import Graph
-from otgraph.optimize.cut import Cut
 from otgraph.optimize.saved import Saved
 from otgraph.repair.least_squares import LeastSquaresOptions
 from otgraph.repair.trial import TrialRepair
@@ -65,7 +65,7 @@ class Trial:
         self._repair: TrialRepair | None = None
         self._ridge = RIDGES[0]
 
-    def settle(self, cuts: Sequence[Cut]) -> float:
+    def settle(self, cuts: Sequence[Choice]) -> float:
         """Choose the ridge that repairs ``cuts`` best, by the mean logarithm of the damage, and use it from
         now on."""
         tried = {ridge: [self._damage(cut, ridge) for cut in cuts] for ridge in RIDGES}
@@ -73,11 +73,11 @@ class Trial:
         self._ridge = min(RIDGES, key=lambda ridge: scores[ridge])
         return self._ridge
 
-    def damage(self, cut: Cut) -> float:
+    def damage(self, cut: Choice) -> float:
         """The damage of one cut."""
         return self._damage(cut, self._ridge)
 
-    def _damage(self, cut: Cut, ridge: float) -> float:
+    def _damage(self, cut: Choice, ridge: float) -> float:
         key = cut.key({name: width.size for name, width in self.widths.items()})
         if not key:
             return 0.0
@@ -88,7 +88,7 @@ class Trial:
             self.saved.put(key, known)
         return known
 
-    def _measure(self, cut: Cut, ridge: float) -> float:
+    def _measure(self, cut: Choice, ridge: float) -> float:
         if self._repair is None:  # runs the original: not needed where everything is saved
             fit, judged = self._inputs
             replaced = {fit.collapse.span.branch or fit.collapse.span.exit for fit in self.fits.values()}
@@ -102,7 +102,7 @@ class Trial:
         found = self._repair.damage(self._carried_out(cut), ridge)
         return found.relative_l2**2
 
-    def _carried_out(self, cut: Cut) -> Graph:
+    def _carried_out(self, cut: Choice) -> Graph:
         masks: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
         for name, k in sorted(cut.widths.items()):
             if k < self.widths[name].size:
@@ -111,8 +111,8 @@ class Trial:
         rewriter = Rewriter(self.graph.copy(), "trial")
         if masks:
             cut_channels(rewriter, self.axes, legalise(self.axes, masks))
-        if cut.collapses:
-            collapse_spans(rewriter, [self.fits[name].collapse for name in cut.collapses], self.fits)
+        if cut.options:
+            collapse_spans(rewriter, [self.fits[name].collapse for name in cut.options], self.fits)
         return rewriter.finish()
 
 
