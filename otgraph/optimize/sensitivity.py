@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from otgraph.allocate.choice import Choice
 from otgraph.calibrate.width import Width
-from otgraph.optimize.cut import Cut
 from otgraph.optimize.trial import Trial
 from otgraph.transport.cost import FloatArray
 from otgraph.transport.elimination import reconstruction_along
@@ -51,7 +51,7 @@ def measure_sensitivities(
                 break
             progress(f"trying {name} at {share:.0%} (round {number} of {len(PROBES)})")
             k = min(max(1, round(width.size * share)), width.size - 1)
-            measured[name][k] = trial.damage(Cut({name: k}))
+            measured[name][k] = trial.damage(Choice({name: k}))
     return {name: _sensitivity(width, measured[name]) for name, width in trial.widths.items()}
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from otgraph.allocate.choice import Choice
 from otgraph.data import Data
 from otgraph.files import cache_folder
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.optimize.cut import Cut
 from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import PROBES, Sensitivity, measure_sensitivities, scaled_curve
 from otgraph.optimize.settings import Settings
@@ -92,12 +92,13 @@ def test_a_trial_of_nothing_is_nothing_and_more_cut_is_more_damage(found: Study)
     run = trial(found, Saved(None))
     full = {name: width.size for name, width in found.widths.items()}
     half = {name: size // 2 for name, size in full.items()}
-    assert run.damage(Cut(full)) == run.damage(Cut({})) == 0
-    assert 0 < run.damage(Cut(half)) < run.damage(Cut(dict.fromkeys(full, 1)))
+    assert run.damage(Choice(full)) == run.damage(Choice({})) == 0
+    assert 0 < run.damage(Choice(half)) < run.damage(Choice(dict.fromkeys(full, 1)))
 
 
 def test_the_ridge_is_the_one_that_repairs_best(found: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, cut = trial(found, Saved(None)), Cut({name: width.size // 2 for name, width in found.widths.items()})
+    run = trial(found, Saved(None))
+    cut = Choice({name: width.size // 2 for name, width in found.widths.items()})
     damages = {0.03: 4.0, 0.3: 1.0, 3.0: 2.0, 30.0: 3.0}
     monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: damages[ridge])
     assert run.damage(cut) == 4.0
