@@ -90,3 +90,12 @@ class OutputMetric:
             p, q = reference.log_softmax(-1), new.log_softmax(-1)
         rows = max(reference[0].numel() // reference.shape[-1], 1)
         return max(float((p.exp() * (p - q)).sum()) / rows, 0.0)
+
+
+def form_of(outputs: Sequence[Outputs], wanted: Literal["values", "scores"]) -> Form:
+    """How the outputs of a classifier are read when their ``scores`` are to count; else as ``values``."""
+    if wanted == "values":
+        return "values"
+    rows = torch.cat([batch[0].detach().double().reshape(-1, batch[0].shape[-1]) for batch in outputs])
+    likely = bool((rows >= 0).all()) and bool(((rows.sum(-1) - 1).abs() < 1e-3).all())
+    return "probabilities" if likely else "logits"

@@ -16,7 +16,7 @@ from otgraph.allocate.problem import DimOptions, Problem
 from otgraph.optimize.proposals import Proposal
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.trial import Trial
-from otgraph.pricing.healing import Healing, Subject, spread
+from otgraph.pricing.healing import Healing, Observation, Subject, spread
 from otgraph.pricing.prices import Key, Prices
 
 Vector = npt.NDArray[np.float64]
@@ -24,7 +24,13 @@ Vector = npt.NDArray[np.float64]
 TRIALS = 12
 """So many candidates are tried at first."""
 
-RESIDUAL = 0.6
+MOST_TRIALS = 36
+"""And so many at most, where they cost little."""
+
+EFFORT = 700e9
+"""Multiply-accumulates that all trials of single candidates may take together, beyond the first."""
+
+RESIDUAL = 0.4
 """While trials are off by more than this (standard deviation of their logarithm) from what the others say of
 them, more are made."""
 
@@ -44,7 +50,8 @@ class Damages:
 
     ``subjects``: the priced candidates as the regression sees them. ``tried``: damages measured, by
     candidate. ``measured``: those that have no price, by trials alone. ``weight``: of what candidates do to
-    each other's effects (see ``Interaction``).
+    each other's effects (see ``Interaction``). ``drawn``: the seed with which damages are drawn from what the
+    trials leave possible; None for what is expected.
     """
 
     prices: Prices
@@ -53,22 +60,33 @@ class Damages:
     healing: Healing
     measured: Mapping[Key, float]
     weight: float = 0.0
+    drawn: int | None = None
 
     def healed(self) -> tuple[dict[Key, float], dict[Key, float]]:
         """The damage of every candidate, and the standard deviation of its logarithm."""
-        keys = list(self.subjects)
-        means, deviations = self.healing.of([self.subjects[key] for key in keys])
-        found = {
-            key: self.subjects[key].price * math.exp(m) for key, m in zip(keys, means, strict=True)
-        }
+        keys, subjects = list(self.subjects), list(self.subjects.values())
+        means, deviations = self.healing.of(subjects)
+        if self.drawn is not None:
+            means = self.healing.draw(subjects, self.drawn)
+        found = {key: self.subjects[key].price * math.exp(m) for key, m in zip(keys, means, strict=True)}
         sure = dict.fromkeys(self.measured, 0.0)
         return {**found, **self.measured}, {**dict(zip(keys, map(float, deviations), strict=True)), **sure}
 
     def trying(self, trial: Trial, keys: Sequence[Key]) -> Damages:
         """With trials of ``keys``, and the regression made anew."""
-        tried = {**self.tried, **{key: trial.damage(choice_of(key)) for key in keys}}
-        pairs = [(self.subjects[key], damage) for key, damage in tried.items() if key in self.subjects]
-        return replace(self, tried=tried, healing=Healing.fit(pairs))
+        new = {key: trial.damage(choice_of(key)) for key in keys}
+        seen = [Observation.alone(self.subjects[key], damage) for key, damage in new.items()]
+        return replace(self, tried={**self.tried, **new}, healing=Healing.fit((*self.healing.seen, *seen)))
+
+    def learning(self, choice: Choice, expected: float, damage: float) -> Damages:
+        """With what a whole choice did, of which ``expected`` was expected: it says something of all its
+        parts, most of those that do most."""
+        subjects = [self.subjects[key] for key in parts_of(choice) if key in self.subjects]
+        if not subjects:
+            return self
+        means, _ = self.healing.of(subjects)
+        seen = Observation.whole(subjects, means, expected, damage)
+        return replace(self, healing=Healing.fit((*self.healing.seen, seen)))
 
     def uncertainty(self, choice: Choice) -> float:
         """The standard deviation of the logarithm of what ``choice`` is expected to do: that of its parts,
@@ -119,16 +137,22 @@ def heal(damages: Damages, trial: Trial, settings: Settings) -> Damages:
         for at, (key, subject) in enumerate(damages.subjects.items())
         if 1e-6 < subject.price * math.exp(damages.healing.of([subject])[0][0]) <= MILD
     }
-    subjects = {name: subject for name, (_, subject) in pool.items()}
-    for count in (TRIALS, TRIALS // 2, TRIALS // 2):
+    while pool:
+        room = TRIALS if not damages.tried else min(TRIALS // 2, allowed(trial) - len(damages.tried))
         known = [damages.subjects[key] for key in damages.tried if key in damages.subjects]
-        names = spread({n: s for n, s in subjects.items() if pool[n][0] not in damages.tried}, count, known)
+        left = {name: subject for name, (key, subject) in pool.items() if key not in damages.tried}
+        names = spread(left, max(room, 0), known)
         for number, name in enumerate(names, 1):
             settings.progress(f"trying {_title(pool[name][0])} ({number} of {len(names)})")
             damages = damages.trying(trial, [pool[name][0]])
         if not names or damages.healing.residual() <= RESIDUAL:
             break
     return damages
+
+
+def allowed(trial: Trial) -> int:
+    """How many trials of single candidates are worth their time: fewer of what costs more."""
+    return min(max(int(EFFORT / max(trial.cost, 1.0)), TRIALS), MOST_TRIALS)
 
 
 def _title(key: Key) -> str:
@@ -141,13 +165,8 @@ def problem_of(
     proposals: Sequence[Proposal],
     nodes: Sequence[NodeTime],
     constant: float,
-    *,
-    weight: float | None = None,
 ) -> Problem:
-    """What is to be allocated, by these damages. Those of a dim never fall with what is removed.
-
-    ``weight``: of interactions, another one than that of ``damages``.
-    """
+    """What is to be allocated, by these damages. Those of a dim never fall with what is removed."""
     healed, _ = damages.healed()
     vectors: dict[Key, Vector] = {}
     dims: list[DimOptions] = []
@@ -164,14 +183,12 @@ def problem_of(
     options = [proposal.option(healed[proposal.name]) for proposal in proposals if proposal.name in healed]
     for option in options:
         _add(vectors, damages.prices, option.name, option.damage)
-    share = damages.weight if weight is None else weight
-    interaction = Interaction(vectors, share) if share > 0 and vectors else None
+    interaction = Interaction(vectors, damages.weight) if damages.weight > 0 and vectors else None
     return Problem(
         dims=tuple(dims),
         nodes=tuple(nodes),
         options=tuple(options),
         constant=constant,
-        interaction=interaction,
     )
 
 
@@ -219,11 +236,3 @@ def groups_of(prices: Prices, proposals: Sequence[Proposal]) -> dict[Key, str]:
     """Candidates that exclude each other have the same name here: widths of a dim, maps of a span."""
     by_name = {proposal.name: proposal.collapse.span.name for proposal in proposals}
     return {key: by_name.get(key, key) if isinstance(key, str) else key[0] for key in prices.effects}
-
-
-def untried_parts(damages: Damages, choice: Choice, count: int) -> list[Key]:
-    """The parts of ``choice`` that are least certain, weighed by what each does: what to try where the whole
-    misses what was expected of it."""
-    healed, deviations = damages.healed()
-    keys = [key for key in parts_of(choice) if key in damages.subjects and key not in damages.tried]
-    return sorted(keys, key=lambda key: -healed[key] * deviations[key])[:count]

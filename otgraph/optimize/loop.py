@@ -24,13 +24,14 @@ STEP = 1.25
 class Workbench:
     """What the loop works with. ``build`` makes the network of a choice without repairs (weights do not
     matter to the clock); ``tried``: the damage of a choice, cut and repaired, in the problem's units;
-    ``uncertainty``: the standard deviation of the logarithm of what the problem expects of a choice;
-    ``corrected``: other problems to consider once a choice was tried whole, best first."""
+    ``learned``: takes note of a choice that was tried whole, and gives the problem as it is seen from then
+    on, or with a seed as it may well be too; ``wholes``: how many choices may be tried whole."""
 
     build: Callable[[Choice], Graph]
     clock: Clock
     tried: Callable[[Choice], float]
-    corrected: Callable[[State, Choice, float], Sequence[Problem]]
+    learned: Callable[[Choice, float, int | None], Problem]
+    wholes: int
     settings: Settings
 
 
@@ -97,40 +98,40 @@ def by_latency(problem: Problem, target: float, bench: Workbench) -> Outcome:
     state = State.of(problem, simplified.ratio if simplified.credible_gain else 1.0)
     state, best = _rewarded(state, target, bench)
     damage = bench.tried(best.choice)
-    for _ in range(bench.settings.corrections):
-        better = _improved(state, best, damage, target, bench)
-        if better is None:
-            break
-        state, best, damage = better
+    problem, better = _searched(state, best, damage, bench)
+    if better is not None:
+        other, measured = _rewarded(replace(state, problem=problem), target, bench)
+        tried = bench.tried(measured.choice)
+        missed = _miss(measured.ratio, target, bench.settings.tolerance)
+        if tried < damage and missed <= _miss(best.ratio, target, bench.settings.tolerance):
+            state, best, damage = other, measured, tried
     ratio = bench.clock.ratio(bench.build(best.choice)).ratio
     return Outcome(state, replace(best, ratio=ratio), damage)
 
 
-def _improved(
-    state: State, best: Measured, damage: float, target: float, bench: Workbench
-) -> tuple[State, Measured, float] | None:
-    """A choice that another reading of the damages prefers and that does less when it is tried whole."""
-    seen = {_key(state.problem, best.choice)}
-    found: tuple[float, Problem] | None = None
-    budget = max(state.line.budget_for(target) or 0.0, best.allocation.time)
-    for number, problem in enumerate(bench.corrected(state, best.choice, damage), 1):
-        other = replace(state, problem=problem).without(state.refused)
-        choice = minimise_damage(other.problem, max(budget, _least(other.problem))).choice
+def _searched(state: State, best: Measured, damage: float, bench: Workbench) -> tuple[Problem, Choice | None]:
+    """The choice that does least of some that take no more time than ``best``, tried whole, with the problem
+    that asks for it; None where none is better.
+
+    Each is allocated by the damages as the trials so far leave them: by turns as expected and as they may
+    well be (Thompson sampling), so that what trials of single candidates leave open is decided by wholes.
+    """
+    seen, latest, at = {_key(state.problem, best.choice)}, best.choice, damage
+    found: tuple[Problem, Choice | None] = state.problem, None
+    least = damage
+    for number in range(bench.wholes):
+        seed = number if number % 2 else None
+        problem = bench.learned(latest, at, seed)
+        problem = replace(state, problem=problem).without(state.refused).problem
+        choice = minimise_damage(problem, best.allocation.time).choice
         if _key(problem, choice) in seen:
             continue
         seen.add(_key(problem, choice))
-        bench.settings.progress(f"trying another allocation whole ({number})")
-        tried = bench.tried(choice)
-        if tried < (damage if found is None else found[0]):
-            found = tried, other.problem
-    if found is None:
-        return None
-    other, measured = _rewarded(replace(state, problem=found[1]), target, bench)
-    tried = bench.tried(measured.choice)
-    missed = _miss(measured.ratio, target, bench.settings.tolerance)
-    if tried >= damage or missed > _miss(best.ratio, target, bench.settings.tolerance):
-        return None
-    return other, measured, tried
+        bench.settings.progress(f"trying another allocation whole ({number + 1} of {bench.wholes})")
+        latest, at = choice, bench.tried(choice)
+        if at < least:
+            found, least = (problem, choice), at
+    return found
 
 
 def _rewarded(state: State, target: float, bench: Workbench) -> tuple[State, Measured]:
@@ -253,19 +254,18 @@ def by_layers(problem: Problem, layers: int, bench: Workbench) -> Outcome:
         UsageError: so few are out of reach.
     """
     state = State.of(problem)
-    allocation = minimise_damage(problem, math.inf, layers=layers)
+    allocation = minimise_damage(problem, math.inf)
     damage = bench.tried(allocation.choice)
-    for _ in range(bench.settings.corrections):
-        changed = False
-        for other in bench.corrected(state, allocation.choice, damage):
-            found = minimise_damage(other, math.inf, layers=layers)
-            if _key(problem, found.choice) == _key(problem, allocation.choice):
-                continue
-            tried = bench.tried(found.choice)
-            if tried < damage:
-                allocation, damage, changed = found, tried, True
-        if not changed:
-            break
+    seen, latest, at = {_key(problem, allocation.choice)}, allocation.choice, damage
+    for number in range(bench.wholes):
+        other = bench.learned(latest, at, number if number % 2 else None)
+        found = minimise_damage(other, math.inf)
+        if _key(problem, found.choice) in seen:
+            continue
+        seen.add(_key(problem, found.choice))
+        latest, at = found.choice, bench.tried(found.choice)
+        if at < damage:
+            allocation, damage = found, at
     bench.settings.progress("measuring the result")
     ratio = bench.clock.ratio(bench.build(allocation.choice)).ratio
     return Outcome(state, Measured(allocation, ratio), damage)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Polynomial, evaluate
@@ -17,15 +17,15 @@ from otgraph.graph.graph import Graph
 from otgraph.optimize.clock import Clock, EngineTimes, NoTimes, TimePrices
 from otgraph.optimize.damages import (
     Damages,
+    allowed,
     groups_of,
     heal,
     interaction_weight,
     problem_of,
     subjects_of,
-    untried_parts,
 )
 from otgraph.optimize.layers import layer_graph, most_layers
-from otgraph.optimize.loop import Outcome, State, Workbench, by_damage, by_latency, by_layers
+from otgraph.optimize.loop import Outcome, Workbench, by_damage, by_latency, by_layers
 from otgraph.optimize.plan_builder import PlanBuilder
 from otgraph.optimize.proposals import (
     Proposal,
@@ -52,12 +52,8 @@ from otgraph.pricing.widths import candidate_widths
 from otgraph.remark import Remark
 from otgraph.rewrite.collapse import describe
 
-UNSURE = 1.0
-"""A whole that does more than what was expected of it by so many standard deviations has its least certain
-parts tried."""
-
-PARTS = 4
-"""So many of them."""
+MOST_WHOLES = 12
+"""So many choices are tried whole at most: fewer where a trial costs much (``allowed``)."""
 
 
 def make_plan(
@@ -198,9 +194,7 @@ def _settle(damages: Damages, trial: Trial, settings: Settings) -> None:
         settings.progress(f"trials repair with a ridge of {ridge:g}")
 
 
-def _by_trials(
-    prices: Prices, market: Market, trial: Trial, settings: Settings
-) -> dict[Key, float]:
+def _by_trials(prices: Prices, market: Market, trial: Trial, settings: Settings) -> dict[Key, float]:
     """Damages of the candidates that have no price: of dims at every width from a few trials, of collapses
     one trial each, as far as the seconds reach."""
     dims = {key[0] for key in prices.unpriced if not isinstance(key, str)}
@@ -242,12 +236,8 @@ def _trial(found: Study, proposals: Sequence[Proposal], settings: Settings) -> T
     )
 
 
-def _problem(
-    found: Study, market: Market, damages: Damages, settings: Settings, weight: float | None = None
-) -> Problem:
-    problem = problem_of(
-        damages, market.widths, market.proposals, market.nodes, evaluate(market.fixed, {}), weight=weight
-    )
+def _problem(found: Study, market: Market, damages: Damages, settings: Settings) -> Problem:
+    problem = problem_of(damages, market.widths, market.proposals, market.nodes, evaluate(market.fixed, {}))
     if settings.budget.kind == "layers":
         return layer_graph(problem, found.graph, market.proposals)
     return problem
@@ -262,20 +252,21 @@ class _Deciding:
     trial: Trial
     settings: Settings
     damages: Damages
+    known: set[str] = field(default_factory=set[str])
 
     def workbench(self, builder: PlanBuilder, clock: Clock) -> Workbench:
-        return Workbench(builder.build, clock, self.trial.damage, self.corrected, self.settings)
+        wholes = min(allowed(self.trial) // 3, MOST_WHOLES) * self.settings.corrections
+        return Workbench(builder.build, clock, self.trial.damage, self.learned, wholes, self.settings)
 
-    def corrected(self, state: State, choice: Choice, damage: float) -> Sequence[Problem]:
-        """Where ``choice`` did more than was expected of it, the same problem with its least certain parts
-        tried; and the problem with other weights of interactions."""
-        expected = state.problem.damage(choice)
-        deviation = max(self.damages.uncertainty(choice), 0.1)
-        if damage > expected * math.exp(UNSURE * deviation):
-            parts = untried_parts(self.damages, choice, PARTS)
-            self.damages = self.damages.trying(self.trial, parts)
-        weights = dict.fromkeys((self.damages.weight, 0.0, 1.0))
-        return [_problem(self.found, self.market, self.damages, self.settings, weight) for weight in weights]
+    def learned(self, choice: Choice, damage: float, seed: int | None) -> Problem:
+        """The problem once ``choice`` was found to do ``damage``."""
+        key = choice.key({name: width.size for name, width in self.found.widths.items()})
+        if key not in self.known:
+            self.known.add(key)
+            expected = _problem(self.found, self.market, self.damages, self.settings).damage(choice)
+            self.damages = self.damages.learning(choice, expected, damage)
+        drawn = None if seed is None else 1000 * self.settings.seed + seed
+        return _problem(self.found, self.market, replace(self.damages, drawn=drawn), self.settings)
 
 
 def _settled(

@@ -187,7 +187,7 @@ def _joins(axes: AxisMap, collapse: Collapse, candidates: Collection[str]) -> bo
         return True
     span = collapse.span
     ends = [axes.values[name][0] for name in (span.entry, span.branch or span.exit)]
-    cut = [tuple(axis for axis in end if axis.dims() & set(candidates)) for end in ends]
+    cut = [tuple(axis for axis in end if set(axis.dims()) & set(candidates)) for end in ends]
     return cut[0] == cut[1]
 
 

@@ -40,7 +40,11 @@ class Stopwatch:
         """The latency of the original by itself."""
         return measure(self.engine, self._original, self.feeds, threads=self.threads, seed=self.seed)
 
-    def ratio(self, candidate: Graph) -> Comparison:
+    def describe(self) -> dict[str, str]:
+        """What the engine says of itself."""
+        return {key: str(value) for key, value in self.engine.describe().items()}
+
+    def ratio(self, candidate: Graph, *, quick: bool = False) -> Comparison:
         """``candidate`` against the original."""
         return self._compare(self._original, self._candidate(candidate))
 

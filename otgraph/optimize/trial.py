@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -41,7 +42,7 @@ class Trial:
 
     All trials repair with one of ``RIDGES``: see ``settle``. ``fits``: the collapses that can be tried, by
     name. ``saved`` keeps what was measured. ``macs``: multiply-accumulates of one input. ``made``: how many
-    trials were run.
+    trials were run; ``cost``: multiply-accumulates that one takes, about; ``count``: inputs that repair one.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Trial:
         self.metric = metric
         self.made = 0
         self.count = min(max(int(EFFORT / 2 / max(macs, 1.0)), INPUTS[0]), INPUTS[1])
+        self.cost = 2 * self.count * macs
         self._inputs = (fit, held.take(self.count))
         self._repair: TrialRepair | None = None
         self._ridge = RIDGES[1]
@@ -94,6 +96,16 @@ class Trial:
     def damage(self, choice: Choice) -> float:
         """The damage of one choice."""
         return self._damage(choice, self._ridge)
+
+    def within(self, choices: Mapping[str, Choice], seconds: float) -> dict[str, float]:
+        """The damages of as many of ``choices`` as so many seconds of CPU time suffice for, by name."""
+        started = time.process_time()
+        found: dict[str, float] = {}
+        for name, choice in choices.items():
+            if time.process_time() - started > seconds:
+                break
+            found[name] = self.damage(choice)
+        return found
 
     def _damage(self, choice: Choice, ridge: float) -> float:
         key = choice.key({name: width.size for name, width in self.widths.items()})

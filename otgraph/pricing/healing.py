@@ -25,6 +25,9 @@ LEVEL, KIND, PLACE, SIZE, PART, NOISE = 1.0, 0.3, 0.6, 0.2, 0.25, 0.05
 """Variances of what candidates have in common: everything, the kind, the place in the network, the size of
 the price, the part; and of what they do not."""
 
+WHOLE = 0.02
+"""Of a whole: what its parts do to each other's repair. 0.02 is a factor of 1.15 either way."""
+
 PLACE_SCALE, SIZE_SCALE, SHARE_SCALE = 0.3, 3.0, 0.4
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -45,46 +48,85 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
+class Observation:
+    """What one trial says: ``Σ weights · log(trial / price)`` over ``subjects`` is ``value``. One subject
+    tried alone has weight 1. A whole of many is ``log Σ price · exp(m)``, which near ``m`` is linear in it
+    with each part's share as its weight; ``noise``: the variance of what that leaves out."""
+
+    subjects: tuple[Subject, ...]
+    weights: Floats
+    value: float
+    noise: float = 0.0
+
+    @staticmethod
+    def alone(subject: Subject, damage: float) -> Observation:
+        """A subject tried by itself."""
+        ratio = math.log(max(damage, 1e-12) / max(subject.price, 1e-12))
+        return Observation((subject,), np.ones(1), ratio)
+
+    @staticmethod
+    def whole(subjects: Sequence[Subject], means: Floats, expected: float, damage: float) -> Observation:
+        """All of ``subjects`` tried together. ``means``: what was known of each log(trial / price);
+        ``expected``: the damage that was expected of the whole."""
+        parts = np.array([subject.price for subject in subjects]) * np.exp(means)
+        weights = parts / max(float(parts.sum()), 1e-30)
+        off = math.log(max(damage, 1e-12) / max(expected, 1e-12))
+        return Observation(tuple(subjects), weights, float(weights @ means) + off, WHOLE)
+
+
+@dataclass(frozen=True, eq=False)
 class Healing:
     """What trials say: ``of`` a subject the mean and the standard deviation of log(trial / price)."""
 
-    subjects: tuple[Subject, ...] = ()
-    ratios: tuple[float, ...] = ()
-    """log(trial / price) of each of ``subjects``."""
+    seen: tuple[Observation, ...] = ()
     scale: float = 1.0
 
     @staticmethod
-    def fit(trials: Sequence[tuple[Subject, float]]) -> Healing:
-        """From (subject, damage measured) pairs, all positive."""
-        subjects = tuple(subject for subject, _ in trials)
-        ratios = tuple(math.log(max(damage, 1e-12) / max(subject.price, 1e-12)) for subject, damage in trials)
-        if not trials:
+    def fit(seen: Sequence[Observation]) -> Healing:
+        """From what was observed; the scale of the variances is that of the greatest likelihood."""
+        if not seen:
             return Healing()
-        best = max(SCALES, key=lambda scale: _likelihood(subjects, np.array(ratios), scale))
-        return Healing(subjects, ratios, best)
+        covariance, values = _between(seen, seen), _residuals(seen)
+        best = max(SCALES, key=lambda scale: _likelihood(covariance, values, _noise(seen), scale))
+        return Healing(tuple(seen), best)
 
     def of(self, subjects: Sequence[Subject]) -> tuple[Floats, Floats]:
         """The mean and the standard deviation of log(trial / price) of each of ``subjects``, shape (n,)."""
         prior = self.scale * _own_variance()
-        if not self.subjects:
+        if not self.seen:
             return np.full(len(subjects), PRIOR_MEAN), np.full(len(subjects), math.sqrt(prior))
-        cross = self.scale * _covariance(subjects, self.subjects)
-        factor = _factor(self.subjects, self.scale)
-        half = np.linalg.solve(factor, cross.T)
-        residual = np.linalg.solve(factor, np.array(self.ratios) - PRIOR_MEAN)
+        half, residual = self._conditioned(subjects)
         variance = prior - np.square(half).sum(0)
         return PRIOR_MEAN + half.T @ residual, np.sqrt(np.maximum(variance, 1e-12))
 
+    def draw(self, subjects: Sequence[Subject], seed: int) -> Floats:
+        """One function drawn from the posterior: log(trial / price) of each of ``subjects`` as it may well
+        be, jointly."""
+        covariance, mean = self.scale * _covariance(subjects, subjects), np.full(len(subjects), PRIOR_MEAN)
+        if self.seen:
+            half, residual = self._conditioned(subjects)
+            covariance, mean = covariance - half.T @ half, mean + half.T @ residual
+        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        noise = np.random.default_rng(seed).standard_normal(len(subjects))
+        return mean + vectors @ (np.sqrt(np.maximum(values, 0.0)) * noise)
+
+    def _conditioned(self, subjects: Sequence[Subject]) -> tuple[Floats, Floats]:
+        """``F⁻¹ K(seen, subjects)`` and ``F⁻¹ (values − prior)``, with F the factor of what was seen."""
+        cross = self.scale * np.stack([o.weights @ _covariance(o.subjects, subjects) for o in self.seen])
+        factor = _factor(_between(self.seen, self.seen), _noise(self.seen), self.scale)
+        return np.linalg.solve(factor, cross), np.linalg.solve(factor, _residuals(self.seen))
+
     def residual(self) -> float:
-        """The root mean square of what each trial's log(trial / price) is off by when the others predict it;
-        infinite for fewer than three."""
-        if len(self.subjects) < 3:
+        """The root mean square of what the log(trial / price) of each subject that was tried alone is off by
+        when all other trials predict it; infinite for fewer than three."""
+        alone = [at for at, observation in enumerate(self.seen) if len(observation.subjects) == 1]
+        if len(alone) < 3:
             return math.inf
-        factor = _factor(self.subjects, self.scale)
+        factor = _factor(_between(self.seen, self.seen), _noise(self.seen), self.scale)
         inverse = np.linalg.inv(factor)
         precision = inverse.T @ inverse
-        left = precision @ (np.array(self.ratios) - PRIOR_MEAN) / np.diagonal(precision)
-        return float(np.sqrt(np.square(left).mean()))
+        left = precision @ _residuals(self.seen) / np.diagonal(precision)
+        return float(np.sqrt(np.square(left[alone]).mean()))
 
 
 def spread(subjects: Mapping[str, Subject], count: int, known: Sequence[Subject] = ()) -> list[str]:
@@ -97,7 +139,8 @@ def spread(subjects: Mapping[str, Subject], count: int, known: Sequence[Subject]
     prior = _own_variance()
     while len(chosen) < min(count, len(pool)):
         if seen:
-            half = np.linalg.solve(_factor(seen, 1.0), _covariance(pool, seen).T)
+            factor = _factor(_covariance(seen, seen), np.full(len(seen), NOISE), 1.0)
+            half = np.linalg.solve(factor, _covariance(pool, seen).T)
             variance = prior - np.square(half).sum(0)
         else:
             covariance = _covariance(pool, pool)
@@ -136,12 +179,25 @@ def _covariance(one: Sequence[Subject], other: Sequence[Subject]) -> Floats:
     )
 
 
-def _factor(subjects: Sequence[Subject], scale: float) -> Floats:
-    covariance = _covariance(subjects, subjects) + NOISE * np.eye(len(subjects))
-    return np.linalg.cholesky(scale * covariance)
+def _between(one: Sequence[Observation], other: Sequence[Observation]) -> Floats:
+    found = [[a.weights @ _covariance(a.subjects, b.subjects) @ b.weights for b in other] for a in one]
+    return np.array(found, np.float64)
 
 
-def _likelihood(subjects: Sequence[Subject], ratios: Floats, scale: float) -> float:
-    factor = _factor(subjects, scale)
-    residual = np.linalg.solve(factor, ratios - PRIOR_MEAN)
+def _noise(seen: Sequence[Observation]) -> Floats:
+    """The variance of each observation that it shares with no other; a whole averages over its parts."""
+    return np.array([NOISE * float(o.weights @ o.weights) + o.noise for o in seen])
+
+
+def _residuals(seen: Sequence[Observation]) -> Floats:
+    return np.array([o.value - PRIOR_MEAN * float(o.weights.sum()) for o in seen])
+
+
+def _factor(covariance: Floats, noise: Floats, scale: float) -> Floats:
+    return np.asarray(np.linalg.cholesky(scale * (covariance + np.diag(noise))), np.float64)
+
+
+def _likelihood(covariance: Floats, values: Floats, noise: Floats, scale: float) -> float:
+    factor = _factor(covariance, noise, scale)
+    residual = np.linalg.solve(factor, values)
     return -0.5 * float(residual @ residual) - float(np.log(np.diagonal(factor)).sum())

@@ -89,7 +89,9 @@ def price(
     for batch in probing.batches:
         parts, start = probing.parts(len(batch[0])), max(units, default=-1) + 1
         units += [*range(start, start + parts)] * probes
-    return Prices(effects, np.array(units, np.int64), unpriced, _remarks(graph, unpriced), time.process_time() - started)
+    return Prices(
+        effects, np.array(units, np.int64), unpriced, _remarks(graph, unpriced), time.process_time() - started
+    )
 
 
 def edges_of(widths: Mapping[str, Width], fits: Sequence[SpanFit]) -> frozenset[str]:
