@@ -1,4 +1,5 @@
 """Placeholder until allocate lands."""
+
 from dataclasses import dataclass
 from typing import Any
 

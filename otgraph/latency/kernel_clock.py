@@ -45,7 +45,7 @@ MEMORY = 256e6
 
 WARM_UPS = 2
 
-SPENT_MS = 20.0
+SPENT_MS = 12.0
 """How long the runs of one kernel may take together, within ``ROUNDS``."""
 
 ROUNDS = (5, 40)

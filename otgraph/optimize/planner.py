@@ -24,6 +24,7 @@ from otgraph.optimize.damages import (
     problem_of,
     subjects_of,
 )
+from otgraph.optimize.exports import Exports
 from otgraph.optimize.layers import layer_graph, most_layers
 from otgraph.optimize.loop import Outcome, Workbench, by_damage, by_latency, by_layers
 from otgraph.optimize.plan_builder import PlanBuilder
@@ -62,10 +63,12 @@ def make_plan(
     settings: Settings,
     clock: Clock | None = None,
     times: TimePrices | None = None,
+    exports: Exports | None = None,
 ) -> Plan:
     """Decide what to keep of every dim of ``graph`` and which spans collapse; nothing is edited.
 
-    ``clock`` and ``times``: what to measure with; by default the engine of ``settings``.
+    ``clock`` and ``times``: what to measure with; by default the engine of ``settings``, on the files of
+    ``exports``.
 
     Raises:
         UsageError: the budget is out of reach, or no dim may be cut. DataError: the data do not fit.
@@ -78,9 +81,11 @@ def make_plan(
         return PlanBuilder(found, settings, {}).plan(Choice(kept), Predictions())
     with ExitStack() as stack:
         if clock is None:
-            watch = Stopwatch(found.graph, found.held, settings.engine, settings.threads, settings.seed)
-            clock = stack.enter_context(watch)
-            times = times or EngineTimes(watch.engine, settings.timing)
+            exports = exports or stack.enter_context(Exports())
+            watch = Stopwatch(
+                found.graph, found.held, settings.engine, settings.threads, settings.seed, exports
+            )
+            clock, times = watch, times or EngineTimes(watch.engine, settings.timing)
         if settings.budget.kind == "layers" or times is None:
             times = NoTimes()
         return _decide(found, settings, clock, times)
@@ -256,7 +261,16 @@ class _Deciding:
 
     def workbench(self, builder: PlanBuilder, clock: Clock) -> Workbench:
         wholes = min(allowed(self.trial) // 3, MOST_WHOLES) * self.settings.corrections
-        return Workbench(builder.build, clock, self.trial.damage, self.learned, wholes, self.settings)
+        built: dict[str, Graph] = {}
+        sizes = {name: width.size for name, width in self.found.widths.items()}
+
+        def build(choice: Choice) -> Graph:
+            key = choice.key(sizes)
+            if key not in built:
+                built[key] = builder.build(choice)
+            return built[key]
+
+        return Workbench(build, clock, self.trial.damage, self.learned, wholes, self.settings)
 
     def learned(self, choice: Choice, damage: float, seed: int | None) -> Problem:
         """The problem once ``choice`` was found to do ``damage``."""
