@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from bench_networks import groups_of
+from row_groups import groups_of
 
 from otgraph.audit.classify import SMALLEST, Rows, class_scores
 from otgraph.audit.metric import Metric, load_metric

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 REPOSITORY = Path(__file__).parents[1]
 SAMPLE = "otgraph/sample"
 
@@ -56,15 +53,3 @@ NETWORKS: Mapping[str, Network] = {
         Network("resnet50", "resnet50", "resnet50.onnx", samples=96),
     )
 }
-
-
-def groups_of(data: Path, count: int) -> npt.NDArray[np.int64]:
-    """Which rows of ``data`` belong together, as the crops of one photograph do, by the ``.groups.npy``
-    beside it; each its own where there is none. What is drawn again for an interval is groups, not rows."""
-    beside = groups_file(data)
-    return np.load(beside) if beside.is_file() else np.arange(count)
-
-
-def groups_file(data: Path) -> Path:
-    """Where ``groups_of`` looks."""
-    return data.with_suffix(".groups.npy")

@@ -23,6 +23,7 @@ import torchvision
 from make_efficientnet_lite0 import export
 from photographs import CALIBRATION, HELD_OUT, random_crops
 from plain_onnxruntime import first_output
+from row_groups import save_groups
 from torch import Tensor, nn
 
 LOGIT_DEVIATION = 3.0
@@ -72,6 +73,7 @@ def main() -> None:
     np.savez(options.out / "calib.npz", image=crops[by_photograph])
     test, _ = random_crops(HELD_OUT, options.test, options.seed + 1)
     np.savez(options.out / "test.npz", image=test)
+    save_groups(options.out / "test.npz", np.arange(options.test) % len(HELD_OUT))
     print(f"calib.npz: {len(crops)} crops of {len(CALIBRATION)} photographs")
     print(f"test.npz: {len(test)} crops of {len(HELD_OUT)} others")
 
