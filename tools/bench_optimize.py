@@ -23,24 +23,19 @@ A budget with a name is that option's: ``layers=0.75x`` is ``--layers 0.75x``.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_audit import audited, paid_back
 from bench_damage import damage
-from bench_networks import NETWORKS, REPOSITORY, Network
-from bench_output import save, show
-from bench_subject import ERROR_CHARACTERS, Code, Job, optimise
-
-KEY = ("network", "code", "engine", "budget", "moves")
-AUDIT_INPUTS = 8
-"""Rows that the audit is given: it times the first and compares the others, which ``damage`` does on all."""
+from bench_networks import NETWORKS
+from bench_output import show
+from bench_rows import KEY, Row, add_options, networks, run_all, words
+from bench_subject import Code, Job, read_document
 
 COLUMNS = {
     "network": "",
@@ -80,25 +75,13 @@ SUMMARY = {
     "damage new/old": ".3f",
 }
 
-Row = dict[str, Any]
-
 
 def main() -> None:
     options = _arguments()
     jobs = list(jobs_of(options))
-    for network in {job.network.name: job.network for job in jobs}.values():
-        if missing := network.missing(options.root):
-            sys.exit(f"{missing[0]} is missing; tools/README.md says what makes it")
-    rows = read_rows(options.json)
-    for job in jobs:
-        done = rows.get(job.key)
-        if done is not None and done["state"] != "failed" and not options.again:
-            continue
-        _say(f"{' '.join(job.key)}")
-        rows[job.key] = run(job, options)
-        save(options.json, {"command": command(), "rows": list(rows.values())})
-        _say(brief(rows[job.key]))
-    shown = [row for key, row in rows.items() if key[0] in options.networks]
+    rows = run_all(jobs, options, lambda job, folder: measured(job, folder, options))
+    names = {found.name for found in options.networks}
+    shown = [row for key, row in rows.items() if key[0] in names]
     show("otgraph optimize", shown, {name: form for name, form in COLUMNS.items() if _told(name, shown)})
     if pairs := list(summary(shown)):
         show("old and new", pairs, SUMMARY)
@@ -113,12 +96,9 @@ def jobs_of(options: argparse.Namespace) -> Iterator[Job]:
     """All that were asked for; per network and engine old and new by turns, as a machine changes over
     hours."""
     new, old = Code("new", options.new), options.old and Code("old", options.old)
-    for name, engine in product(options.networks, options.engines):
+    for found, engine in product(options.networks, options.engines):
         sides = [
-            [
-                Job(code, NETWORKS[name], engine, budget, moves)
-                for budget, moves in product(budgets, options.moves)
-            ]
+            [Job(code, found, engine, budget, moves) for budget, moves in product(budgets, options.moves)]
             for code, budgets in ((old, options.old_budgets), (new, options.budgets))
             if code is not None
         ]
@@ -126,84 +106,15 @@ def jobs_of(options: argparse.Namespace) -> Iterator[Job]:
             yield from (job for job in turn if job is not None)
 
 
-def run(job: Job, options: argparse.Namespace) -> Row:
-    """The row of one job; whatever fails is said in it, and the others go on."""
-    folder: Path = options.work / "-".join(job.key)
-    row: Row = dict(zip(KEY, job.key, strict=True))
-    record = folder / "run.json"
-    if options.again:
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        row |= optimise(job, options.root, folder, options.cpu_limit)
-        if row["state"] == "failed":
-            record.unlink()  # so that a later run tries again
-        if row["state"] == "done":
-            row |= audited(job, options.root, folder, options.audits)
-            row |= judged(job.network, options.root, folder)
-            row |= paid_back(row)
-    except Exception as error:  # noqa: BLE001  (a row that cannot be measured must not end the run)
-        row |= {"state": "failed", "error": f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]}
-    return row
-
-
-def audited(job: Job, root: Path, folder: Path, times: int) -> Row:
-    """Ratio and layers, as separate processes of this tree measure them: of several the median one."""
-    here, place = Code("judge", REPOSITORY), job.network.place(root)
-    inputs = folder / "audit.npz"
-    with np.load(place / job.network.test) as arrays:
-        np.savez(inputs, **{name: arrays[name][:AUDIT_INPUTS] for name in arrays.files if name != "labels"})
-    models = (str(place / job.network.model), str(folder / "model.onnx"))
-    found: list[Row] = []
-    for number in range(times):
-        words = ["audit", *models, "--data", str(inputs), "--engine", job.engine, "--seed", str(number)]
-        _, document = here.run(words, folder, "audit")
-        if document is None:
-            errors = (folder / "audit.stderr").read_text(errors="replace")
-            raise RuntimeError(errors[-ERROR_CHARACTERS:].strip())
-        found.append(from_audit(document, job.budget))
-    inputs.unlink()
-    found.sort(key=lambda row: row["ratio"])
-    return found[(times - 1) // 2] | {"ratios": [row["ratio"] for row in found]}
-
-
-def from_audit(found: Mapping[str, Any], budget: str) -> Row:
-    """What the table shows of an audit."""
-    latency = found["latency"]
-    depths = [found[side]["compute_depth"] for side in ("a", "b")]
-    row = {name: latency[name] for name in ("ratio", "low", "high", "a_ms", "b_ms", "clock")}
-    return row | {
-        "interval": f"[{latency['low']:.3f}, {latency['high']:.3f}]",
-        "audit load": latency["conditions"]["load"],
-        "off": off(latency["ratio"], budget),
-        "depth": depths,
-        "layers": f"{depths[0]} → {depths[1]}",
-        "macs": [found[side]["macs"] for side in ("a", "b")],
-    }
-
-
-def off(ratio: float, budget: str) -> float | None:
-    """By how many per cent the ratio is above the budget; None where that is no ratio of latencies."""
-    if "=" in budget or not budget.endswith("x"):
-        return None
-    return 100 * (ratio / float(budget[:-1]) - 1)
-
-
-def judged(network: Network, root: Path, folder: Path) -> Row:
-    """The damage on inputs that nothing was fitted on."""
-    place = network.place(root)
+def measured(job: Job, folder: Path, options: argparse.Namespace) -> Row:
+    """The separate audit, the damage on inputs that nothing was fitted on, and the pay-back."""
+    row = audited(job, options.root, folder, options.audits)
+    place, network = job.network.place(options.root), job.network
     found = damage(place / network.model, folder / "model.onnx", place / network.test, network.metric)
     name = "KL" if "KL" in found else "relative L2"
     interval = f"[{found[f'{name} low']:.4f}, {found[f'{name} high']:.4f}]"
-    return {**found, "damage": found[name], "damage interval": interval}
-
-
-def paid_back(row: Mapping[str, Any]) -> Row:
-    """After how many inferences the CPU seconds are saved again; None where nothing is saved credibly."""
-    saved = (row["a_ms"] - row["b_ms"]) / 1e3
-    credible = row["high"] < 1 and saved > 0
-    return {
-        "pay-back": math.ceil(row["CPU s"] / (row["a_ms"] / 1e3 * (1 - row["ratio"]))) if credible else None
-    }
+    spent = (read_document(folder / "optimize.json") or {})["cost"]["cpu_seconds"]
+    return {**row, **found, "damage": found[name], "damage interval": interval, **paid_back(row, spent)}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
@@ -253,84 +164,21 @@ def means(pairs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{name}: {mean:.3f} on the geometric mean of {len(values)}"
 
 
-def brief(row: Mapping[str, Any]) -> str:
-    """One line on a row, for whoever watches."""
-    parts = [str(row["state"])]
-    for name in ("process CPU s", "CPU s", "ratio", "damage"):
-        if row.get(name) is not None:
-            parts.append(f"{name} {row[name]:.4g}")
-    return ", ".join([*parts, *([row["error"]] if "error" in row else [])])
-
-
-def read_rows(path: Path | None) -> dict[tuple[str, ...], Row]:
-    """The rows of an earlier run, by their keys."""
-    if path is None or not path.is_file():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {tuple(row[name] for name in KEY): row for row in rows}
-
-
-def command() -> list[str]:
-    """The command line, without where this machine keeps its files."""
-    return [Path(word).name if word.startswith("/") else word for word in sys.argv]
-
-
 def _told(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a column says anything: it is known of some row, and engine and moves are not all alike."""
     values = [row.get(name) for row in rows]
     return len(set(values)) > 1 if name in ("engine", "moves") else any(value is not None for value in values)
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-def _list(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
-
-
-def _networks(text: str) -> list[str]:
-    names = _list(text)
-    if wrong := [name for name in names if name not in NETWORKS]:
-        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {', '.join(NETWORKS)}")
-    return names
-
-
-def _checkout(text: str) -> Path:
-    path = Path(text).resolve()
-    if not (path / "otgraph" / "__init__.py").is_file():
-        raise argparse.ArgumentTypeError(f"{text} is no checkout of otgraph")
-    return path
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", type=_networks, default=list(NETWORKS), metavar="NAMES")
-    parser.add_argument("--budgets", type=_list, default=["0.8x", "0.9x", "0.6x"], help="of the new tree")
-    parser.add_argument("--old", type=_checkout, metavar="PATH", help="a checkout of the code as it was")
-    parser.add_argument("--old-budgets", type=_list, default=["0.8x"], metavar="BUDGETS")
-    parser.add_argument(
-        "--new", type=_checkout, default=REPOSITORY, metavar="PATH", help="by default this one"
-    )
-    parser.add_argument("--engines", type=_list, default=["onnxruntime"])
-    parser.add_argument("--moves", type=_list, default=["both"], help="both, width, depth")
-    parser.add_argument("--cpu-limit", type=float, default=1200.0, metavar="SECONDS")
-    parser.add_argument(
-        "--root", type=_absolute, default=Path("data").resolve(), help="where the networks are"
-    )
-    parser.add_argument("--work", type=_absolute, default=Path("out/bench_optimize").resolve())
-    parser.add_argument(
-        "--audits", type=int, default=1, metavar="N", help="of each result; the median counts"
-    )
-    parser.add_argument("--again", action="store_true", help="make rows that are there once more")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--networks", type=networks, default=list(NETWORKS.values()), metavar="NAMES")
+    parser.add_argument("--budgets", type=words, default=["0.8x", "0.9x", "0.6x"], help="of the new tree")
+    parser.add_argument("--old-budgets", type=words, default=["0.8x"], metavar="BUDGETS")
+    add_options(parser)
     return parser.parse_args()
-
-
-def _absolute(text: str) -> Path:
-    return Path(text).resolve()
 
 
 if __name__ == "__main__":
