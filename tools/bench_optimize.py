@@ -34,7 +34,7 @@ from bench_audit import audited, paid_back
 from bench_damage import damage
 from bench_networks import NETWORKS
 from bench_output import show
-from bench_rows import KEY, Row, add_options, networks, run_all, words
+from bench_rows import KEY, Row, add_options, leave_by_exception, networks, run_all, words
 from bench_subject import Code, Job, read_document
 
 COLUMNS = {
@@ -78,6 +78,7 @@ SUMMARY = {
 
 def main() -> None:
     options = _arguments()
+    leave_by_exception()
     jobs = list(jobs_of(options))
     rows = run_all(jobs, options, lambda job, folder: measured(job, folder, options))
     names = {found.name for found in options.networks}

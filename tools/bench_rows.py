@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,17 @@ def run_all(
         save(options.json, {"command": command(), "rows": list(rows.values())})
         say(brief(rows[job.key]))
     return rows
+
+
+def leave_by_exception() -> None:
+    """On an interrupt or a termination, so that the process that is being measured is not left behind. A
+    shell's background jobs ignore interrupts, unless they ask for them."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
 
 
 def run(job: Job, options: argparse.Namespace, measure: Callable[[Job, Path], Row]) -> Row:

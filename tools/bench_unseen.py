@@ -21,7 +21,7 @@ from bench_audit import audited
 from bench_damage import damage
 from bench_networks import NETWORKS, Network
 from bench_output import show
-from bench_rows import KEY, Row, add_options, network, run_all, words
+from bench_rows import KEY, Row, add_options, leave_by_exception, network, run_all, words
 from bench_subject import Code, Job, read_document
 
 CALIBRATIONS = "photographs=efficientnet_lite0/calib.npz,varied=varied_photographs/calib.npz"
@@ -49,6 +49,7 @@ COLUMNS = {
 
 def main() -> None:
     options = _arguments()
+    leave_by_exception()
     jobs = list(jobs_of(options))
     rows = run_all(jobs, options, lambda job, folder: measured(job, folder, options))
     lines = [line for job in jobs for line in lines_of(rows[job.key])]
