@@ -15,14 +15,14 @@ from otgraph import device
 from otgraph.audit.report import Audit
 from otgraph.calibrate.width import DEFAULT_CRITERION
 from otgraph.data import Array, Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.data_sources import load_data
 from otgraph.engines.artifact import Built
 from otgraph.engines.catalogue import is_model_file
 from otgraph.errors import UsageError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.graph.specs import input_specs
+from otgraph.graph.specs import bind
 from otgraph.inspection.depth_report import DepthReport
 from otgraph.inspection.depth_report import inspect_depth as _inspect_depth
 from otgraph.inspection.inspection import Inspection
@@ -194,15 +194,13 @@ def bench_all(
     return replace(found, names=tuple(names))
 
 
-def as_data(inputs: Inputs, graph: Graph) -> Data:
-    """``inputs`` as ``Data`` whose arrays are called as the inputs of ``graph``, checked against them.
+def as_data(inputs: Inputs, graph: Graph) -> ModelData:
+    """``inputs`` bound to the inputs of ``graph``: named, and checked against them.
 
     Raises:
         DataError: an array is missing, empty, of another type or shape, or holds NaN.
     """
-    found = _data(inputs).named([port.name for port in graph.signature.inputs])
-    check_data(found, input_specs(graph))
-    return found
+    return bind(_data(inputs), graph)
 
 
 def _data(inputs: Inputs) -> Data:

@@ -15,7 +15,7 @@ from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_threshold
 from otgraph.audit.structure import structure
 from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import check_asked, engine_for
 from otgraph.engines.engine import Session
 from otgraph.errors import ModelError
@@ -63,9 +63,7 @@ def audit(
     metric_function = None if metric is None else load_metric(metric)
     session_a, session_b = runner_a.load(a, threads=threads), runner_b.load(b, threads=threads)
     _check_inputs(a, b, session_a, session_b)
-    data = data.named([spec.name for spec in session_a.inputs])
-    check_data(data, session_a.inputs)
-    check_data(data, session_b.inputs)
+    data = ModelData.of(ModelData.of(data, session_a.inputs), session_b.inputs)
     drift = fidelity(session_a, session_b, data, metric_function, metric or "", kind)
     feeds = first_feeds(data, (*session_a.inputs, *session_b.inputs))
     runs = [

@@ -12,11 +12,9 @@ from otgraph.audit.classify import check_task
 from otgraph.audit.compare import audit
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Audit
-from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
-from otgraph.graph.specs import input_specs
 from otgraph.optimize.planner import make_plan
 from otgraph.optimize.settings import Settings
 from otgraph.plan.plan import Plan
@@ -47,10 +45,10 @@ class Optimized:
 
 def optimize(
     graph: Graph,
-    data: Data,
+    data: ModelData,
     settings: Settings,
     *,
-    evaluation: Data | None = None,
+    evaluation: ModelData | None = None,
     metric: str | None = None,
 ) -> Optimized:
     """Make ``graph`` faster within the budget of ``settings``, and audit the result on ``evaluation``.
@@ -58,8 +56,8 @@ def optimize(
     ``graph`` is untouched. Raises as ``make_plan``, ``Plan.apply`` and ``audit`` do.
     """
     started = (time.process_time(), time.perf_counter())
-    data = data.named([port.name for port in graph.signature.inputs])
-    evaluation = _checked(graph, evaluation or data, settings, metric)
+    _check_choices(settings, metric)
+    evaluation = evaluation or data
     plan = make_plan(graph, data, settings)
     settings.progress("applying the plan")
     result = plan.apply_with_records(graph)
@@ -79,19 +77,21 @@ def optimize(
     )
 
 
-def _checked(graph: Graph, evaluation: Data, settings: Settings, metric: str | None) -> Data:
-    """The audit's inputs; what would fail at the end, after all the work, fails now."""
+def _check_choices(settings: Settings, metric: str | None) -> None:
+    """What would fail at the end, after all the work, fails now."""
     get_engine(settings.engine)
     check_task(settings.task)
     if metric is not None:
         load_metric(metric)
-    named = evaluation.named([port.name for port in graph.signature.inputs])
-    check_data(named, input_specs(graph))
-    return named
 
 
 def audit_graphs(
-    a: Graph, b: Graph, data: Data, settings: Settings, spent: Cost | None = None, metric: str | None = None
+    a: Graph,
+    b: Graph,
+    data: ModelData,
+    settings: Settings,
+    spent: Cost | None = None,
+    metric: str | None = None,
 ) -> Audit:
     """The audit of two graphs, by way of the ONNX files they are written to."""
     optimisation: Mapping[str, object] | None = None

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from otgraph.data import Data
-from otgraph.data_check import check_data
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
-from otgraph.graph.specs import input_specs
+from otgraph.graph.specs import bind
 from otgraph.plan.fingerprint import check, fingerprint_graph
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context, Pass
@@ -37,8 +36,7 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     passes = parse_pipeline(plan.pipeline)
     found, how = _find_data(plan, data)
     if found is not None:
-        found = found.named([port.name for port in graph.signature.inputs])
-        check_data(found, input_specs(graph))
+        found = bind(found, graph)
     kept, remarks = (passes, ()) if found is not None else _without_repairs(passes, how)
     context = Context(
         data=found, original=graph, couplings=plan.couplings(), collapses=plan.collapses(), seed=plan.seed
