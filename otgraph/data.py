@@ -107,17 +107,18 @@ class Data:
         Both are views: they take no memory of their own.
         """
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        return self._between(0, count), self._between(count, len(self))
+        return self.between([(0, count)]), self.between([(count, len(self))])
 
-    def _between(self, first: int, last: int) -> Self:
-        """The samples with numbers from ``first`` to before ``last``, as views."""
+    def between(self, stretches: Sequence[tuple[int, int]]) -> Self:
+        """The samples with numbers from the first to before the last of each stretch, as views."""
         kept: list[Chunk] = []
-        start = 0
-        for chunk in self.chunks:
-            part = slice(max(first - start, 0), max(last - start, 0))
-            if part.start < min(part.stop, len(chunk)):
-                kept.append(chunk.rows(part))
-            start += len(chunk)
+        for first, last in stretches:
+            start = 0
+            for chunk in self.chunks:
+                part = slice(max(first - start, 0), max(last - start, 0))
+                if part.start < min(part.stop, len(chunk)):
+                    kept.append(chunk.rows(part))
+                start += len(chunk)
         return replace(self, chunks=tuple(kept))
 
     def _at(self, samples: npt.NDArray[np.intp]) -> Self:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from otgraph.allocate.cost import Term
-from otgraph.calibrate.divergence import is_classifier, output_divergence
+from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.width import Width, analyse_width
 from otgraph.data import Data
@@ -22,6 +22,7 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.half import half_weight
 from otgraph.graph.specs import bind
 from otgraph.optimize.settings import Settings
+from otgraph.optimize.task import decided
 from otgraph.optimize.trial import additive
 from otgraph.pricing.macs import macs_terms
 from otgraph.remark import Remark
@@ -81,6 +82,7 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
             " --precision fp16"
         )
     data = bind(data, graph)
+    settings = decided(graph, data, settings)
     settings.progress("analysing the axes")
     graph = graph.with_example(_example(graph, data))
     axes = analyse(graph)
@@ -98,10 +100,16 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))
     shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
     terms = tuple(term for cost in macs_terms(graph, axes, shapes) for term in cost.terms)
-    first = next(feeds(graph, held, settings.batch_size))
-    classifier = is_classifier([graph(*first)], settings.task)
     return Study(
-        graph, axes, found.widths, data, fit, held, terms, classifier, (*axes.remarks, *found.remarks)
+        graph,
+        axes,
+        found.widths,
+        data,
+        fit,
+        held,
+        terms,
+        settings.task == "classifier",
+        (*axes.remarks, *found.remarks),
     )
 
 
