@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from otgraph.calibrate.divergence import Task
 from otgraph.repair.least_squares import RIDGES, LeastSquaresOptions, repair_least_squares
 from otgraph.repair.target import TargetMode
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.task import Task
 
 
 @final

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from otgraph.calibrate.divergence import Task
 from otgraph.repair.moments import MomentOptions, repair_moments
 from otgraph.rewrite.contract import Context, Exactness, Pass
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.task import Task
 
 
 @final

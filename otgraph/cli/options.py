@@ -113,6 +113,12 @@ Samples = Annotated[
     int | None,
     typer.Option("--samples", min=1, help="Use so many of the inputs, drawn with --seed; all by default."),
 ]
+Refit = Annotated[
+    bool,
+    typer.Option(
+        "--refit-all", help="Write the plan refitted on all inputs, once the figures are taken without some."
+    ),
+]
 Remarks = Annotated[bool, typer.Option("--remarks", help="Print every remark of the passes.")]
 
 _SHAPE = re.compile(r"(?P<name>[^=]+)=(?P<sizes>[1-9][0-9]*(,[1-9][0-9]*)*)")

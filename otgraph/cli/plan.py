@@ -86,6 +86,7 @@ def plan(
             seed=seed,
             cache=cache_folder(),
             progress=show,
+            on_reading=out.reading,
         )
     made.save(output)
     out.say("")

@@ -9,14 +9,12 @@ from typing import Any
 from otgraph.calibrate.activations import ActivationStatistics
 from otgraph.calibrate.depth import DepthOptions, SpanDepth, candidates_of
 from otgraph.calibrate.feeds import feeds
-from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.depth import Depth, depth_of
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import MapKind, Span
 from otgraph.graph.spans import activation_nodes
-from otgraph.graph.specs import input_specs
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
@@ -85,18 +83,13 @@ class DepthReport:
         }
 
 
-def inspect_depth(graph: Graph, data: Data | None = None, *, seed: int = 0) -> DepthReport:
-    """The spans and activations of ``graph``, and with calibration inputs what replacing them would lose.
-
-    Raises ``DataError`` where the inputs do not fit the model.
-    """
+def inspect_depth(graph: Graph, data: ModelData | None = None, *, seed: int = 0) -> DepthReport:
+    """The spans and activations of ``graph``, and with calibration inputs what replacing them would lose."""
     if data is None:
         axes = analyse(graph)
         found = candidates_of(graph, axes, DepthOptions())
         spans = tuple(SpanDepth(span, collapses, {}, {}) for span, collapses in found.items())
         return DepthReport(depth_of(graph), spans, activation_nodes(graph, axes))
-    data = data.named([port.name for port in graph.signature.inputs])
-    check_data(data, input_specs(graph))
     graph = graph.with_example(next(feeds(graph, data, 2), graph.example))
     annotate = PassManager(parse_pipeline("annotate-depth"), random_probes=0)
     result = annotate.run(graph, Context(data=data, seed=seed))

@@ -10,13 +10,11 @@ from torch import fx
 
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.width import DEFAULT_CRITERION
-from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.expression import Expression
 from otgraph.graph.graph import Graph, label, op_name
-from otgraph.graph.specs import input_specs
 from otgraph.inspection.annotations import SHARES, DimCurve, annotated_curves
 from otgraph.inspection.blockers import Blocker, find_blockers
 from otgraph.remark import Remark
@@ -142,18 +140,16 @@ class Inspection:
 
 
 def inspect(
-    graph: Graph, data: Data | None = None, *, criterion: str = DEFAULT_CRITERION, seed: int = 0
+    graph: Graph, data: ModelData | None = None, *, criterion: str = DEFAULT_CRITERION, seed: int = 0
 ) -> Inspection:
     """Analyse the axes of ``graph``, and with calibration inputs what removing channels of each dim costs.
 
-    Annotations that ``graph`` carries already are shown as well. Raises ``DataError`` where the inputs do not
-    fit the model, ``UsageError`` where there is no such criterion.
+    Annotations that ``graph`` carries already are shown as well. Raises ``UsageError`` where there is no such
+    criterion.
     """
     remarks: tuple[Remark, ...] = ()
     if data is not None:
         find_criterion(criterion)
-        data = data.named([port.name for port in graph.signature.inputs])
-        check_data(data, input_specs(graph))
         graph = graph.with_example(next(feeds(graph, data, 2), graph.example))
         annotate = PassManager(parse_pipeline(f"annotate-width{{criterion={criterion}}}"), random_probes=0)
         result = annotate.run(graph, Context(data=data, seed=seed))

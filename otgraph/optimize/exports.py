@@ -9,7 +9,7 @@ from otgraph.graph.graph import Graph
 
 
 class Exports:
-    """A folder of files by graph (by identity: graphs are values, and are not edited once they are here).
+    """A folder of files by graph (by its program: graphs are values, and are not edited once they are here).
     Usable as a context manager; the files go with it."""
 
     def __init__(self) -> None:
@@ -26,10 +26,10 @@ class Exports:
 
     def path_of(self, graph: Graph) -> Path:
         """The file of ``graph``, written on the first call. For a module this is a whole torch export."""
-        known = self._known.get(id(graph))
+        known = self._known.get(id(graph.module))
         if known is None:
             self._count += 1
             known = graph, Path(self._folder.name) / f"{self._count}.onnx"
             graph.save(known[1])
-            self._known[id(graph)] = known
+            self._known[id(graph.module)] = known
         return known[1]

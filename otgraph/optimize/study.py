@@ -9,20 +9,21 @@ import numpy as np
 import torch
 
 from otgraph.allocate.cost import Term
-from otgraph.calibrate.divergence import is_classifier, output_divergence
+from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.metric import Form, OutputMetric, form_of
 from otgraph.calibrate.width import Width, analyse_width
 from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.errors import DataError, UsageError
 from otgraph.graph.axes.analysis import analyse, with_protected
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.legal import legalise
 from otgraph.graph.graph import Graph
 from otgraph.graph.half import half_weight
-from otgraph.graph.specs import input_specs
+from otgraph.graph.specs import bind
 from otgraph.optimize.settings import Settings
+from otgraph.optimize.task import decided
 from otgraph.plan.calibration import data_digest
 from otgraph.plan.fingerprint import fingerprint_graph
 from otgraph.pricing.macs import macs_terms
@@ -46,9 +47,9 @@ class Study:
     graph: Graph
     axes: AxisMap
     widths: Mapping[str, Width]
-    data: Data
-    fit: Data
-    held: Data
+    data: ModelData
+    fit: ModelData
+    held: ModelData
     macs: tuple[Term, ...]
     classifier: bool
     form: Form
@@ -88,8 +89,8 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
             f"{graph.name}: weight {half} is in float16; optimise the float32 model, then build it with"
             " --precision fp16"
         )
-    data = data.named([port.name for port in graph.signature.inputs])
-    check_data(data, input_specs(graph))
+    data = bind(data, graph)
+    settings = decided(graph, data, settings)
     settings.progress("analysing the axes")
     graph = graph.with_example(_example(graph, data))
     axes = analyse(graph)
@@ -103,7 +104,7 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     settings.progress(f"calibrating on {len(seen)} inputs")
     first = next(feeds(graph, held, settings.batch_size))
     scores = [graph(*first)]
-    classifier = is_classifier(scores, settings.task)
+    classifier = settings.task == "classifier"
     form = form_of(scores, settings.form if classifier else "values")
     found = analyse_width(graph, axes, seen, settings.criterion, settings.seed, settings.batch_size, form)
     if not found.widths and not deep:
@@ -130,12 +131,12 @@ def what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
     )
 
 
-def _example(graph: Graph, data: Data) -> tuple[torch.Tensor, ...]:
+def _example(graph: Graph, data: ModelData) -> tuple[torch.Tensor, ...]:
     """Two of the user's own inputs: dynamic axes then have sizes that occur."""
     return next(feeds(graph, data, 2), graph.example)
 
 
-def _split(data: Data, settings: Settings) -> tuple[Data, Data]:
+def _split(data: ModelData, settings: Settings) -> tuple[ModelData, ModelData]:
     if len(data) < 4:
         raise DataError(
             f"{data.source}: holds {len(data)} samples; give at least 4, a few hundred are better"

@@ -72,7 +72,9 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("passes", plan.pipeline),
     ]
     if plan.calibration is not None:
-        facts.insert(4, ("calibration", f"{plan.calibration.count} inputs of {plan.calibration.source}"))
+        used, drawn = plan.calibration.count, plan.calibration.drawn
+        kept = "" if drawn is None else f", {drawn - used} more kept to judge by"
+        facts.insert(4, ("calibration", f"{used} inputs of {plan.calibration.source}{kept}"))
     return facts
 
 

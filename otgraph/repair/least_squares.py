@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from otgraph.calibrate.batches import split_batches
-from otgraph.calibrate.divergence import Divergence, Outputs, Task, output_divergence
+from otgraph.calibrate.divergence import Divergence, Outputs, output_divergence
 from otgraph.calibrate.feeds import Feed
 from otgraph.calibrate.rows import Sampling
 from otgraph.data import Data
@@ -24,6 +24,7 @@ from otgraph.repair.memory import Memory
 from otgraph.repair.system import largest_system
 from otgraph.repair.target import TargetMode, fitted_input, stood_for
 from otgraph.repair.teacher import Taught, Teacher
+from otgraph.task import Task
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 """Relative ridges; inf corrects the constant alone. The unchanged layer is always one more candidate."""

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from otgraph.calibrate.batches import Batch, split_batches
-from otgraph.calibrate.divergence import Divergence, Task, output_divergence
+from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.calibrate.moments import MeanVariance, mean_variance
 from otgraph.calibrate.transport_map import AffineMap, gaussian_map
 from otgraph.data import Data
@@ -24,6 +24,7 @@ from otgraph.repair.heap import give_back
 from otgraph.repair.lockstep import Lockstep, Walked
 from otgraph.repair.memory import Memory
 from otgraph.repair.target import kept_of, norm_of, original_name, restrict
+from otgraph.task import Task
 
 SOURCE = "repair-moments"
 

@@ -19,6 +19,8 @@ def test_it_reads_optimises_prints_and_writes(command, api) -> None:
     assert ran.out == (
         "model  net.onnx: x: float32[batch, 3] → y: float32[batch, 2]\n"
         "calib  calib.npz: 4 samples\n"
+        "task   classifier of 2 classes, damage is KL: y looks like logits; --task regression reads it as"
+        " values\n"
         "\n"
         "conv1 [16] → [8]  damage 0.001\n"
         "\n"
@@ -49,6 +51,7 @@ def test_every_option_reaches_the_api(command, api) -> None:
         "classifier",
         "--data",
         "test.npz",
+        "--refit-all",
         "--shape",
         "x=2,3",
         "--remarks",
@@ -76,6 +79,7 @@ def test_every_option_reaches_the_api(command, api) -> None:
         "exclude": ["c"],
         "multiple": 4,
         "seed": 7,
+        "refit": True,
     }
     assert "missed: fold-batch-norm: bn3: is shared" in ran.out
     assert "data   test.npz: 3 samples" in ran.out
@@ -115,6 +119,12 @@ def test_moves_that_leave_nothing_are_refused_before_the_model_is_read(
     ran = command(name, "net.onnx", "--calib", "calib.npz", "-o", output, *flags)
     assert (ran.code, ran.out, ran.err) == (2, "", message)
     assert api.calls == {} and not Path(output).exists()
+
+
+def test_inputs_to_judge_by_are_the_users_or_left_to_be_chosen(command, api) -> None:
+    assert command(*BASE, "--keep", "0.5").code == 0
+    given = api.calls["optimize"][1]
+    assert given["evaluation"] is None and given["refit"] is False
 
 
 def test_a_fraction_may_be_kept_of_widths_only(command, api) -> None:
@@ -213,6 +223,7 @@ def test_a_missing_model_is_an_error(command, api) -> None:
 def test_plan_writes_a_plan_and_apply_carries_it_out(command, api) -> None:
     ran = command("plan", "net.onnx", "--calib", "calib.npz", "--max-drop", "0.02", "-o", "plan.json")
     assert ran.code == 0 and ran.out.endswith("conv1 [16] → [8]  damage 0.001\nwrote plan.json\n")
+    assert ran.out.index("task   classifier of 2 classes") < ran.out.index("conv1")
     _, given = api.calls["make_plan"]
     assert given["max_drop"] == 0.02 and given["multiple"] == 8 and given["criterion"] is None
     ran = command("apply", "net.onnx", "plan.json", "-o", "out.onnx", "--calib", "calib.npz", "--remarks")

@@ -16,6 +16,7 @@ from otgraph.errors import PipelineError, PlanError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse, Span
+from otgraph.graph.specs import bind
 from otgraph.plan import apply as plan_apply
 from otgraph.plan.budget import Budget
 from otgraph.plan.calibration import CalibrationReference
@@ -89,7 +90,7 @@ def test_passes_get_the_decisions_the_data_and_the_original() -> None:
     result = _plan(graph).apply(small, data)
     assert [name for name, _ in SEEN] == ["cut", "repair-it", "cut"]
     context = SEEN[1][1]
-    assert (context.data, context.original, context.seed) == (data, small, 3)
+    assert context.data == bind(data, graph) and (context.original, context.seed) == (small, 3)
     assert context.couplings["0.weight"].target.tolist() == [0, 0, 2, -1]
     assert result.remarks[: len(small.remarks)] == small.remarks
     x = torch.randn(5, 3)
