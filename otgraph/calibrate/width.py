@@ -35,7 +35,7 @@ DEFAULT_CRITERION = "cholesky"
 
 REROUTING = "rerouting"
 
-GAIN_INPUTS = 24
+GAIN_INPUTS = 16
 """Inputs that the readers' gains are pulled back on."""
 
 

@@ -27,16 +27,19 @@ TRIALS = 12
 MOST_TRIALS = 36
 """And so many at most, where they cost little."""
 
-EFFORT = 700e9
+EFFORT = 300e9
 """Multiply-accumulates that all trials of single candidates may take together, beyond the first."""
 
-RESIDUAL = 0.4
+RESIDUAL = 0.5
 """While trials are off by more than this (standard deviation of their logarithm) from what the others say of
 them, more are made."""
 
 MILD = 0.3
 """Only candidates of a damage up to this are tried: others are not chosen, and their prices, first-order as
 they are, say less of them. About a relative L2 of 0.5."""
+
+STEEP = 1.005
+"""What a narrower width does at least, of what the next wider one does."""
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -176,7 +179,7 @@ def problem_of(
         if len(known) < len(figures):
             dims.append(DimOptions(name, tuple(candidates[:1]), (0.0,)))
             continue
-        rising = tuple(float(value) for value in np.maximum.accumulate(figures))
+        rising = _rising(figures)
         dims.append(DimOptions(name, tuple(candidates), rising))
         for k, damage in zip(candidates[1:], rising[1:], strict=True):
             _add(vectors, damages.prices, (name, k), damage)
@@ -190,6 +193,15 @@ def problem_of(
         options=tuple(options),
         constant=constant,
     )
+
+
+def _rising(figures: Sequence[float]) -> tuple[float, ...]:
+    """The figures from the full width down, each a little above the one before it at least: of two widths
+    that seem to do the same the wider one is to be taken."""
+    found = [figures[0]]
+    for figure in figures[1:]:
+        found.append(max(figure, found[-1] * STEEP))
+    return tuple(found)
 
 
 def _add(vectors: dict[Key, Vector], prices: Prices, key: Key, damage: float) -> None:

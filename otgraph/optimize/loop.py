@@ -120,10 +120,14 @@ def _searched(state: State, best: Measured, damage: float, bench: Workbench) -> 
     found: tuple[Problem, Choice | None] = state.problem, None
     least = damage
     for number in range(bench.wholes):
-        seed = number if number % 2 else None
-        problem = bench.learned(latest, at, seed)
+        problem = bench.learned(latest, at, number if number % 2 else None)
         problem = replace(state, problem=problem).without(state.refused).problem
-        choice = minimise_damage(problem, best.allocation.time).choice
+        if number < len(SORTS):
+            problem = SORTS[number](problem)
+        try:
+            choice = minimise_damage(problem, best.allocation.time).choice
+        except UsageError:
+            continue  # out of reach with these moves alone
         if _key(problem, choice) in seen:
             continue
         seen.add(_key(problem, choice))
@@ -132,6 +136,20 @@ def _searched(state: State, best: Measured, damage: float, bench: Workbench) -> 
         if at < least:
             found, least = (problem, choice), at
     return found
+
+
+def _width(problem: Problem) -> Problem:
+    return replace(problem, options=())
+
+
+def _depth(problem: Problem) -> Problem:
+    dims = tuple(replace(dim, widths=dim.widths[:1], damages=dim.damages[:1]) for dim in problem.dims)
+    return replace(problem, dims=dims) if problem.options else problem
+
+
+SORTS = (_width, _depth)
+"""What is tried first: each sort of moves alone, so that both together are never worse than either, as far
+as trials can tell."""
 
 
 def _rewarded(state: State, target: float, bench: Workbench) -> tuple[State, Measured]:

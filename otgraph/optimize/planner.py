@@ -32,6 +32,7 @@ from otgraph.optimize.proposals import (
     Proposal,
     find_effects,
     fitted,
+    lighter,
     new_nodes,
     propose,
     saving,
@@ -46,12 +47,16 @@ from otgraph.optimize.trial import Trial
 from otgraph.plan.decision import DepthAction, Predictions
 from otgraph.plan.plan import Plan
 from otgraph.pricing.elementwise import batch_size
-from otgraph.pricing.healing import Healing
+from otgraph.pricing.healing import Healing, spread
+from otgraph.pricing.macs import macs_terms
 from otgraph.pricing.prices import Key, Prices, edges_of, price
 from otgraph.pricing.timed_node import Candidates
 from otgraph.pricing.widths import candidate_widths
 from otgraph.remark import Remark
 from otgraph.rewrite.collapse import describe
+
+SETTLED = 6
+"""So many candidates make the choice that the ridge of trials is settled on."""
 
 MOST_WHOLES = 12
 """So many choices are tried whole at most: fewer where a trial costs much (``allowed``)."""
@@ -140,6 +145,9 @@ def find_market(found: Study, settings: Settings, times: TimePrices, original_ms
     settings.progress("looking for spans")
     graph, axes = found.graph, found.axes
     effects = find_effects(graph, axes, widths, settings)
+    every_effect = len(effects)
+    if settings.budget.kind != "layers":
+        effects = lighter(effects, _node_macs(found))
     timed = times.others(new_nodes(effects), widths)
     full = {name: width.size for name, width in found.widths.items()}
     every = propose(effects, graph, nodes, fixed, timed, full)
@@ -149,11 +157,20 @@ def find_market(found: Study, settings: Settings, times: TimePrices, original_ms
         worth = saving(every, sum(node.at(full) for node in nodes))
     proposals, ruled_out, left = fitted(worth, graph, axes, found.fit, settings)
     text = (
-        f"{len(worth)} of {len(effects)} collapses would save {_unit(settings)}; {ruled_out} are beyond hope"
+        f"{len(worth)} of {every_effect} collapses would save {_unit(settings)}; {ruled_out} are beyond hope"
         f" by a bound; {len(proposals)} were fitted"
     )
     text += f", {left} are too many" if left else ""
     return Market(widths, nodes, fixed, proposals, (Remark("analysis", "depth", graph.name, text),))
+
+
+def _node_macs(found: Study) -> dict[str, float]:
+    """Multiply-accumulates of each node at full widths, for one input."""
+    axes = found.axes
+    shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
+    full = {dim.name: dim.size for dim in axes.dims.values()}
+    batch = batch_size(found.graph)
+    return {cost.node: cost.at(full) / batch for cost in macs_terms(found.graph, axes, shapes)}
 
 
 def _unit(settings: Settings) -> str:
@@ -186,16 +203,16 @@ def expected_damages(found: Study, market: Market, trial: Trial, settings: Setti
 
 
 def _settle(damages: Damages, trial: Trial, settings: Settings) -> None:
-    """Choose the ridge of trials on two candidates of middling size, one of each sort where there are."""
+    """Choose the ridge of trials on a choice of some mild candidates from all over the network: what is
+    decided later is of that kind."""
     settings.progress("choosing the ridge of trials")
-    sorts: dict[bool, list[tuple[float, str, Key]]] = {}
-    for key, subject in damages.subjects.items():
-        distance = abs(math.log(max(subject.price, 1e-12) / 0.03))
-        sorts.setdefault(isinstance(key, str), []).append((distance, str(key), key))
-    chosen = [min(members)[2] for members in sorts.values()]
-    choices = [Choice({}, (key,)) if isinstance(key, str) else Choice({key[0]: key[1]}) for key in chosen]
-    if choices:
-        ridge = trial.settle(choices)
+    mild = {str(key): key for key, subject in damages.subjects.items() if 0.002 <= subject.price <= 0.05}
+    names = spread({name: damages.subjects[key] for name, key in mild.items()}, SETTLED)
+    keys = [mild[name] for name in names]
+    widths = {key[0]: key[1] for key in keys if not isinstance(key, str)}
+    options = [key for key in keys if isinstance(key, str)][:1]  # others might exclude it
+    if keys:
+        ridge = trial.settle([Choice(widths, tuple(options))])
         settings.progress(f"trials repair with a ridge of {ridge:g}")
 
 

@@ -28,10 +28,14 @@ LEAST_GAIN = 0.01
 MOST = 64
 """So many maps are fitted at most; deletions need no fit and are all looked at."""
 
-SCREENED = 32
+HEAVIEST = 1.5
+"""An inverted residual that becomes one dense 3×3 convolution of as many multiplications is twice as fast or
+more on the measured CPUs (depthwise nodes are bound by memory); at half as many more it is no faster."""
+
+SCREENED = 8
 """Inputs that bounds are computed on."""
 
-FITTED = 128
+FITTED = 96
 """Inputs that maps are fitted on."""
 
 
@@ -93,6 +97,20 @@ def find_effects(
     """
     found = _effects(graph, axes, settings)
     return {c: effect for c, effect in found if effect is not None and _joins(axes, c, candidates)}
+
+
+def lighter(effects: Mapping[Collapse, Effect], macs: Mapping[str, float]) -> dict[Collapse, Effect]:
+    """The collapses whose new nodes multiply no more than ``HEAVIEST`` times what those did that go: no
+    engine is so much better at the one that more would pay, and timing it would cost.
+
+    ``macs``: multiply-accumulates of the nodes for one input.
+    """
+    found: dict[Collapse, Effect] = {}
+    for collapse, effect in effects.items():
+        old = sum(macs.get(name, 0.0) for name in effect.removes)
+        if sum(node.kernel.macs for node in effect.adds) <= HEAVIEST * old:
+            found[collapse] = effect
+    return found
 
 
 def new_nodes(effects: Mapping[Collapse, Effect]) -> list[TimedNode]:

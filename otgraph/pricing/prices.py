@@ -77,14 +77,15 @@ def price(
         why = f"no gradient runs through {reach.blocked[0]}"
     effects: dict[Key, Vector] = {}
     unpriced: dict[Key, str] = {}
+    shares = _shares(probing, probes)
     for name, edges in by_width.edges.items():
         found = by_width.effects(name)
         for k, t in found.items():
-            _file((name, k), t, edges <= reach.edges, why, effects, unpriced)
+            _file((name, k), t * shares, edges <= reach.edges, why, effects, unpriced)
     for name, edge in by_collapse.edges.items():
         failure = by_collapse.failures.get(name)
         seen = edge in reach.edges and failure is None
-        _file(name, by_collapse.effects(name), seen, failure or why, effects, unpriced)
+        _file(name, by_collapse.effects(name) * shares, seen, failure or why, effects, unpriced)
     units: list[int] = []
     for batch in probing.batches:
         parts, start = probing.parts(len(batch[0])), max(units, default=-1) + 1
@@ -92,6 +93,16 @@ def price(
     return Prices(
         effects, np.array(units, np.int64), unpriced, _remarks(graph, unpriced), time.process_time() - started
     )
+
+
+def _shares(probing: Probing, probes: int) -> Vector:
+    """What each number is multiplied by, so that its square is of one sample: where the samples of a call
+    cannot be told apart, their independent effects have added up."""
+    found: list[float] = []
+    for batch in probing.batches:
+        samples, parts = len(batch[0]), probing.parts(len(batch[0]))
+        found += [(parts / samples) ** 0.5] * (parts * probes)
+    return np.array(found, np.float64)
 
 
 def edges_of(widths: Mapping[str, Width], fits: Sequence[SpanFit]) -> frozenset[str]:
