@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 from otgraph.calibrate.activations import ActivationStatistics
-from otgraph.calibrate.depth import DepthOptions, SpanDepth, analyse_depth
+from otgraph.calibrate.depth import DEPTH, DepthOptions, SpanDepth, analyse_depth
 from otgraph.calibrate.span_fit import FitOptions
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.depth import depth_of
@@ -26,7 +26,7 @@ class AnnotateDepth(Pass):
         constant are discarded; the others are fitted in closed form, in one pass over the inputs, and their
         error is taken on held-out inputs. Activations are observed too: their best affine map per
         channel, what it leaves unexplained of what readers make of it, and how often they are off, curved
-        and on. The result is ``node.meta["otgraph"]["depth"]``: name → ``SpanDepth`` or
+        and on. The result is the note ``DEPTH`` (``node.meta["otgraph"]["depth"]``): name → ``SpanDepth`` or
         ``ActivationStatistics``.
 
     When it applies
@@ -39,8 +39,9 @@ class AnnotateDepth(Pass):
         >>> block = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
         >>> graph = capture(block, example(3, 4))
         >>> after = rewrite("annotate-depth", graph, data=inputs(input_1=example(64, 4)))
-        >>> nodes = {node.name: node.meta.get("otgraph", {}) for node in after.module.graph.nodes}
-        >>> sorted(nodes["linear_1"]["depth"])
+        >>> from otgraph.calibrate.depth import DEPTH
+        >>> nodes = {node.name: node for node in after.module.graph.nodes}
+        >>> sorted(DEPTH.of(nodes["linear_1"]))
         ['input_1..linear_1', 'relu..linear_1']
 
     Remarks
@@ -93,8 +94,7 @@ class AnnotateDepth(Pass):
 
 def _annotate(rewriter: Rewriter, name: str, value: SpanDepth | ActivationStatistics) -> None:
     node = next(node for node in rewriter.graph.module.graph.nodes if node.name == name)
-    known = node.meta.get("otgraph", {}).get("depth", {})
-    rewriter.annotate(node, "depth", {**known, value.span.name: value})
+    rewriter.annotate(node, DEPTH, {**(DEPTH.of(node) or {}), value.span.name: value})
 
 
 def _remark_span(rewriter: Rewriter, span: SpanDepth) -> None:

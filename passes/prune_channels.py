@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, final
 
 import numpy as np
 
-from otgraph.calibrate.width import Width
+from otgraph.calibrate.width import WIDTH, Width
 from otgraph.errors import PipelineError
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
@@ -132,7 +132,7 @@ def annotated_widths(rewriter: Rewriter) -> dict[str, Width]:
     """What ``annotate-width`` left on the nodes."""
     found: dict[str, Width] = {}
     for node in rewriter.graph.module.graph.nodes:
-        found |= node.meta.get("otgraph", {}).get("width", {})
+        found |= WIDTH.of(node) or {}
     return found
 
 

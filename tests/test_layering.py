@@ -28,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "graph": DATA | {"transport", "named_callable", "quiet"},
     "calibrate": DATA | {"transport", "graph"},
     "repair": DATA | {"transport", "graph", "calibrate"},
-    "rewrite": DATA | {"transport", "graph", "calibrate", "repair"},
+    "rewrite": DATA | {"transport", "graph", "calibrate"},
     "allocate": BASE,
     "plan": DATA | {"transport", "graph", "calibrate", "repair", "rewrite"},
     "engines": DATA,

@@ -19,6 +19,7 @@ from otgraph.data import Data
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.occurrences import occurrences
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import Note
 from otgraph.remark import Remark
 from otgraph.transport.bound import certify
 from otgraph.transport.cost import IntArray, Reading
@@ -75,6 +76,10 @@ class Width:
             r for r, reader in zip(self.readings, self.readers, strict=True) if reader.affine is not None
         ]
         return couple(problem, kept, routable, bound)
+
+
+WIDTH: Note[Mapping[str, Width]] = Note("width")
+"""On the node that writes a dim, by its name; what ``annotate-width`` leaves."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from otgraph.calibrate.activations import ActivationStatistics
-from otgraph.calibrate.depth import DepthOptions, SpanDepth, candidates_of
+from otgraph.calibrate.depth import DEPTH, DepthOptions, SpanDepth, candidates_of
 from otgraph.calibrate.feeds import feeds
 from otgraph.data import Data
 from otgraph.data_check import check_data
@@ -109,11 +109,7 @@ def inspect_depth(graph: Graph, data: Data | None = None, *, seed: int = 0) -> D
 def annotated_depth(graph: Graph) -> tuple[tuple[SpanDepth, ...], tuple[ActivationStatistics, ...]]:
     """What nodes of ``graph`` carry, in program order of entries; nothing before ``annotate-depth`` ran."""
     place = {node.name: index for index, node in enumerate(graph.module.graph.nodes)}
-    carried = [
-        value
-        for node in graph.module.graph.nodes
-        for value in node.meta.get("otgraph", {}).get("depth", {}).values()
-    ]
+    carried = [value for node in graph.module.graph.nodes for value in (DEPTH.of(node) or {}).values()]
     carried.sort(key=lambda value: (place[value.span.entry], place[value.span.exit]))
     spans = tuple(value for value in carried if isinstance(value, SpanDepth))
     return spans, tuple(value for value in carried if isinstance(value, ActivationStatistics))

@@ -11,12 +11,12 @@ from torch import fx
 from otgraph.graph.affine import Affine, affine_nodes, read_affine, read_weight
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import original_name
 from otgraph.graph.span import Collapse
 from otgraph.graph.span_site import SpanSite, site_of
 from otgraph.latency.kernel import Kernel
 from otgraph.pricing.elementwise import batch_size
 from otgraph.pricing.timed_node import TimedNode
-from otgraph.repair.target import original_name
 from otgraph.rewrite.blank_fit import blank_fit
 from otgraph.rewrite.catalogue import load_pipelines
 from otgraph.rewrite.collapse import collapse_span

@@ -14,15 +14,14 @@ from otgraph.calibrate.normal import Choice, Correction, Normal, choose, solve
 from otgraph.calibrate.rows import Geometry
 from otgraph.graph.affine import Affine, is_shared, lay_weight, read_weight
 from otgraph.graph.graph import label
+from otgraph.graph.notes import is_stand_in, original_name
 from otgraph.remark import Remark
 from otgraph.repair.target import (
     Pair,
     Target,
     TargetMode,
     find_target,
-    is_stand_in,
     norm_of,
-    original_name,
 )
 
 SOURCE = "repair-least-squares"

@@ -9,8 +9,8 @@ from torch import fx
 
 from otgraph.calibrate.span_fit import SpanFit
 from otgraph.graph.graph import label
+from otgraph.graph.notes import FITTED_ON, KEPT, STANDS_FOR, kept_of, original_name
 from otgraph.graph.span import Collapse
-from otgraph.repair.target import kept_of, original_name
 from otgraph.rewrite.region import Region, cut_elsewhere, find_region, left_of
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.rewrite.shapes import ValueInfo, value_infos
@@ -27,8 +27,8 @@ def collapse_span(
 
     The identity makes the readers of the exit read the entry. Any other map takes the place of the exit, or
     of the branch where the span has one (then the addition stays). What nothing reads any more is erased. The
-    new node carries in ``meta["otgraph"]`` the name of the node it replaces, as ``stands_for``, that of the
-    span's entry, as ``fitted_on``, and the ``kept`` of the node it replaces. Where channels of the entry or
+    new node notes (``graph.notes``) the node that it replaces as ``STANDS_FOR``, the span's entry as
+    ``FITTED_ON``, and carries the ``KEPT`` of the node that it replaces. Where channels of the entry or
     of the replaced node were cut since the fit, which is the original's, its numbers are restricted to those
     that are left.
 
@@ -146,10 +146,10 @@ def _pairs(fit: SpanFit) -> tuple[tuple[int, int], ...]:
 def _put(rewriter: Rewriter, region: Region, numbers: Numbers, fitted_on: str) -> fx.Node:
     replaced = region.replaced
     new = make_stand_in(rewriter, numbers, region.entry, replaced, region.dtype)
-    rewriter.annotate(new, "stands_for", original_name(replaced))
-    rewriter.annotate(new, "fitted_on", fitted_on)
+    rewriter.annotate(new, STANDS_FOR, original_name(replaced))
+    rewriter.annotate(new, FITTED_ON, fitted_on)
     if kept_of(replaced):
-        rewriter.annotate(new, "kept", dict(kept_of(replaced)))
+        rewriter.annotate(new, KEPT, dict(kept_of(replaced)))
     rewriter.replace(replaced, new)
     _erase(rewriter, replaced, region.entry)
     return new if region.exit is replaced else region.exit

@@ -17,12 +17,12 @@ from otgraph.data import Chunk, Data
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import is_stand_in
 from otgraph.graph.onnx.importer import import_model
 from otgraph.graph.span import Collapse, Span
 from otgraph.repair.least_squares import LeastSquaresOptions, repair_least_squares
 from otgraph.repair.lockstep import run_with, same_nodes
 from otgraph.repair.moments import MomentOptions, repair_moments
-from otgraph.repair.target import is_stand_in
 from otgraph.repair.trial import TrialRepair
 from otgraph.rewrite.collapse import collapse_span
 from otgraph.rewrite.cut import cut_channels
