@@ -21,18 +21,19 @@ LAYERS: dict[str, set[str]] = {
     "remark": set(),
     "files": BASE,
     "quiet": set(),
+    "window": set(),
     "named_callable": BASE,
     "data": BASE | {"named_callable"},
     "sample": DATA,
     "transport": DATA,
-    "graph": DATA | {"transport", "named_callable", "quiet"},
-    "calibrate": DATA | {"transport", "graph"},
+    "graph": DATA | {"window", "named_callable", "quiet"},
+    "calibrate": DATA | {"window", "transport", "graph"},
     "repair": DATA | {"transport", "graph", "calibrate"},
-    "rewrite": DATA | {"transport", "graph", "calibrate"},
+    "rewrite": DATA | {"window", "graph", "calibrate"},
     "allocate": BASE,
     "plan": DATA | {"transport", "graph", "calibrate", "repair", "rewrite"},
     "engines": DATA,
-    "latency": DATA | {"engines"},
+    "latency": DATA | {"window", "engines"},
     "audit": DATA | {"engines", "latency", "named_callable"},
 }
 """Unit of otgraph → the units it may import besides itself. ``data*.py`` at the top are the unit ``data``."""
@@ -50,6 +51,7 @@ LAYERS["precision"] = DATA | {"engines", "audit", "quiet"}
 LAYERS["device"] = DATA | {"engines", "latency", "audit", "precision"}
 LAYERS["load"] = DATA | {"graph", "named_callable"}
 LAYERS["pricing"] = DATA | {
+    "window",
     "transport",
     "graph",
     "calibrate",
@@ -70,6 +72,7 @@ LIBRARIES: dict[str, set[str]] = {
     "remark": set(),
     "files": set(),
     "quiet": set(),
+    "window": set(),
     "named_callable": set(),
     "data": {"numpy"},
     "sample": {"numpy"},

@@ -55,7 +55,7 @@ def output_gains(
 def plain(reader: Reader) -> bool:
     """Whether the reader's output can be priced by its weight: an ordinary product or convolution."""
     affine = reader.affine
-    return affine is not None and affine.groups == 1 and not affine.transposed
+    return affine is not None and affine.window.groups == 1
 
 
 def edge_of(reader: Reader) -> Edge:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from otgraph.allocate.cost import NodeTime, Polynomial
 from otgraph.allocate.option import Option, absorbed_by
 from otgraph.calibrate.batches import split_batches
@@ -176,10 +174,7 @@ def _deletion(graph: Graph, axes: AxisMap, collapse: Collapse) -> SpanFit | None
     site = site_of(graph, axes, collapse.span)
     if site is None or not site.same:
         return None
-    nothing: torch.Tensor | None = None
-    return SpanFit(
-        collapse, nothing, nothing, site.stride, (0,) * len(site.stride), 1, site.axis, 0.0, 0.0, None, 0.0
-    )
+    return SpanFit(collapse, None, None, site.window_of(), 0.0, 0.0, None, 0.0)
 
 
 def _joins(axes: AxisMap, collapse: Collapse, candidates: Collection[str]) -> bool:

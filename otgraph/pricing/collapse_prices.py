@@ -88,8 +88,7 @@ def _applied(fit: SpanFit, entry: torch.Tensor) -> torch.Tensor:
         return entry * weight + bias
     if weight.dim() == 2:
         return functional.linear(entry, weight, bias)
-    n = len(fit.stride)
-    befores, afters = fit.padding[:n], fit.padding[n:] or fit.padding[:n]
-    amounts = [a for pair in reversed(list(zip(befores, afters, strict=True))) for a in pair]
-    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[n]
-    return convolve(functional.pad(entry, amounts), weight, bias, stride=fit.stride, groups=fit.groups)
+    window = fit.window
+    amounts = [amount for pair in reversed(window.padding) for amount in pair]
+    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[len(window.kernel)]
+    return convolve(functional.pad(entry, amounts), weight, bias, stride=window.stride, groups=window.groups)

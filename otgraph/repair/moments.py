@@ -133,8 +133,8 @@ class _Run:
         if affine is None or not self._concerned(node) or norm_of(self.pair.new.graph, node) is not None:
             return
         graph = self.pair.new.graph
-        if affine.transposed or is_shared(graph, affine.weight):
-            self._miss(node, "its weight is shared or transposed")
+        if is_shared(graph, affine.weight):
+            self._miss(node, "its weight is shared")
         elif affine.bias is None or is_shared(graph, affine.bias):
             self._miss(node, "has no bias of its own to take the shift")
         elif (wanted := self._target(node, affine.axis)) is not None:

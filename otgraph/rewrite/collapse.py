@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import fx
 
@@ -114,33 +115,26 @@ def _restricted(fit: SpanFit, region: Region) -> Numbers | str:
         other = cut_elsewhere(node, axis)
         if other is not None:
             return f"{label(node)} was also cut along axis {other}"
-    weight, bias, groups = fit.weight.detach(), fit.bias.detach(), fit.groups
+    weight, bias, window = fit.weight.detach(), fit.bias.detach(), fit.window
     columns, rows = left_of(region.entry, axis), left_of(region.replaced, axis)
     if fit.collapse.map == "affine":
         if not region.same_channels():
             return "its entry and its exit have kept different channels, which one factor each cannot join"
-        groups = groups if rows is None or groups == 1 else len(rows)
+        if rows is not None:
+            window = replace(window, inputs=len(rows), groups=len(rows))
     elif columns is not None:
-        if groups != 1:
+        if window.groups != 1:
             return "its entry was cut and its map has groups"
-        weight = weight.index_select(1, columns)
+        weight, window = weight.index_select(1, columns), replace(window, inputs=len(columns))
     if rows is not None:
         weight, bias = weight.index_select(0, rows), bias.index_select(0, rows)
-    if len(region.before) == 2 and fit.collapse.map == "affine":
-        weight, groups = weight.reshape(-1), 1
-    numbers = Numbers(weight, bias, fit.stride, _pairs(fit), groups)
+        window = replace(window, outputs=len(rows))
+    numbers = Numbers(weight, bias, window)
     made = numbers.shape(region.before)
     if made == region.after:
         return numbers
     given = "takes no entry of" if made is None else f"gives {list(made)} for an entry of"
     return f"its map {given} {list(region.before)}, and {list(region.after)} is wanted"
-
-
-def _pairs(fit: SpanFit) -> tuple[tuple[int, int], ...]:
-    """The padding of each axis before and after."""
-    n, given = len(fit.stride), fit.padding
-    after = given[n:] if len(given) == 2 * n else given
-    return tuple(zip(given[:n], after, strict=True))
 
 
 def _put(rewriter: Rewriter, region: Region, numbers: Numbers, fitted_on: str) -> fx.Node:

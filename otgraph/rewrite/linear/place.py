@@ -11,9 +11,9 @@ from otgraph.graph.affine import is_shared, lay_weight
 from otgraph.graph.graph import op_name
 from otgraph.graph.onnx.ops.arithmetic import Add
 from otgraph.graph.onnx.ops.shape import Pad
-from otgraph.graph.window import Pads
 from otgraph.rewrite.linear.fusion import Fusion, needs_add, needs_pad
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.window import Pads
 
 _CONVOLUTIONS = {1: torch.ops.aten.conv1d, 2: torch.ops.aten.conv2d, 3: torch.ops.aten.conv3d}
 
