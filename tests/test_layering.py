@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "engines": FOUNDATION,
     "latency": FOUNDATION | {"window", "engines"},
     "audit": FOUNDATION | {"named_callable", "engines", "latency"},
-    "precision": FOUNDATION | {"quiet", "engines", "audit"},
+    "precision": FOUNDATION | {"quiet", "engines"},
     "device": FOUNDATION | {"engines", "latency", "audit", "precision"},
     "load": FOUNDATION | {"named_callable", "graph"},
     "pricing": FOUNDATION

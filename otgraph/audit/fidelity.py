@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from otgraph.audit.classify import Classification, ClassTally, Task, class_scores
-from otgraph.audit.feeds import Batch, batches
 from otgraph.audit.metric import Metric, MetricResult, evaluate
 from otgraph.data import Array, Data
 from otgraph.engines.engine import Session
+from otgraph.engines.feeds import Batch, batches
 from otgraph.errors import ModelError
 
 
