@@ -96,7 +96,7 @@ def test_passes_get_the_decisions_the_data_and_the_original() -> None:
 
 def test_data_in_memory_is_used() -> None:
     graph = _graph()
-    records = _plan(graph).with_data(_data()).apply_with_records(graph).records
+    records = replace(_plan(graph), data=_data()).apply_with_records(graph).records
     assert [record.step for record in records] == ["cut", "repair-it", "cut"]
 
 
