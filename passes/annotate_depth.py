@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from otgraph.calibrate.activations import ActivationStatistics
 from otgraph.calibrate.depth import DEPTH, DepthOptions, SpanDepth, analyse_depth
 from otgraph.calibrate.span_fit import FitOptions
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.depth import depth_of
-from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.contract import AnalysisPass, Context
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class AnnotateDepth(Pass):
+class AnnotateDepth(AnalysisPass):
     """Attach to every span's exit, and to every activation, what a simpler map in its place would lose.
 
     What it does
@@ -56,7 +56,6 @@ class AnnotateDepth(Pass):
     """
 
     name: ClassVar[str] = "annotate-depth"
-    kind: ClassVar[Literal["analysis", "transform"]] = "analysis"
 
     longest: int = 3
     threshold: float = 1.0

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from torch import fx
 
 from otgraph.calibrate.width import DEFAULT_CRITERION, WIDTH, analyse_width
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap
-from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.contract import AnalysisPass, Context
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class AnnotateWidth(Pass):
+class AnnotateWidth(AnalysisPass):
     """Attach to the writer of every prunable dim the curve of what keeping k of its channels costs.
 
     What it does
@@ -48,7 +48,6 @@ class AnnotateWidth(Pass):
     """
 
     name: ClassVar[str] = "annotate-width"
-    kind: ClassVar[Literal["analysis", "transform"]] = "analysis"
 
     criterion: str = DEFAULT_CRITERION
     batch: int = 32

@@ -20,6 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "remark": set(),
     "quiet": set(),
     "window": set(),
+    "text_table": set(),
     "files": {"errors"},
     "named_callable": {"errors"},
     "data": {"errors", "named_callable"},
@@ -31,7 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "repair": FOUNDATION | {"graph", "calibrate"},
     "rewrite": FOUNDATION | {"window", "transport", "graph", "calibrate"},
     "allocate": FOUNDATION,
-    "plan": FOUNDATION | {"transport", "graph", "rewrite"},
+    "plan": FOUNDATION | {"text_table", "transport", "graph", "rewrite"},
     "engines": FOUNDATION,
     "latency": FOUNDATION | {"window", "engines"},
     "audit": FOUNDATION | {"named_callable", "engines", "latency"},
@@ -40,7 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "load": FOUNDATION | {"named_callable", "graph"},
     "pricing": FOUNDATION
     | {"window", "transport", "graph", "calibrate", "rewrite", "allocate", "engines", "latency"},
-    "inspection": FOUNDATION | {"transport", "graph", "calibrate", "rewrite", "pricing"},
+    "inspection": FOUNDATION | {"text_table", "transport", "graph", "calibrate", "rewrite", "pricing"},
     "optimize": FOUNDATION
     | {"transport", "graph", "calibrate", "repair", "rewrite", "allocate", "plan", "pricing"}
     | {"engines", "latency", "audit"},
@@ -69,6 +70,7 @@ LIBRARIES: dict[str, set[str]] = {
     "remark": set(),
     "quiet": set(),
     "window": set(),
+    "text_table": set(),
     "files": set(),
     "named_callable": set(),
     "data": {"numpy"},

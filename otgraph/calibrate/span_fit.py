@@ -73,11 +73,6 @@ class FitOptions:
     seed: int = 0
 
 
-def fit_collapse(graph: Graph, data: Data, collapse: Collapse) -> SpanFit:
-    """``fit_collapses`` of one; ``KeyError`` where it cannot be fitted."""
-    return fit_collapses(graph, data, (collapse,))[collapse.name]
-
-
 def fit_collapses(
     graph: Graph,
     data: Data,

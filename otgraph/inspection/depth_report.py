@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.text_table import aligned
 
 KINDS: tuple[MapKind, ...] = ("identity", "affine", "linear", "conv")
 
@@ -42,12 +42,12 @@ class DepthReport:
         lines = [
             f"depth: {self.depth.nodes} nodes, of which {self.depth.compute} multiply",
             "",
-            *_aligned(self._span_rows()),
+            *aligned(self._span_rows()),
             "error of the map in the span's place, on held-out inputs: 1 = adding nothing where there is a"
             " branch, else a constant; > = at least that, by transport, so not fitted; ? = not fitted;"
             " - = does not fit or saves nothing",
             "",
-            *_aligned(self._activation_rows()),
+            *aligned(self._activation_rows()),
         ]
         lines += [str(remark) for remark in self.remarks if remark.kind == "missed"]
         return "\n".join(lines)
@@ -120,8 +120,3 @@ def _cell(span: SpanDepth, kind: MapKind) -> str:
     if bounds:
         return f">{min(bounds):.2f}"
     return f"? ({size})" if size else "?"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from otgraph.calibrate import observe as observing
 from otgraph.calibrate import span_fit, span_sums
-from otgraph.calibrate.span_fit import FitOptions, SpanFit, fit_collapse, fit_collapses
+from otgraph.calibrate.span_fit import FitOptions, SpanFit, fit_collapses
 from otgraph.calibrate.span_rows import Source
 from otgraph.data import Data
 from otgraph.errors import DataError
@@ -72,6 +72,10 @@ def values_of(graph: Graph, data: Data, *names: str) -> list[torch.Tensor]:
     inputs = tuple(torch.from_numpy(np.array(a)) for a in data.chunks[0].arrays.values())
     observing.observe(graph, inputs, names, lambda name, value: seen.update({name: value.clone()}))
     return [seen[name] for name in names]
+
+
+def fit_collapse(graph: Graph, data: Data, collapse: Collapse) -> SpanFit:
+    return fit_collapses(graph, data, (collapse,))[collapse.name]
 
 
 def applied(fit: SpanFit, entry: torch.Tensor) -> torch.Tensor:

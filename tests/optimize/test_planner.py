@@ -291,9 +291,7 @@ def test_width_alone_collapses_nothing(decide_deep: Callable[..., Plan]) -> None
 
 @pytest.mark.parametrize("target", [0.7, 0.4])
 def test_both_are_at_least_as_good_as_either(decide_deep: Callable[..., Plan], target: float) -> None:
-    both, width, depth_only = (
-        decide_deep("ratio", target, moves=moves).predictions for moves in MOVES
-    )
+    both, width, depth_only = (decide_deep("ratio", target, moves=moves).predictions for moves in MOVES)
     assert both.damage is not None and width.damage is not None and depth_only.damage is not None
     assert both.damage <= 1.05 * min(width.damage, depth_only.damage)
 
