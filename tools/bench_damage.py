@@ -17,9 +17,10 @@ import numpy.typing as npt
 import onnxruntime
 from row_groups import groups_of
 
-from otgraph.audit.classify import SMALLEST, Rows, class_scores
+from otgraph.audit.classify import SMALLEST
 from otgraph.audit.metric import Metric, load_metric
 from otgraph.data_sources import load_data
+from otgraph.task import Rows, read_outputs
 
 Floats = npt.NDArray[np.float64]
 Outputs = Mapping[str, npt.NDArray[Any]]
@@ -84,8 +85,8 @@ def sums(original: Path, result: Path, data: Path, metric: Metric | None) -> dic
     scores = ""
     for a, b, labels in _outputs(original, result, data):
         if not parts["a"]:
-            found = class_scores(a, "auto")
-            scores, rows = found or ("", None)
+            found = read_outputs([a])
+            scores, rows = found.output or "", found.rows
         parts["b"].append(_distances(a, b) | ({} if rows is None else _classes(a[scores], b[scores], rows)))
         parts["a"].append({})
         for side, outputs in (("a", a), ("b", b)):

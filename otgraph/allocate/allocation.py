@@ -8,12 +8,14 @@ table per dim and a number per option (``option``).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.cp_sat import Limits, Solution, Status, solve_damage, solve_time
 from otgraph.allocate.greedy import least_damage_start, least_time_start
+from otgraph.allocate.layered import least_damage_within
 from otgraph.allocate.problem import TOLERANCE, Problem, raised
+from otgraph.allocate.quadratic import least_damage
 from otgraph.errors import UsageError
 
 DEFAULT_LIMITS = Limits()
@@ -41,29 +43,47 @@ class Allocation:
         return 0.0 if self.objective <= self.bound else (self.objective - self.bound) / self.objective
 
 
-def minimise_damage(problem: Problem, budget: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
-    """The widths and options of least damage whose time is at most ``budget`` (within a millionth of it).
+def minimise_damage(
+    problem: Problem,
+    budget: float = math.inf,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    layers: int | None = None,
+) -> Allocation:
+    """The widths and options of least damage whose time is at most ``budget`` (within a millionth of it), or
+    that leave at most ``layers`` on the longest path.
+
+    Without an interaction this is exact up to ``limits``; with one it starts from that and is never worse.
 
     Raises:
-        UsageError: nothing meets ``budget``; the message has the smallest reachable ratio.
+        UsageError: nothing meets ``budget`` or ``layers``; the message has the smallest that can be reached.
     """
-    start = least_damage_start(problem, budget)
+    if layers is not None:
+        found = least_damage_within(problem, layers, limits)
+        solution = Solution(found.choice, found.bound, found.status)
+        return _allocation(problem, solution, problem.damage(solution.choice))
+    plain = replace(problem, interaction=None)
+    start = least_damage_start(plain, budget)
     if problem.time(start) > raised(budget, TOLERANCE):
-        start = _fastest(problem, limits).choice
+        start = _fastest(plain, limits).choice
     if problem.time(start) > raised(budget, TOLERANCE):
         raise UsageError(_out_of_reach(problem, problem.time(start), budget))
-    solution = solve_damage(problem, budget, start, limits)
+    solution = solve_damage(plain, budget, start, limits)
+    if problem.interaction is not None:
+        solution = least_damage(problem, budget, solution.choice, limits)
     return _allocation(problem, solution, problem.damage(solution.choice))
 
 
 def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
     """The widths and options of least time whose damage is at most ``limit`` (within a millionth of it).
 
-    An infinite ``limit`` gives the least time that can be reached at all.
+    An infinite ``limit`` gives the least time that can be reached at all. An interaction is not looked at:
+    the limit holds for the sum of what candidates do alone.
 
     Raises:
         UsageError: even the best choice does more damage than ``limit``.
     """
+    problem = replace(problem, interaction=None)
     if limit == math.inf:
         solution = _fastest(problem, limits)
         return _allocation(problem, solution, problem.time(solution.choice))

@@ -10,6 +10,8 @@ from functools import cached_property
 
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Polynomial
+from otgraph.allocate.interaction import Interaction, Key
+from otgraph.allocate.layers import LayerGraph
 from otgraph.allocate.option import Option
 from otgraph.allocate.scope import Scope, scopes_of
 
@@ -48,8 +50,9 @@ class Problem:
 
     Time is ``constant``, the sum of ``terms``, what the ``nodes`` take that no chosen option removes, and
     what chosen options add, in any unit; no part but the constant is negative. Damage is the sum over the
-    dims that no chosen option absorbs and over the chosen options. A node may have no time; options that
-    remove it still exclude each other.
+    dims that no chosen option absorbs and over the chosen options, and what these do to each other by
+    ``interaction``. A node may have no time; options that remove it still exclude each other. ``layers``: the
+    paths through the network, for a budget of layers.
     """
 
     dims: tuple[DimOptions, ...]
@@ -57,6 +60,8 @@ class Problem:
     options: tuple[Option, ...] = ()
     constant: float = 0.0
     terms: Polynomial = ()
+    interaction: Interaction | None = None
+    layers: LayerGraph | None = None
 
     def __post_init__(self) -> None:
         _all_differ("dim", [dim.name for dim in self.dims])
@@ -130,11 +135,21 @@ class Problem:
         return self.constant + sum(node.at(widths) for node in (self._base, *nodes))
 
     def damage(self, choice: Choice) -> float:
-        """The damage of ``choice``."""
+        """The damage of ``choice``: ``Σ d_c``, and ``weight · (|Σ v_c|² − Σ |v_c|²)`` of an interaction."""
         chosen = self.chosen(choice.options)
         absorbed, pairs = _absorbed(chosen), zip(self.dims, self.levels(choice), strict=True)
         parts = [dim.damages[level] for dim, level in pairs if dim.name not in absorbed]
-        return sum(parts) + sum(option.damage for option in chosen)
+        alone = sum(parts) + sum(option.damage for option in chosen)
+        if self.interaction is None:
+            return alone
+        return max(alone + self.interaction.together(self.parts(choice)), 0.0)
+
+    def parts(self, choice: Choice) -> list[Key]:
+        """The candidates that ``choice`` is made of: dims that are not absorbed at their widths, options."""
+        chosen, widths = self.chosen(choice.options), self._widths(choice)
+        absorbed = _absorbed(chosen)
+        kept: list[Key] = [(name, k) for name, k in widths.items() if name not in absorbed]
+        return [*kept, *(option.name for option in chosen)]
 
     def _widths(self, choice: Choice) -> dict[str, int]:
         """The widths of all dims."""

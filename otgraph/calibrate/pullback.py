@@ -152,7 +152,8 @@ class _Recorder(fx.Interpreter):
         if moved and n.op == "call_module":  # it runs elsewhere, on plain tensors
             args, kwargs = _detached(args), _detached(kwargs)
         if moved and op_name(n).endswith("_") and len(n.all_input_nodes[0].users) == 1:
-            args = (args[0].clone(), *args[1:])  # a tap must keep the value that its reader took
+            first: Any = args[0]
+            args = (first.clone(), *args[1:])  # a tap must keep the value that its reader took
         found = getattr(self, n.op)(n.target, args, kwargs)
         kind = op_name(n).rpartition(".")[2]
         if moved and kind not in SIZES and (kind in FLAT or _swallows(found)):

@@ -192,6 +192,7 @@ def problem_of(
         nodes=tuple(nodes),
         options=tuple(options),
         constant=constant,
+        interaction=interaction,
     )
 
 

@@ -272,12 +272,12 @@ def by_layers(problem: Problem, layers: int, bench: Workbench) -> Outcome:
         UsageError: so few are out of reach.
     """
     state = State.of(problem)
-    allocation = minimise_damage(problem, math.inf)
+    allocation = minimise_damage(problem, layers=layers)
     damage = bench.tried(allocation.choice)
     seen, latest, at = {_key(problem, allocation.choice)}, allocation.choice, damage
     for number in range(bench.wholes):
         other = bench.learned(latest, at, number if number % 2 else None)
-        found = minimise_damage(other, math.inf)
+        found = minimise_damage(other, layers=layers)
         if _key(problem, found.choice) in seen:
             continue
         seen.add(_key(problem, found.choice))

@@ -25,7 +25,7 @@ from otgraph.optimize.damages import (
     subjects_of,
 )
 from otgraph.optimize.exports import Exports
-from otgraph.optimize.layers import layer_graph, most_layers
+from otgraph.optimize.layers import most_layers, with_layers
 from otgraph.optimize.loop import Outcome, Workbench, by_damage, by_latency, by_layers
 from otgraph.optimize.plan_builder import PlanBuilder
 from otgraph.optimize.proposals import (
@@ -261,7 +261,7 @@ def _trial(found: Study, proposals: Sequence[Proposal], settings: Settings) -> T
 def _problem(found: Study, market: Market, damages: Damages, settings: Settings) -> Problem:
     problem = problem_of(damages, market.widths, market.proposals, market.nodes, evaluate(market.fixed, {}))
     if settings.budget.kind == "layers":
-        return layer_graph(problem, found.graph, market.proposals)
+        return with_layers(problem, found.graph, market.proposals)
     return problem
 
 

@@ -57,9 +57,11 @@ class Stopwatch:
 
     def _compare(self, a: Graph, b: Graph, repeats: int) -> Comparison:
         self._count += 1
-        paths = [self._exports.path_of(graph) for graph in (a, b)]
+        first, second = self._exports.path_of(a), self._exports.path_of(b)
         seed = self.seed + self._count
-        return compare(self.engine, *paths, self.feeds, threads=self.threads, seed=seed, repeats=repeats)
+        return compare(
+            self.engine, first, second, self.feeds, threads=self.threads, seed=seed, repeats=repeats
+        )
 
 
 def _first_sample(graph: Graph, data: Data) -> Mapping[str, Array]:

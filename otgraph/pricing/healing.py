@@ -114,7 +114,8 @@ class Healing:
         """``F⁻¹ K(seen, subjects)`` and ``F⁻¹ (values − prior)``, with F the factor of what was seen."""
         cross = self.scale * np.stack([o.weights @ _covariance(o.subjects, subjects) for o in self.seen])
         factor = _factor(_between(self.seen, self.seen), _noise(self.seen), self.scale)
-        return np.linalg.solve(factor, cross), np.linalg.solve(factor, _residuals(self.seen))
+        half, residual = np.linalg.solve(factor, cross), np.linalg.solve(factor, _residuals(self.seen))
+        return np.asarray(half, np.float64), np.asarray(residual, np.float64)
 
     def residual(self) -> float:
         """The root mean square of what the log(trial / price) of each subject that was tried alone is off by

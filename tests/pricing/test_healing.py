@@ -1,4 +1,4 @@
-"""The regression of trials on prices: what it recovers, how sure it says it is, and what it would try next."""
+"""The regression of trials on prices: what it recovers, how sure it says it is, what it would try next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prices against what the changes really do, on networks that are linear behind them, where they are exact."""
+"""Prices against what changes really do, on networks that are linear behind them, where they are exact."""
 
 from __future__ import annotations
 
