@@ -203,9 +203,9 @@ def test_few_widths_are_all_measured() -> None:
 
 
 def test_many_widths_are_thinned_out_densely_near_the_full_one() -> None:
-    assert thinned(range(8, 72, 8)) == (64, 56, 48, 40, 32, 24, 16, 8)
+    assert thinned(range(8, 72, 8)) == (64, 56, 40, 8)
     found = thinned(range(8, 136, 8))
-    assert found == (128, 120, 104, 80, 48, 8)
+    assert found == (128, 112, 80, 8)
     assert thinned([20, 16, 8, 16]) == (20, 16, 8)
 
 
@@ -213,7 +213,7 @@ def test_between_thinned_widths_a_bilinear_law_is_met() -> None:
     engine = Fake()
     wide = CONV.at(128, 64)
     table = time_kernels(engine, {wide: grid(wide, 8, 32)}, clock=engine.machine.clock())[wide]
-    assert len(own(engine)) == 12
+    assert len(own(engine)) == 8
     assert table.at(72, 32) == pytest.approx(law((32, 72, 3, 3)), rel=1e-4)
 
 

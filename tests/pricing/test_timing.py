@@ -216,7 +216,9 @@ def test_what_no_node_saves_is_a_share_of_the_sum(
 
 def audited(ratio: float, low: float, high: float, drift: float = 0.0) -> Any:
     latency = SimpleNamespace(a_ms=10.0, ratio=ratio, low=low, high=high)
-    return SimpleNamespace(latency=latency, fidelity=SimpleNamespace(drift=drift, drift_name="KL"))
+    return SimpleNamespace(
+        latency=latency, fidelity=SimpleNamespace(drift=drift, drift_name="KL", drift_interval=None)
+    )
 
 
 @pytest.mark.parametrize(
