@@ -34,7 +34,7 @@ from otgraph.optimize.run import Optimized
 from otgraph.optimize.run import optimize as _optimize
 from otgraph.optimize.settings import Settings, quiet
 from otgraph.optimize.task import decided
-from otgraph.plan.budget import make_budget
+from otgraph.plan.budget import Budget, make_budget
 from otgraph.plan.plan import Plan
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.instrument import SaveFailing
@@ -82,14 +82,17 @@ def make_plan(
     latency: str | None = None,
     max_drop: float | None = None,
     keep: float | None = None,
+    layers: str | int | None = None,
     **choices: Any,
 ) -> Plan:
-    """Decide what to remove from ``graph``; exactly one of the three budgets is given.
+    """Decide what to remove from ``graph``; exactly one of the four budgets is given.
 
     ``choices`` are the fields of ``Settings``. Raises ``UsageError``, ``DataError`` or ``EngineMissing``.
     """
     data = as_data(calibration, graph)
-    return _make_plan(graph, data, decided(graph, data, _settings(latency, max_drop, keep, choices)))
+    return _make_plan(
+        graph, data, decided(graph, data, _settings(make_budget(latency, max_drop, keep, layers), choices))
+    )
 
 
 def optimize(
@@ -99,13 +102,14 @@ def optimize(
     latency: str | None = None,
     max_drop: float | None = None,
     keep: float | None = None,
+    layers: str | int | None = None,
     evaluation: Inputs | None = None,
     metric: str | None = None,
     **choices: Any,
 ) -> Optimized:
     """Plan, apply and audit; arguments as in ``make_plan``. ``evaluation``: the audit's data; by default a
     part of the calibration inputs that is kept from everything else, or all of them in turn."""
-    settings = _settings(latency, max_drop, keep, choices)
+    settings = _settings(make_budget(latency, max_drop, keep, layers), choices)
     held = None if evaluation is None else as_data(evaluation, graph)
     return _optimize(graph, as_data(calibration, graph), settings, evaluation=held, metric=metric)
 
@@ -219,10 +223,7 @@ def _arrays(inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> Data:
     return Data.from_arrays(inputs if isinstance(inputs, Mapping) else {"": inputs})
 
 
-def _settings(
-    latency: str | None, max_drop: float | None, keep: float | None, choices: dict[str, Any]
-) -> Settings:
-    budget = make_budget(latency, max_drop, keep)
+def _settings(budget: Budget, choices: dict[str, Any]) -> Settings:
     known = {key: value for key, value in choices.items() if value is not None}
     for key in ("include", "exclude"):
         known[key] = tuple(known.get(key, ()))

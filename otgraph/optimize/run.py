@@ -38,8 +38,8 @@ class Cost:
 @dataclass(frozen=True)
 class Optimized:
     """``graph``: the faster network, ``plan``: what was decided, ``audit``: what was measured, and on which
-    inputs (``audit.generalization``). ``credible``: the interval of the measured ratio clears 1; where it
-    does not, keep the original."""
+    inputs (``audit.generalization``). ``credible``: the interval of the measured ratio clears 1, or where
+    layers were asked for, which may pay elsewhere only, there are fewer; where not, keep the original."""
 
     graph: Graph
     plan: Plan
@@ -104,7 +104,7 @@ def _carried_out(
         audit=found,
         remarks=remarks,
         cost=spent,
-        credible=found.latency.credible_gain,
+        credible=_credible(plan, found),
         missed=_missed(plan, found),
     )
 
@@ -212,10 +212,22 @@ class _Judge:
         return replace(found, source=source)
 
 
+def _credible(plan: Plan, found: Audit) -> bool:
+    before, after = found.a.structure.compute_depth, found.b.structure.compute_depth
+    if plan.budget.kind == "layers" and before is not None and after is not None:
+        return after < before
+    return found.latency.credible_gain
+
+
 def _missed(plan: Plan, found: Audit) -> str | None:
-    """How a stated budget was missed, or None: a latency by more than a twentieth, a damage beyond what
-    chance explains."""
+    """How a stated budget was missed, or None: a latency by more than a twentieth, layers at all, a damage
+    beyond what chance explains."""
     latency = found.latency
+    before, after = found.a.structure.compute_depth, found.b.structure.compute_depth
+    allowed = None if before is None else plan.budget.layers(before)
+    if allowed is not None and (after is None or after > allowed):
+        counted = "an unknown number" if after is None else after
+        return f"{plan.budget} was asked for ({allowed} of {before} on the longest path), {counted} counted"
     wanted = plan.budget.ratio(latency.a_ms)
     if wanted is not None and latency.low > wanted * 1.05:
         interval = f"[{latency.low:.3f}, {latency.high:.3f}]"

@@ -74,8 +74,11 @@ class Settings:
             )
         if self.moves == "depth" and self.budget.kind == "keep":
             raise UsageError(
-                "moves 'depth': a fraction to keep says nothing of layers; give a latency or a max-drop"
+                "moves 'depth': a fraction to keep says nothing of layers; give a latency, layers or a"
+                " max-drop"
             )
+        if self.moves == "width" and self.budget.kind == "layers":
+            raise UsageError("moves 'width': narrower layers are not fewer; give both or depth, or a latency")
 
         if not 0 <= self.verdict <= 0.5:
             raise UsageError(

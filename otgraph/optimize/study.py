@@ -91,6 +91,8 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
         )
     data = bind(data, graph)
     settings = decided(graph, data, settings)
+    if settings.budget.kind == "layers":  # until the search knows it
+        raise UsageError(f"budget {settings.budget}: layers cannot be searched for yet; give a latency")
     settings.progress("analysing the axes")
     graph = graph.with_example(_example(graph, data))
     axes = analyse(graph)
