@@ -7,12 +7,10 @@ from dataclasses import replace
 
 from otgraph.allocate.layers import LayerGraph, LayerNode
 from otgraph.allocate.problem import Problem
-from otgraph.errors import UsageError
-from otgraph.graph.depth import depth_of, is_product
+from otgraph.graph.depth import is_product
 from otgraph.graph.graph import Graph
 from otgraph.graph.regions import Flow
 from otgraph.optimize.proposals import Proposal
-from otgraph.plan.budget import Budget
 
 
 def with_layers(problem: Problem, graph: Graph, proposals: Sequence[Proposal]) -> Problem:
@@ -25,17 +23,3 @@ def with_layers(problem: Problem, graph: Graph, proposals: Sequence[Proposal]) -
     )
     adds = {proposal.name: {proposal.end: proposal.added} for proposal in proposals if proposal.added}
     return replace(problem, layers=LayerGraph(nodes, adds))
-
-
-def most_layers(graph: Graph, budget: Budget) -> int:
-    """How many layers ``budget`` allows on the longest path: a number, or a share of those of ``graph``,
-    rounded down.
-
-    Raises:
-        UsageError: that is none.
-    """
-    whole = depth_of(graph).compute
-    most = int(budget.value) if budget.value >= 1 else int(budget.value * whole + 1e-9)
-    if most < 1:
-        raise UsageError(f"layers {budget.value:g}x: of {whole} layers that leaves none; ask for more")
-    return most

@@ -13,6 +13,7 @@ from otgraph.allocate.cost import NodeTime, Polynomial, evaluate
 from otgraph.allocate.problem import Problem
 from otgraph.calibrate.probing import probing
 from otgraph.data import Data
+from otgraph.graph.depth import depth_of
 from otgraph.graph.graph import Graph
 from otgraph.optimize.clock import Clock, EngineTimes, NoTimes, TimePrices
 from otgraph.optimize.damages import (
@@ -25,7 +26,7 @@ from otgraph.optimize.damages import (
     subjects_of,
 )
 from otgraph.optimize.exports import Exports
-from otgraph.optimize.layers import most_layers, with_layers
+from otgraph.optimize.layers import with_layers
 from otgraph.optimize.loop import Outcome, Workbench, by_damage, by_latency, by_layers
 from otgraph.optimize.plan_builder import PlanBuilder
 from otgraph.optimize.proposals import (
@@ -309,8 +310,9 @@ def _settled(
     trial: Trial,
 ) -> Outcome:
     budget = bench.settings.budget
-    if budget.kind == "layers":
-        return by_layers(problem, most_layers(found.graph, budget), bench)
+    most = budget.layers(depth_of(found.graph).compute)
+    if most is not None:
+        return by_layers(problem, most, bench)
     if budget.kind != "damage":
         return by_latency(
             problem, budget.value if budget.kind == "ratio" else budget.value / original_ms, bench

@@ -91,12 +91,10 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
         )
     data = bind(data, graph)
     settings = decided(graph, data, settings)
-    if settings.budget.kind == "layers":  # until the search knows it
-        raise UsageError(f"budget {settings.budget}: layers cannot be searched for yet; give a latency")
     settings.progress("analysing the axes")
     graph = graph.with_example(_example(graph, data))
     axes = analyse(graph)
-    deep = settings.moves == "depth"
+    deep = settings.moves == "depth" or settings.budget.kind == "layers"  # no width shortens a path
     chosen = set[str]() if deep else {dim.name for dim in settings.selected(axes)}
     left = {dim.name: "left out by the rules" for dim in axes.prunable() if dim.name not in chosen}
     axes = with_protected(axes, left)
