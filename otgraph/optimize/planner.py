@@ -113,7 +113,7 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     settings.progress("measuring the original")
     original_ms = clock.original().ms
     market = find_market(found, settings, times, original_ms)
-    trial = _trial(found, market.proposals, settings)
+    trial = make_trial(found, market.proposals, settings)
     damages = expected_damages(found, market, trial, settings)
     problem = _problem(found, market, damages, settings)
     builder = PlanBuilder(
@@ -242,7 +242,8 @@ def _places(found: Study, proposals: Sequence[Proposal]) -> dict[str, float]:
     return places
 
 
-def _trial(found: Study, proposals: Sequence[Proposal], settings: Settings) -> Trial:
+def make_trial(found: Study, proposals: Sequence[Proposal], settings: Settings) -> Trial:
+    """What tries choices of ``proposals`` and of the widths of ``found``."""
     fits = {proposal.name: proposal.fit for proposal in proposals if proposal.fit is not None}
     macs = evaluate(found.macs, {name: width.size for name, width in found.widths.items()})
     saved = Saved(settings.cache, *what_trials_depend_on(found, settings))
