@@ -16,22 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from otgraph.allocate.choice import Choice
+from otgraph.allocate.cost import NodeTime
 from otgraph.allocate.cp_sat import Limits, Solution, solve_damage
 from otgraph.allocate.interaction import Interaction, Key
 from otgraph.allocate.problem import TOLERANCE, Problem, raised
 
 Vector = npt.NDArray[np.float64]
 
-ROUNDS = 3
+ROUNDS = 2
 """Tangents that are solved."""
 
 EFFORT = 0.5
 """CP-SAT's deterministic seconds for each: near the incumbent most is decided."""
 
-SWAPS = 24
+SWAPS = 10
 """Of each sort, moves that save time and moves that undo damage, so many are looked at in pairs."""
 
-MOVES = 40
+MOVES = 20
 """Local search stops after so many."""
 
 LEAST = 1e-6
@@ -126,18 +127,64 @@ def _state(problem: Problem, interaction: Interaction, choice: Choice) -> Vector
 def _searched(problem: Problem, budget: float, start: Choice) -> Choice:
     """Local search from ``start``: the best single move that fits, else the best exchange of one that saves
     time for one that undoes damage, until none is left."""
-    best, damage = start, problem.damage(start)
-    most = max(raised(budget, TOLERANCE), problem.time(start))
+    best, damage, time = start, problem.damage(start), problem.time(start)
+    most = max(raised(budget, TOLERANCE), time)
+    reading = _readers(problem)
     for _ in range(MOVES):
-        moves = [(choice, problem.damage(choice), problem.time(choice)) for choice in _moves(problem, best)]
+        moves = list(_priced(problem, best, damage, time, reading))
         fits = [(d, choice) for choice, d, t in moves if t <= most]
         found = min(fits, key=lambda each: each[0], default=None)
         if found is None or found[0] >= damage * (1 - LEAST):
             found = _exchange(problem, best, damage, most, moves)
         if found is None or found[0] >= damage * (1 - LEAST):
             return best
-        damage, best = found
+        best = found[1]
+        damage, time = problem.damage(best), problem.time(best)
     return best
+
+
+def _readers(problem: Problem) -> dict[str, list[NodeTime]]:
+    """The nodes whose time depends on each dim."""
+    found: dict[str, list[NodeTime]] = {dim.name: [] for dim in problem.dims}
+    for node in problem.nodes:
+        for name in node.dims:
+            found[name].append(node)
+    return found
+
+
+def _priced(
+    problem: Problem, choice: Choice, damage: float, time: float, reading: Mapping[str, list[NodeTime]]
+) -> Iterator[tuple[Choice, float, float]]:
+    """The moves from ``choice`` with the damage and the time they lead to: of one dim from what changes, of
+    one option anew."""
+    chosen = problem.chosen(choice.options)
+    gone = {name for option in chosen for name in option.removes}
+    added = [node for option in chosen for node in option.adds]
+    interaction = problem.interaction
+    state = None if interaction is None else _state(problem, interaction, choice)
+    damages = {dim.name: dict(zip(dim.widths, dim.damages, strict=True)) for dim in problem.dims}
+    loose = problem.terms != ()
+    for moved in _moves(problem, choice):
+        changed = [name for name, k in moved.widths.items() if choice.widths[name] != k]
+        if moved.options != choice.options or len(changed) != 1 or loose:
+            yield moved, problem.damage(moved), problem.time(moved)
+            continue
+        name = changed[0]
+        nodes = [n for n in reading[name] if n.node not in gone] + [n for n in added if name in n.dims]
+        spent = time + sum(n.at(moved.widths) - n.at(choice.widths) for n in nodes)
+        one, other = choice.widths[name], moved.widths[name]
+        harm = damage + damages[name][other] - damages[name][one]
+        if interaction is not None and state is not None:
+            harm += _crossing(interaction, state, (name, one), (name, other))
+        yield moved, max(harm, 0.0), spent
+
+
+def _crossing(interaction: Interaction, state: Vector, old: Key, new: Key) -> float:
+    """How the products of one candidate with all others change when another takes its place."""
+    nothing = np.zeros(interaction.samples)
+    before, after = (interaction.vectors.get(key, nothing) for key in (old, new))
+    others = state - before
+    return 2 * interaction.weight * float(others @ (after - before))
 
 
 def _exchange(

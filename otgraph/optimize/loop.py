@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
 from otgraph.allocate.choice import Choice
@@ -56,6 +57,11 @@ class State:
     problem: Problem
     line: TimeLine
     vetoes: Mapping[str, Comparison] = field(default_factory=dict[str, Comparison])
+
+    @cached_property
+    def least(self) -> float:
+        """The least time that nodes can take together."""
+        return minimise_time(self.problem, math.inf).time
 
     @staticmethod
     def of(problem: Problem, start: float = 1.0) -> State:
@@ -200,7 +206,7 @@ def _bracketed(state: State, tried: Sequence[Measured], target: float, tolerance
 
 
 def _allocate(state: State, budget: float, target: float) -> Allocation:
-    least = _least(state.problem)
+    least = state.least
     if budget < least and state.line.points:
         budget = least  # the line was corrected downwards past what can be cut: go as far as possible
     if budget < least:
@@ -291,11 +297,6 @@ def by_layers(problem: Problem, layers: int, bench: Workbench) -> Outcome:
 
 def _key(problem: Problem, choice: Choice) -> str:
     return choice.key({dim.name: dim.widths[0] for dim in problem.dims})
-
-
-def _least(problem: Problem) -> float:
-    """The least time of all."""
-    return minimise_time(problem, math.inf).time
 
 
 def _miss(ratio: float, target: float, tolerance: float) -> tuple[bool, float]:
