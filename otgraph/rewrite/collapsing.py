@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from otgraph.calibrate.span_fit import SpanFit, fit_collapses
+from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.pointwise import is_pointwise
 from otgraph.graph.span import Collapse, Span

@@ -54,7 +54,7 @@ class Context:
     axes: AxisMap | None = None
 
     def axes_of(self, graph: Graph) -> AxisMap:
-        """The axes of ``graph``: those that are known where it has the nodes of the original, else its own."""
+        """The axes of ``graph``: the known ones where it has the nodes of the original, else its own."""
         names = {node.name for node in graph.module.graph.nodes if node.op == "call_function"}
         if self.axes is not None and names and names == self.axes.values.keys() & names:
             original = self.original
