@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -256,6 +256,3 @@ def _one_sample(
         free = bool(port.shape) and isinstance(port.shape[0], str) and port.name not in (shapes or {})
         sample[port.name] = np.asarray((tensor[:1] if free else tensor).numpy())
     return sample
-
-
-Progress = Callable[[str], None]

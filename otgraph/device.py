@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from otgraph.audit.compare import audit as audit_files
-from otgraph.audit.feeds import first_feeds
 from otgraph.audit.report import Audit
 from otgraph.data import Array, Data
 from otgraph.data_check import TensorSpec
 from otgraph.data_model import ModelData
 from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.catalogue import DEFAULT, check_asked, engine_for, get_builder
+from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError, UsageError
 from otgraph.files import check_writable
 from otgraph.latency.environment import Environment, environment

@@ -8,13 +8,14 @@ table per dim and a number per option (``option``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
-from otgraph.allocate.cp_sat import Limits, Solution, solve_damage, solve_time
+from otgraph.allocate.choice import Choice
+from otgraph.allocate.cp_sat import Limits, Solution, Status, solve_damage, solve_time
 from otgraph.allocate.greedy import least_damage_start, least_time_start
-from otgraph.allocate.problem import TOLERANCE, Point, Problem, raised
+from otgraph.allocate.layered import least_damage_within
+from otgraph.allocate.problem import TOLERANCE, Problem, raised
+from otgraph.allocate.quadratic import least_damage
 from otgraph.errors import UsageError
 
 DEFAULT_LIMITS = Limits()
@@ -22,21 +23,19 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Allocation:
-    """The chosen widths by dim and options, the time and damage they are predicted to have, and how good that
-    is.
+    """The choice, the time and damage it is predicted to have, and how good that is.
 
     ``bound`` is a proven lower bound on the objective (damage or time); ``status`` says whether the search
-    reached it (*optimal*) or ran into its limit (*feasible*). ``options`` are in the problem's order; dims
-    that one of them absorbs have their full width.
+    reached it (*optimal*) or ran into its limit (*feasible*). The choice names every dim, those that an
+    option absorbs at full width, and its options in the problem's order.
     """
 
-    widths: Mapping[str, int]
+    choice: Choice
     time: float
     damage: float
     objective: float
     bound: float
-    status: Literal["optimal", "feasible"]
-    options: tuple[str, ...] = ()
+    status: Status
 
     @property
     def gap(self) -> float:
@@ -44,72 +43,80 @@ class Allocation:
         return 0.0 if self.objective <= self.bound else (self.objective - self.bound) / self.objective
 
 
-def minimise_damage(problem: Problem, budget: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
-    """The widths and options of least damage whose time is at most ``budget`` (within a millionth of it).
+def minimise_damage(
+    problem: Problem,
+    budget: float = math.inf,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    layers: int | None = None,
+) -> Allocation:
+    """The widths and options of least damage whose time is at most ``budget`` (within a millionth of it), or
+    that leave at most ``layers`` on the longest path.
+
+    Without an interaction this is exact up to ``limits``; with one it starts from that and is never worse.
 
     Raises:
-        UsageError: nothing meets ``budget``; the message has the smallest reachable ratio.
+        UsageError: nothing meets ``budget`` or ``layers``; the message has the smallest that can be reached.
     """
-    start = least_damage_start(problem, budget)
-    if _time(problem, start) > raised(budget, TOLERANCE):
-        start = _fastest(problem, limits).point
-    if _time(problem, start) > raised(budget, TOLERANCE):
-        raise UsageError(_out_of_reach(problem, _time(problem, start), budget))
-    solution = solve_damage(problem, budget, start, limits)
-    return _allocation(problem, solution, _damage(problem, solution.point))
+    if layers is not None:
+        found = least_damage_within(problem, layers, limits)
+        solution = Solution(found.choice, found.bound, found.status)
+        return _allocation(problem, solution, problem.damage(solution.choice))
+    plain = replace(problem, interaction=None)
+    start = least_damage_start(plain, budget)
+    if problem.time(start) > raised(budget, TOLERANCE):
+        start = _fastest(plain, limits).choice
+    if problem.time(start) > raised(budget, TOLERANCE):
+        raise UsageError(_out_of_reach(problem, problem.time(start), budget))
+    solution = solve_damage(plain, budget, start, limits)
+    if problem.interaction is not None:
+        solution = least_damage(problem, budget, solution.choice, limits)
+    return _allocation(problem, solution, problem.damage(solution.choice))
 
 
 def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
     """The widths and options of least time whose damage is at most ``limit`` (within a millionth of it).
 
-    An infinite ``limit`` gives the least time that can be reached at all.
+    An infinite ``limit`` gives the least time that can be reached at all. An interaction is not looked at:
+    the limit holds for the sum of what candidates do alone.
 
     Raises:
         UsageError: even the best choice does more damage than ``limit``.
     """
+    problem = replace(problem, interaction=None)
     if limit == math.inf:
         solution = _fastest(problem, limits)
-        return _allocation(problem, solution, _time(problem, solution.point))
+        return _allocation(problem, solution, problem.time(solution.choice))
     start = least_time_start(problem, limit)
-    if _damage(problem, start) > raised(limit, TOLERANCE):
-        start = solve_damage(problem, math.inf, start, limits).point
-    least = _damage(problem, start)
+    if problem.damage(start) > raised(limit, TOLERANCE):
+        start = solve_damage(problem, math.inf, start, limits).choice
+    least = problem.damage(start)
     if least > raised(limit, TOLERANCE):
         raise UsageError(
             f"max-drop {limit:.3g}: out of reach; the least damage that can be predicted is {least:.3g};"
             f" ask for {least:.3g} or more"
         )
     solution = solve_time(problem, limit, start, limits)
-    return _allocation(problem, solution, _time(problem, solution.point))
+    return _allocation(problem, solution, problem.time(solution.choice))
 
 
 def _fastest(problem: Problem, limits: Limits) -> Solution:
     """The least time of all; in a plain problem that is at the least widths."""
     if problem.plain:
-        least = Point(problem.least())
-        return Solution(least, _time(problem, least), "optimal")
+        least = problem.least()
+        return Solution(least, problem.time(least), "optimal")
     return solve_time(problem, math.inf, least_time_start(problem, math.inf), limits)
 
 
 def _allocation(problem: Problem, solution: Solution, objective: float) -> Allocation:
-    point = solution.point
     return Allocation(
-        widths=problem.widths(point.levels, point.options),
-        time=_time(problem, point),
-        damage=_damage(problem, point),
+        choice=solution.choice,
+        time=problem.time(solution.choice),
+        damage=problem.damage(solution.choice),
         objective=objective,
         bound=min(solution.bound, objective),
         status=solution.status,
-        options=tuple(option.name for option in problem.options if option.name in point.options),
     )
-
-
-def _time(problem: Problem, point: Point) -> float:
-    return problem.time(point.levels, point.options)
-
-
-def _damage(problem: Problem, point: Point) -> float:
-    return problem.damage(point.levels, point.options)
 
 
 def _out_of_reach(problem: Problem, least: float, budget: float) -> str:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from otgraph.allocate.problem import Point, Problem, raised
+from otgraph.allocate.choice import Choice
+from otgraph.allocate.problem import Problem, raised
 from otgraph.allocate.walk import Walk
 
 Floats = npt.NDArray[np.float64]
@@ -15,8 +16,8 @@ _LEAST_GAIN = 1e-10
 """What a move to a wider dim or another option must change, of the whole; else rounding could make a loop."""
 
 
-def least_damage_start(problem: Problem, budget: float) -> Point:
-    """A point whose time is at most ``budget``, if the walk gets there: the moves that save most time per
+def least_damage_start(problem: Problem, budget: float) -> Choice:
+    """A choice whose time is at most ``budget``, if the walk gets there: the moves that save most time per
     damage until it is met, then the moves back that fit. It always gets there in a plain problem whose least
     widths meet the budget."""
     walk = Walk(problem)
@@ -24,18 +25,18 @@ def least_damage_start(problem: Problem, budget: float) -> Point:
         pass
     while _up(walk, raised(budget, _SLACK)):
         pass
-    return walk.point()
+    return walk.choice()
 
 
-def least_time_start(problem: Problem, limit: float) -> Point:
-    """A point whose damage is at most ``limit``, if the walk gets there: the moves that save most time per
+def least_time_start(problem: Problem, limit: float) -> Choice:
+    """A choice whose damage is at most ``limit``, if the walk gets there: the moves that save most time per
     damage, as long as one fits."""
     walk = Walk(problem)
     while walk.damage > raised(limit, _SLACK) and _up(walk, np.inf):
         pass
     while _down(walk, raised(limit, _SLACK)):
         pass
-    return walk.point()
+    return walk.choice()
 
 
 def _down(walk: Walk, limit: float) -> bool:

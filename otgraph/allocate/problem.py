@@ -8,7 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Polynomial
+from otgraph.allocate.interaction import Interaction, Key
+from otgraph.allocate.layers import LayerGraph
 from otgraph.allocate.option import Option
 from otgraph.allocate.scope import Scope, scopes_of
 
@@ -25,8 +28,8 @@ def raised(limit: float, fraction: float) -> float:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One dim: its candidate ``widths``, descending, the full one first, and the damage of each."""
+class DimOptions:
+    """What a dim can be: its candidate ``widths``, descending, the full one first, and the damage of each."""
 
     name: str
     widths: tuple[int, ...]
@@ -42,31 +45,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A choice of everything: a level per dim, and the names of the chosen options."""
-
-    levels: Levels
-    options: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
 class Problem:
     """What to allocate: a width for every dim, and any options that do not exclude each other.
 
     Time is ``constant``, the sum of ``terms``, what the ``nodes`` take that no chosen option removes, and
     what chosen options add, in any unit; no part but the constant is negative. Damage is the sum over the
-    dims that no chosen option absorbs and over the chosen options. A node may have no time; options that
-    remove it still exclude each other.
+    dims that no chosen option absorbs and over the chosen options, and what these do to each other by
+    ``interaction``. A node may have no time; options that remove it still exclude each other. ``layers``: the
+    paths through the network, for a budget of layers.
     """
 
-    choices: tuple[Choice, ...]
+    dims: tuple[DimOptions, ...]
     nodes: tuple[NodeTime, ...] = ()
     options: tuple[Option, ...] = ()
     constant: float = 0.0
     terms: Polynomial = ()
+    interaction: Interaction | None = None
+    layers: LayerGraph | None = None
 
     def __post_init__(self) -> None:
-        _all_differ("dim", [choice.name for choice in self.choices])
+        _all_differ("dim", [dim.name for dim in self.dims])
         _all_differ("node", [node.node for node in self.nodes])
         _all_differ("option", [option.name for option in self.options])
         for node in (self._base, *self.nodes, *(node for option in self.options for node in option.adds)):
@@ -101,41 +99,65 @@ class Problem:
     @cached_property
     def candidates(self) -> Mapping[str, tuple[int, ...]]:
         """The candidate widths by dim."""
-        return {choice.name: choice.widths for choice in self.choices}
+        return {dim.name: dim.widths for dim in self.dims}
 
-    def full(self) -> Levels:
+    def full(self) -> Choice:
         """Every dim at its full width."""
-        return (0,) * len(self.choices)
+        return self.choice((0,) * len(self.dims))
 
-    def least(self) -> Levels:
+    def least(self) -> Choice:
         """Every dim at its least width: the least time, unless there are tables or options."""
-        return tuple(len(choice.widths) - 1 for choice in self.choices)
+        return self.choice(tuple(len(dim.widths) - 1 for dim in self.dims))
 
-    def widths(self, levels: Sequence[int], options: Collection[str] = ()) -> dict[str, int]:
-        """The widths at ``levels`` by dim; dims that one of the chosen ``options`` absorbs at full width."""
-        absorbed = self._absorbed(options)
-        pairs = zip(self.choices, levels, strict=True)
-        return {c.name: c.widths[0 if c.name in absorbed else level] for c, level in pairs}
+    def choice(self, levels: Sequence[int], options: Collection[str] = ()) -> Choice:
+        """The widths at ``levels``, those of dims that one of ``options`` absorbs full; the options in the
+        problem's order."""
+        chosen = self.chosen(options)
+        absorbed = _absorbed(chosen)
+        pairs = zip(self.dims, levels, strict=True)
+        widths = {dim.name: dim.widths[0 if dim.name in absorbed else level] for dim, level in pairs}
+        return Choice(widths, tuple(option.name for option in chosen))
 
-    def time(self, levels: Sequence[int], options: Collection[str] = ()) -> float:
-        """The time at ``levels`` with ``options`` chosen."""
-        return self.time_at(self.widths(levels), options)
+    def levels(self, choice: Choice) -> Levels:
+        """The widths of ``choice`` as positions among the candidates."""
+        widths = self._widths(choice)
+        for dim in self.dims:
+            if widths[dim.name] not in dim.widths:
+                raise ValueError(f"{dim.name}: {widths[dim.name]} is not among its candidate widths")
+        return tuple(dim.widths.index(widths[dim.name]) for dim in self.dims)
 
-    def time_at(self, widths: Mapping[str, int], options: Collection[str] = ()) -> float:
-        """The time at ``widths`` with ``options`` chosen; candidates or not, where there is no table."""
-        chosen = self._chosen(options)
+    def time(self, choice: Choice) -> float:
+        """The time of ``choice``, whose widths may be others than candidates where there is no table."""
+        chosen, widths = self.chosen(choice.options), self._widths(choice)
         gone = frozenset[str]().union(*(option.removes for option in chosen))
         nodes = [node for node in self.nodes if node.node not in gone]
         nodes += [node for option in chosen for node in option.adds]
         return self.constant + sum(node.at(widths) for node in (self._base, *nodes))
 
-    def damage(self, levels: Sequence[int], options: Collection[str] = ()) -> float:
-        """The damage at ``levels`` with ``options`` chosen."""
-        absorbed, pairs = self._absorbed(options), zip(self.choices, levels, strict=True)
-        parts = [choice.damages[level] for choice, level in pairs if choice.name not in absorbed]
-        return sum(parts) + sum(option.damage for option in self._chosen(options))
+    def damage(self, choice: Choice) -> float:
+        """The damage of ``choice``: ``Σ d_c``, and ``weight · (|Σ v_c|² − Σ |v_c|²)`` of an interaction."""
+        chosen = self.chosen(choice.options)
+        absorbed, pairs = _absorbed(chosen), zip(self.dims, self.levels(choice), strict=True)
+        parts = [dim.damages[level] for dim, level in pairs if dim.name not in absorbed]
+        alone = sum(parts) + sum(option.damage for option in chosen)
+        if self.interaction is None:
+            return alone
+        return max(alone + self.interaction.together(self.parts(choice)), 0.0)
 
-    def _chosen(self, options: Collection[str]) -> tuple[Option, ...]:
+    def parts(self, choice: Choice) -> list[Key]:
+        """The candidates that ``choice`` is made of: dims that are not absorbed at their widths, options."""
+        chosen, widths = self.chosen(choice.options), self._widths(choice)
+        absorbed = _absorbed(chosen)
+        kept: list[Key] = [(name, k) for name, k in widths.items() if name not in absorbed]
+        return [*kept, *(option.name for option in chosen)]
+
+    def _widths(self, choice: Choice) -> dict[str, int]:
+        """The widths of all dims."""
+        if unknown := sorted(choice.widths.keys() - self.candidates.keys()):
+            raise ValueError(f"{unknown[0]}: no dim of the problem")
+        return {dim.name: choice.widths.get(dim.name, dim.widths[0]) for dim in self.dims}
+
+    def chosen(self, options: Collection[str]) -> tuple[Option, ...]:
         """The options named, in the problem's order."""
         if unknown := sorted(set(options) - self._position.keys()):
             raise ValueError(f"{unknown[0]}: no option of the problem")
@@ -149,9 +171,6 @@ class Problem:
     @cached_property
     def _position(self) -> Mapping[str, int]:
         return {option.name: at for at, option in enumerate(self.options)}
-
-    def _absorbed(self, options: Collection[str]) -> frozenset[str]:
-        return frozenset[str]().union(*(option.absorbs for option in self._chosen(options)))
 
     @property
     def plain(self) -> bool:
@@ -189,7 +208,11 @@ class Problem:
     @cached_property
     def floors(self) -> tuple[float, ...]:
         """Per dim, the least damage that it does whatever is chosen."""
-        return tuple(0.0 if self.absorbers[c.name] else min(c.damages) for c in self.choices)
+        return tuple(0.0 if self.absorbers[c.name] else min(c.damages) for c in self.dims)
+
+
+def _absorbed(options: Collection[Option]) -> frozenset[str]:
+    return frozenset[str]().union(*(option.absorbs for option in options))
 
 
 def _all_differ(kind: str, names: Sequence[str]) -> None:

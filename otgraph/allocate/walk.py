@@ -1,11 +1,12 @@
-"""``Walk``: a point of a problem that moves one dim or one option at a time, all moves priced at once."""
+"""``Walk``: a choice of a problem that moves one dim or one option at a time, all moves priced at once."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from otgraph.allocate.problem import Point, Problem
+from otgraph.allocate.choice import Choice
+from otgraph.allocate.problem import Problem
 from otgraph.allocate.scope import Table
 
 Floats = npt.NDArray[np.float64]
@@ -14,7 +15,7 @@ Booleans = npt.NDArray[np.bool_]
 
 
 class Walk:
-    """A point with the time and damage after every possible move, in two tables: one for moves of a dim to a
+    """A choice with the time and damage after every possible move, in two tables: one for moves of a dim to a
     level, shape (dims, levels), one for taking an option or giving it up, shape (options,).
 
     Taking an option gives up those it excludes. A dim that is absorbed keeps its level for when it is not.
@@ -22,15 +23,15 @@ class Walk:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        count, most = len(problem.choices), max((len(c.widths) for c in problem.choices), default=1)
+        count, most = len(problem.dims), max((len(c.widths) for c in problem.dims), default=1)
         self.widths = np.ones((count, most))
         self.damages = np.full((count, most), np.inf)
-        for i, choice in enumerate(problem.choices):
-            self.widths[i, : len(choice.widths)] = choice.widths
-            self.damages[i, : len(choice.damages)] = choice.damages
+        for i, dim in enumerate(problem.dims):
+            self.widths[i, : len(dim.widths)] = dim.widths
+            self.damages[i, : len(dim.damages)] = dim.damages
         self.rows = np.arange(count)
-        self.column = {choice.name: i for i, choice in enumerate(problem.choices)}
-        self.at = np.array([int(np.argmin(c.damages)) for c in problem.choices], np.int64)
+        self.column = {dim.name: i for i, dim in enumerate(problem.dims)}
+        self.at = np.array([int(np.argmin(c.damages)) for c in problem.dims], np.int64)
         self._options()
         self._terms()
         self._tables(most)
@@ -102,13 +103,10 @@ class Walk:
         added = np.concatenate([chosen, np.ones((len(chosen), 1), np.bool_)], axis=1)[:, self.adder]
         return added & ~(chosen @ self.removes)
 
-    def point(self) -> Point:
-        """Where the walk stands; absorbed dims at full width."""
-        levels = np.where(self.absorbed, 0, self.at)
-        names = (
-            option.name for option, taken in zip(self.problem.options, self.chosen, strict=True) if taken
-        )
-        return Point(tuple(int(level) for level in levels), frozenset(names))
+    def choice(self) -> Choice:
+        """Where the walk stands."""
+        taken = zip(self.problem.options, self.chosen, strict=True)
+        return self.problem.choice(self.at.tolist(), [option.name for option, is_taken in taken if is_taken])
 
     @property
     def time(self) -> float:

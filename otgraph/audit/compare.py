@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from otgraph.audit.economy import Optimisation, break_even
-from otgraph.audit.feeds import first_feeds
 from otgraph.audit.fidelity import Fidelity, fidelity, look
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_threshold
@@ -18,6 +17,7 @@ from otgraph.data_digest import METADATA, Sketch
 from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import check_asked, engine_for
 from otgraph.engines.engine import Session
+from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError
 from otgraph.latency.environment import environment
 from otgraph.latency.protocol import Contestant, contest

@@ -9,11 +9,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from otgraph.audit.classify import Classification, ClassTally
-from otgraph.audit.feeds import Batch, batches
 from otgraph.audit.intervals import Floats, Interval, at_least_zero, intervals, kin, share_interval
 from otgraph.audit.metric import Metric, MetricResult, evaluate
 from otgraph.data import Array, Data
 from otgraph.data_check import TensorSpec
+from otgraph.engines.feeds import Batch, batches
 from otgraph.errors import ModelError
 from otgraph.task import LOOKED_AT, Reading, Task, may_be_scores, read_outputs
 

@@ -21,6 +21,7 @@ from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.text_table import aligned
 from otgraph.transport.criteria.catalog import criterion as find_criterion
 
 
@@ -50,7 +51,7 @@ class Inspection:
             _parameters(self.graph, None), 1
         )
         said = f"{len(cut)} of {len(self.axes.dims)} dims can be cut"
-        return f"{_table(rows)}\n{said}; {share:.0%} of the parameters depend on them"
+        return "\n".join([*aligned(rows), f"{said}; {share:.0%} of the parameters depend on them"])
 
     @property
     def blockers_text(self) -> str:
@@ -67,7 +68,7 @@ class Inspection:
             for b in self.blockers()
         ]
         nothing = "nothing is blocked" if self.axes.dims else "no weight has an axis that could be followed"
-        said = [_table(rows) if len(rows) > 1 else nothing]
+        said = aligned(rows) if len(rows) > 1 else [nothing]
         said += _normalised(self.axes.prunable())
         return "\n".join([*said, *_once((*self.graph.remarks, *self.axes.remarks))])
 
@@ -83,7 +84,7 @@ class Inspection:
             gaps = [f"{point.gap:.2%}" for point in curve.points]
             rows.append((curve.dim, str(curve.size), *costs, *gaps))
         lines = [
-            _table(rows),
+            *aligned(rows),
             f"cost: by {self.curves[0].criterion}, as a share of dropping every channel of the dim",
             "gap: the share of the re-routing cost that any other choice of as many could save at most",
             *(str(remark) for remark in self.remarks if remark.kind == "missed"),
@@ -200,11 +201,3 @@ def _parameters(graph: Graph, names: set[str] | None) -> int:
     return sum(
         t.numel() for name, t in tensors.items() if t.is_floating_point() and (names is None or name in names)
     )
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from otgraph.data_digest import Sketch
 from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
+from otgraph.optimize.exports import Exports
 from otgraph.optimize.graph_network import GraphNetwork
 from otgraph.optimize.planner import make_plan
 from otgraph.optimize.settings import Settings
@@ -70,7 +70,23 @@ def optimize(
     settings = decided(graph, data, settings)
     foreign = evaluation is not None and Sketch.of(data).seen(evaluation) == 0
     parts = divide(data, settings.verdict, batch=fixed_batch(graph) or 1, in_turn=not foreign)
-    plan = _noted(make_plan(graph, parts.fit, settings), data, parts)
+    with Exports() as exports:
+        plan = _noted(make_plan(graph, parts.fit, settings, exports=exports), data, parts)
+        return _carried_out(graph, plan, parts, data, evaluation, settings, metric, started, exports)
+
+
+def _carried_out(
+    graph: Graph,
+    plan: Plan,
+    parts: Parts,
+    data: ModelData,
+    evaluation: ModelData | None,
+    settings: Settings,
+    metric: str | None,
+    started: tuple[float, float],
+    exports: Exports,
+) -> Optimized:
+    """Apply ``plan``, measure what it made, and say what came of it."""
     settings.progress("applying the plan")
     result = plan.apply_with_records(graph)
     measured, handed = result.graph, result.graph
@@ -80,7 +96,7 @@ def optimize(
         handed = plan.apply(graph)
     spent = Cost(time.process_time() - started[0], time.perf_counter() - started[1])
     settings.progress("auditing")
-    judge = _Judge(graph, plan, parts, settings, metric)
+    judge = _Judge(graph, plan, parts, settings, metric, exports)
     found = judge.audit(measured, evaluation, spent)
     remarks = (*graph.remarks, *plan.remarks, *result.remarks, *_advice(graph, found))
     return Optimized(
@@ -125,21 +141,19 @@ class _Judge:
     parts: Parts
     settings: Settings
     metric: str | None
+    exports: Exports
 
     def audit(self, small: Graph, evaluation: ModelData | None, spent: Cost) -> Audit:
         """``small`` against the original: on ``evaluation`` where given, else on what it has not seen; and
         what it does on the inputs it was fitted on beside what it does on others."""
         shown = evaluation or self.parts.unseen
-        with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
-            a, b = Path(folder) / "original.onnx", Path(folder) / "optimized.onnx"
-            self.graph.save(a)
-            small.save(b)
-            found = self._measured(a, b, shown or self.parts.fit, spent)
-            if shown is None:
-                fitted = replace(found.fidelity, source="fitted")
-            else:
-                fitted = self._fidelity(a, b, self.parts.fit, "fitted")
-            unseen = self._unseen(a, b, found, evaluation)
+        a, b = self.exports.path_of(self.graph), self.exports.path_of(small)
+        found = self._measured(a, b, shown or self.parts.fit, spent)
+        if shown is None:
+            fitted = replace(found.fidelity, source="fitted")
+        else:
+            fitted = self._fidelity(a, b, self.parts.fit, "fitted")
+        unseen = self._unseen(a, b, found, evaluation)
         refitted = self.settings.refit and self.parts.unseen is not None
         gap = unseen and Generalization(
             fitted, unseen, len(self.parts.folds), "refitted" if refitted else "measured"

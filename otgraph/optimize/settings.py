@@ -57,6 +57,8 @@ class Settings:
     batch_size: int = 32
     rounds: int = 5
     tolerance: float = 0.02
+    form: Literal["values", "scores"] = "values"
+    probes: int = 4
     corrections: int = 1
     trial_seconds: float = 60.0
     candidates: int = 16

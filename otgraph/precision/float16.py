@@ -12,9 +12,9 @@ import onnx.inliner
 from onnx import TensorProto, numpy_helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from otgraph.audit.feeds import Batch, batches
 from otgraph.data import Data
 from otgraph.data_model import ModelData
+from otgraph.engines.feeds import Batch, batches
 from otgraph.engines.onnxruntime import first_line
 from otgraph.errors import ModelError
 from otgraph.precision.casts import mend_casts

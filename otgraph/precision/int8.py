@@ -11,9 +11,9 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from otgraph.audit.feeds import Batch, batches
 from otgraph.data import Data
 from otgraph.data_model import ModelData
+from otgraph.engines.feeds import Batch, batches
 from otgraph.engines.onnxruntime import ORT_ERRORS, first_line
 from otgraph.errors import ModelError, UsageError
 from otgraph.precision.opset import opset_of, raise_opset

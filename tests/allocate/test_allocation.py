@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
 from otgraph.allocate.cost import Term
-from otgraph.allocate.cp_model import Limits
+from otgraph.allocate.cp_sat import Limits
 from otgraph.allocate.greedy import least_damage_start, least_time_start
-from otgraph.allocate.problem import TOLERANCE, Choice, Problem
+from otgraph.allocate.problem import TOLERANCE, DimOptions, Problem
 from otgraph.errors import UsageError
 
 NARROW = 1 + TOLERANCE
@@ -23,12 +23,12 @@ QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCh
 def problems(draw: st.DrawFn) -> Problem:
     """A few dims with unaligned widths, damages in any order, and terms up to the fourth degree."""
     count = draw(st.integers(1, 4))
-    choices: list[Choice] = []
+    choices: list[DimOptions] = []
     for at in range(count):
         widths = sorted(draw(st.sets(st.integers(1, 40), min_size=1, max_size=4)), reverse=True)
         damage = st.sampled_from([0.0, 1e-6, 1e-3, 0.02, 0.5]) | st.floats(0, 1)
         damages = draw(st.lists(damage, min_size=len(widths), max_size=len(widths)))
-        choices.append(Choice(f"d{at}", tuple(widths), tuple(damages)))
+        choices.append(DimOptions(f"d{at}", tuple(widths), tuple(damages)))
     names = st.lists(st.sampled_from([c.name for c in choices]), max_size=4).map(tuple)
     coefficient = st.floats(0, 1e3) | st.integers(0, 10**9).map(float)
     terms = draw(st.lists(st.builds(Term, coefficient, names), min_size=1, max_size=6))
@@ -37,13 +37,13 @@ def problems(draw: st.DrawFn) -> Problem:
 
 def _all(problem: Problem) -> list[tuple[float, float]]:
     """(time, damage) of every choice of widths."""
-    levels = itertools.product(*(range(len(c.widths)) for c in problem.choices))
-    return [(problem.time(each), problem.damage(each)) for each in levels]
+    levels = itertools.product(*(range(len(c.widths)) for c in problem.dims))
+    choices = [problem.choice(each) for each in levels]
+    return [(problem.time(each), problem.damage(each)) for each in choices]
 
 
 def _check(problem: Problem, result: Allocation, resolution: float) -> None:
-    levels = tuple(c.widths.index(result.widths[c.name]) for c in problem.choices)
-    assert (result.time, result.damage) == (problem.time(levels), problem.damage(levels))
+    assert (result.time, result.damage) == (problem.time(result.choice), problem.damage(result.choice))
     assert result.status == "optimal"
     assert result.bound <= result.objective
     assert result.gap <= 1e-5 or result.objective - result.bound <= resolution
@@ -96,22 +96,22 @@ def test_the_start_is_feasible_and_never_better(problem: Problem, share: float) 
     low, high = problem.time(problem.least()), problem.time(problem.full())
     budget = low + share * (high - low)
     start = least_damage_start(problem, budget)
-    assert problem.time(start.levels) <= budget + 1e-9 * abs(high)
-    assert minimise_damage(problem, budget).damage <= problem.damage(start.levels)
-    limit = problem.damage(start.levels)
+    assert problem.time(start) <= budget + 1e-9 * abs(high)
+    assert minimise_damage(problem, budget).damage <= problem.damage(start)
+    limit = problem.damage(start)
     quick = least_time_start(problem, limit)
-    assert problem.damage(quick.levels) <= limit * NARROW
-    assert minimise_time(problem, limit).time <= problem.time(quick.levels)
+    assert problem.damage(quick) <= limit * NARROW
+    assert minimise_time(problem, limit).time <= problem.time(quick)
 
 
 def _chain(count: int, power: float = 1.5) -> Problem:
     """Convolutions in a row, like the inside of a network: neighbours share a product."""
     sizes = [(16, 64, 24, 128)[at % 4] for at in range(count)]
-    choices: list[Choice] = []
+    choices: list[DimOptions] = []
     for at, size in enumerate(sizes):
         widths = tuple(range(size, 0, -8))
         damages = tuple((1 + at % 5) * (1 - width / size) ** power for width in widths)
-        choices.append(Choice(f"d{at}", widths, damages))
+        choices.append(DimOptions(f"d{at}", widths, damages))
     terms = [Term(9.0 * (1 + at % 3), (f"d{at}", f"d{at + 1}")) for at in range(count - 1)]
     return Problem(tuple(choices), constant=1000.0, terms=tuple(terms))
 
@@ -122,14 +122,14 @@ def test_sixty_dims_to_proven_optimality() -> None:
     result = minimise_damage(problem, budget)
     assert result.status == "optimal"
     assert result.time <= budget * NARROW
-    assert result.damage <= problem.damage(least_damage_start(problem, budget).levels)
+    assert result.damage <= problem.damage(least_damage_start(problem, budget))
     assert result.gap < 1e-5
 
 
 def test_dense_connections_to_proven_optimality() -> None:
     """Each layer reads all before it: a hundred products."""
-    choices = [Choice(f"g{at}", (32, 24, 16, 8), (0.0, 0.1 + at / 50, 0.4, 1.0)) for at in range(14)]
-    choices += [Choice(f"b{at}", (128, 96, 64, 32), (0.0, 0.05, 0.2 + at / 40, 0.9)) for at in range(14)]
+    choices = [DimOptions(f"g{at}", (32, 24, 16, 8), (0.0, 0.1 + at / 50, 0.4, 1.0)) for at in range(14)]
+    choices += [DimOptions(f"b{at}", (128, 96, 64, 32), (0.0, 0.05, 0.2 + at / 40, 0.9)) for at in range(14)]
     terms = [Term(1.0, (f"g{i}", f"b{j}")) for j in range(14) for i in range(j + 1)]
     assert len(terms) > 100
     problem = Problem(tuple(choices), terms=tuple(terms))
@@ -151,49 +151,49 @@ def test_a_search_without_effort_still_answers_and_says_so() -> None:
     result = minimise_damage(problem, budget, Limits(effort=1e-6))
     assert result.status == "feasible"
     assert result.time <= budget * NARROW
-    assert result.damage <= problem.damage(start.levels)
+    assert result.damage <= problem.damage(start)
     assert 0 <= result.bound < result.damage
     assert result.gap > 0
 
 
 def test_what_is_out_of_reach_names_what_is_not() -> None:
-    problem = Problem((Choice("d", (16, 8), (0.0, 1.0)),), terms=(Term(1.0, ("d",)),), constant=4.0)
+    problem = Problem((DimOptions("d", (16, 8), (0.0, 1.0)),), terms=(Term(1.0, ("d",)),), constant=4.0)
     with pytest.raises(UsageError) as error:
         minimise_damage(problem, 10.0)
     assert str(error.value) == (
         "latency 0.5x: out of reach; the smallest reachable with these dims and candidate widths is 0.601x;"
         " ask for that or more, or let more dims be cut"
     )
-    assert minimise_damage(problem, 0.601 * 20).widths == {"d": 8}
+    assert minimise_damage(problem, 0.601 * 20).choice.widths == {"d": 8}
 
 
 def test_a_damage_limit_out_of_reach() -> None:
-    problem = Problem((Choice("d", (16, 8), (0.5, 1.0)),), terms=(Term(1.0, ("d",)),))
+    problem = Problem((DimOptions("d", (16, 8), (0.5, 1.0)),), terms=(Term(1.0, ("d",)),))
     with pytest.raises(UsageError, match=r"max-drop 0\.1: out of reach; .* is 0\.5; ask for 0\.5 or more"):
         minimise_time(problem, 0.1)
 
 
 def test_no_damage_allowed_takes_what_is_free() -> None:
-    choices = (Choice("free", (16, 8), (0.0, 0.0)), Choice("dear", (16, 8), (0.0, 0.1)))
+    choices = (DimOptions("free", (16, 8), (0.0, 0.0)), DimOptions("dear", (16, 8), (0.0, 0.1)))
     problem = Problem(choices, terms=(Term(1.0, ("free", "dear")),))
-    assert minimise_time(problem, 0.0).widths == {"free": 8, "dear": 16}
+    assert minimise_time(problem, 0.0).choice.widths == {"free": 8, "dear": 16}
 
 
 def test_nothing_to_decide() -> None:
     problem = Problem((), terms=(Term(3.0),), constant=1.0)
-    assert minimise_damage(problem, 4.0).widths == {}
+    assert minimise_damage(problem, 4.0).choice.widths == {}
     assert minimise_time(problem, 0.0).time == 4.0
 
 
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Choice("d", (8, 16), (0.0, 0.0)), "d: candidate widths must be positive and descend"),
-        (lambda: Choice("d", (8,), (0.0, 0.0)), "d: needs one damage per candidate width"),
-        (lambda: Choice("d", (8,), (-1.0,)), "d: a damage must be finite and not negative"),
+        (lambda: DimOptions("d", (8, 16), (0.0, 0.0)), "d: candidate widths must be positive and descend"),
+        (lambda: DimOptions("d", (8,), (0.0, 0.0)), "d: needs one damage per candidate width"),
+        (lambda: DimOptions("d", (8,), (-1.0,)), "d: a damage must be finite and not negative"),
         (lambda: Problem((), terms=(Term(1.0, ("d",)),)), "names a dim that has no candidates"),
         (lambda: Problem((), terms=(Term(-1.0),)), "must have a finite coefficient that is not negative"),
-        (lambda: Problem((Choice("d", (8,), (0.0,)),) * 2), "a dim is named twice"),
+        (lambda: Problem((DimOptions("d", (8,), (0.0,)),) * 2), "a dim is named twice"),
     ],
 )
 def test_bad_problems_are_refused(make: object, text: str) -> None:

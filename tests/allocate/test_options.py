@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from otgraph.allocate import scope
 from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
+from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Term, TimeTable
 from otgraph.allocate.greedy import least_damage_start, least_time_start
 from otgraph.allocate.option import Option, absorbed_by
-from otgraph.allocate.problem import TOLERANCE, Choice, Levels, Problem
+from otgraph.allocate.problem import TOLERANCE, DimOptions, Problem
 from otgraph.allocate.walk import Walk
 from otgraph.errors import UsageError
 
@@ -31,12 +32,12 @@ _NUMBERS = st.integers(0, 10**8).map(lambda units: units / 1e6)
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
     """Nodes in a row over a few dims, tables that nothing orders, polynomials, options over runs of nodes."""
-    choices: list[Choice] = []
+    choices: list[DimOptions] = []
     damage = st.sampled_from([0.0, 1e-6, 0.02, 0.5]) | st.floats(0, 1)
     for at in range(draw(st.integers(1, 4))):
         widths = sorted(draw(st.sets(st.integers(1, 40), min_size=1, max_size=3)), reverse=True)
         damages = draw(st.lists(damage, min_size=len(widths), max_size=len(widths)))
-        choices.append(Choice(f"d{at}", tuple(widths), tuple(damages)))
+        choices.append(DimOptions(f"d{at}", tuple(widths), tuple(damages)))
     nodes = tuple(draw(_times(f"n{at}", choices)) for at in range(draw(st.integers(1, 5))))
     shared = draw(st.lists(_terms([choices[0]]), max_size=1))
     terms = tuple(term for each in shared for term in each)
@@ -54,13 +55,13 @@ def problems(draw: st.DrawFn) -> Problem:
     return Problem(tuple(choices), nodes, tuple(options), draw(st.floats(-1, 1e3)), terms)
 
 
-def _terms(choices: list[Choice]) -> st.SearchStrategy[tuple[Term, ...]]:
+def _terms(choices: list[DimOptions]) -> st.SearchStrategy[tuple[Term, ...]]:
     names = st.lists(st.sampled_from([c.name for c in choices]), max_size=3).map(tuple)
     return st.lists(st.builds(Term, _NUMBERS, names), max_size=2).map(tuple)
 
 
 @st.composite
-def _times(draw: st.DrawFn, name: str, choices: list[Choice]) -> NodeTime:
+def _times(draw: st.DrawFn, name: str, choices: list[DimOptions]) -> NodeTime:
     terms = draw(_terms(choices))
     over = draw(st.lists(st.sampled_from(choices), max_size=2, unique_by=lambda c: c.name))
     if not over:
@@ -74,14 +75,14 @@ def _times(draw: st.DrawFn, name: str, choices: list[Choice]) -> NodeTime:
 
 def _everything(problem: Problem) -> Iterator[tuple[float, float]]:
     """(time, damage) of every choice of widths and options, from the definitions alone."""
-    spaces = [tuple(zip(c.widths, c.damages, strict=True)) for c in problem.choices]
+    spaces = [tuple(zip(c.widths, c.damages, strict=True)) for c in problem.dims]
     for chosen in _subsets(problem.options):
         gone = {name for option in chosen for name in option.removes}
         free = {name for option in chosen for name in option.absorbs}
         nodes = [node for node in problem.nodes if node.node not in gone]
         nodes += [node for option in chosen for node in option.adds]
         for picked in itertools.product(*spaces):
-            pairs = zip(problem.choices, picked, strict=True)
+            pairs = zip(problem.dims, picked, strict=True)
             at = {c.name: pick for c, pick in pairs}
             widths = {name: width for name, (width, _) in at.items()}
             time = problem.constant + sum(term.at(widths) for term in problem.terms)
@@ -101,18 +102,17 @@ def _subsets(options: tuple[Option, ...]) -> Iterator[tuple[Option, ...]]:
 
 
 def _check(problem: Problem, result: Allocation, resolution: float) -> None:
-    levels = tuple(c.widths.index(result.widths[c.name]) for c in problem.choices)
-    assert math.isclose(result.time, problem.time(levels, result.options))
-    assert math.isclose(result.damage, problem.damage(levels, result.options))
+    assert math.isclose(result.time, problem.time(result.choice))
+    assert math.isclose(result.damage, problem.damage(result.choice))
     assert result.status == "optimal"
     assert result.bound <= result.objective
     assert result.gap <= 1e-5 or result.objective - result.bound <= resolution
-    chosen = [option for option in problem.options if option.name in result.options]
-    assert result.options == tuple(option.name for option in chosen)
+    chosen = [option for option in problem.options if option.name in result.choice.options]
+    assert result.choice.options == tuple(option.name for option in chosen)
     assert tuple(chosen) in list(_subsets(problem.options))
-    for choice in problem.choices:
+    for choice in problem.dims:
         if any(choice.name in option.absorbs for option in chosen):
-            assert result.widths[choice.name] == choice.widths[0]
+            assert result.choice.widths[choice.name] == choice.widths[0]
 
 
 @QUICK
@@ -163,13 +163,13 @@ def test_the_start_keeps_what_it_promises(problem: Problem, share: float) -> Non
     low, high = min(t for t, _ in points), max(t for t, _ in points)
     budget = low + share * (high - low)
     start = least_damage_start(problem, budget)
-    if problem.time(start.levels, start.options) <= budget:
+    if problem.time(start) <= budget:
         found = minimise_damage(problem, budget)
-        assert found.damage <= problem.damage(start.levels, start.options)
+        assert found.damage <= problem.damage(start)
     limit = max(d for _, d in points) * share
     quick = least_time_start(problem, limit)
-    if problem.damage(quick.levels, quick.options) <= limit:
-        assert minimise_time(problem, limit).time <= problem.time(quick.levels, quick.options)
+    if problem.damage(quick) <= limit:
+        assert minimise_time(problem, limit).time <= problem.time(quick)
 
 
 @QUICK
@@ -177,12 +177,12 @@ def test_the_start_keeps_what_it_promises(problem: Problem, share: float) -> Non
 def test_a_walk_knows_what_each_move_changes(problem: Problem, data: st.DataObject) -> None:
     walk = Walk(problem)
     for _ in range(3):
-        moves = [*itertools.product(range(len(problem.choices)), range(3)), *range(len(problem.options))]
+        moves = [*itertools.product(range(len(problem.dims)), range(3)), *range(len(problem.options))]
         for move in moves:
             again = copy.deepcopy(walk)
             if isinstance(move, tuple):
                 row, level = move
-                if level >= len(problem.choices[row].widths) or walk.absorbed[row]:
+                if level >= len(problem.dims[row].widths) or walk.absorbed[row]:
                     continue
                 saved, harm = float(walk.saved_by_dims()[move]), float(walk.harm_of_dims()[move])
                 again.move_dim(row, level)
@@ -195,14 +195,13 @@ def test_a_walk_knows_what_each_move_changes(problem: Problem, data: st.DataObje
             assert math.isclose(walk.damage, _at(walk, Problem.damage), abs_tol=1e-12)
         if problem.options:
             walk.move_option(data.draw(st.integers(0, len(problem.options) - 1)))
-        row = data.draw(st.integers(0, len(problem.choices) - 1))
-        walk.move_dim(row, data.draw(st.integers(0, len(problem.choices[row].widths) - 1)))
+        row = data.draw(st.integers(0, len(problem.dims) - 1))
+        walk.move_dim(row, data.draw(st.integers(0, len(problem.dims[row].widths) - 1)))
 
 
-def _at(walk: Walk, value: Callable[[Problem, Levels, frozenset[str]], float]) -> float:
+def _at(walk: Walk, value: Callable[[Problem, Choice], float]) -> float:
     """A value where the walk stands."""
-    point = walk.point()
-    return value(walk.problem, point.levels, point.options)
+    return value(walk.problem, walk.choice())
 
 
 def _same(one: float, other: float, problem: Problem) -> None:
@@ -229,7 +228,7 @@ def test_products_and_their_tables_agree(problem: Problem, share: float) -> None
 
 def _two_blocks() -> Problem:
     """Two blocks that may go, alone or together, and a merge of one that is slower when narrow."""
-    choices = tuple(Choice(name, (16, 8), (0.0, 0.3)) for name in ("a", "b"))
+    choices = tuple(DimOptions(name, (16, 8), (0.0, 0.3)) for name in ("a", "b"))
     table = {(16,): 10.0, (8,): 6.0}
     nodes = (
         NodeTime("x", (Term(0.25, ("a",)),), TimeTable(("a",), table)),
@@ -252,14 +251,14 @@ def test_widths_and_options_are_chosen_together() -> None:
     problem = _two_blocks()
     assert problem.time(problem.full()) == 28.0
     merged = minimise_damage(problem, 23.0)
-    assert (merged.options, merged.widths) == (("merge y",), {"a": 16, "b": 16})
+    assert (merged.choice.options, merged.choice.widths) == (("merge y",), {"a": 16, "b": 16})
     assert (merged.time, merged.damage, merged.gap) == (23.0, 0.1, 0.0)
     narrower = minimise_damage(problem, 17.0)
-    assert (narrower.options, narrower.widths) == (("merge y",), {"a": 8, "b": 16})
+    assert (narrower.choice.options, narrower.choice.widths) == (("merge y",), {"a": 8, "b": 16})
     nothing = minimise_damage(problem, 4.0)
-    assert (nothing.options, nothing.widths) == (("drop both",), {"a": 16, "b": 16})
-    assert minimise_damage(problem, 9.0).options == ("drop x", "merge y")
-    assert minimise_time(problem, 0.55).options == ("drop x",)
+    assert (nothing.choice.options, nothing.choice.widths) == (("drop both",), {"a": 16, "b": 16})
+    assert minimise_damage(problem, 9.0).choice.options == ("drop x", "merge y")
+    assert minimise_time(problem, 0.55).choice.options == ("drop x",)
     assert minimise_time(problem, math.inf).time == 4.0
     assert minimise_time(problem, 0.0).time == 28.0
 
@@ -267,35 +266,42 @@ def test_widths_and_options_are_chosen_together() -> None:
 def test_options_in_the_order_of_the_problem_and_the_same_twice() -> None:
     problem = _two_blocks()
     turned = replace(problem, options=problem.options[::-1])
-    assert minimise_damage(turned, 9.0).options == ("merge y", "drop x")
+    assert minimise_damage(turned, 9.0).choice.options == ("merge y", "drop x")
     assert minimise_damage(problem, 9.0) == minimise_damage(_two_blocks(), 9.0)
 
 
 def test_absorbed_dims_have_no_width() -> None:
     problem = _two_blocks()
-    assert problem.widths((1, 1), {"drop x"}) == {"a": 16, "b": 8}
-    assert problem.damage((1, 1), {"drop x"}) == 0.5 + 0.3
-    assert problem.time((1, 1), {"drop x"}) == problem.time((0, 1), {"drop x"}) == 4.0 + 6.0
-    assert problem.time_at({"a": 8, "b": 16}, ["merge y"]) == 4.0 + 2.0 + 6.0 + 5.0
+    assert problem.choice((1, 1), {"drop x"}) == Choice({"a": 16, "b": 8}, ("drop x",))
+    assert problem.damage(Choice({"a": 8, "b": 8}, ("drop x",))) == 0.5 + 0.3
+    times = [problem.time(Choice({"a": width, "b": 8}, ("drop x",))) for width in (16, 8)]
+    assert times == [4.0 + 6.0] * 2
+
+
+def test_a_choice_names_what_it_changes() -> None:
+    problem = _two_blocks()
+    assert problem.time(Choice({"a": 8}, ("merge y",))) == 4.0 + 2.0 + 6.0 + 5.0
+    assert problem.time(Choice()) == problem.time(problem.full())
+    assert problem.damage(Choice({"b": 8})) == 0.3
 
 
 def test_what_absorbing_saves_can_meet_a_limit() -> None:
     """The dim does damage at any width; only the option, which leaves it out, does less."""
-    choice = Choice("a", (16, 8), (0.5, 0.9))
+    choice = DimOptions("a", (16, 8), (0.5, 0.9))
     node = NodeTime("x", (Term(1.0, ("a",)),))
     slow = NodeTime("new", (Term(100.0),))
     option = Option("swap", 0.2, frozenset({"x"}), (slow,), frozenset({"a"}))
     problem = Problem((choice,), (node,), (option,))
-    assert minimise_time(problem, 0.3).options == ("swap",)
-    assert minimise_time(problem, 0.5).options == ()
+    assert minimise_time(problem, 0.3).choice.options == ("swap",)
+    assert minimise_time(problem, 0.5).choice.options == ()
     with pytest.raises(UsageError, match=r"max-drop 0\.1: out of reach; .* is 0\.2; ask for 0\.2 or more"):
         minimise_time(problem, 0.1)
 
 
 def test_a_narrower_layer_may_be_slower() -> None:
     table = TimeTable(("a",), {(16,): 4.0, (12,): 9.0, (8,): 3.0, (4,): 5.0})
-    problem = Problem((Choice("a", (16, 12, 8, 4), (0.0, 0.1, 0.2, 0.3)),), (NodeTime("x", (), table),))
-    assert minimise_damage(problem, 3.5).widths == {"a": 8}
+    problem = Problem((DimOptions("a", (16, 12, 8, 4), (0.0, 0.1, 0.2, 0.3)),), (NodeTime("x", (), table),))
+    assert minimise_damage(problem, 3.5).choice.widths == {"a": 8}
     with pytest.raises(UsageError) as error:
         minimise_damage(problem, 2.0)
     assert "the smallest reachable with these dims and candidate widths is 0.751x" in str(error.value)
@@ -304,7 +310,7 @@ def test_a_narrower_layer_may_be_slower() -> None:
 def test_a_start_that_only_the_tolerance_lets_in() -> None:
     """Nothing that keeps the budget to the letter is as good: the program has no solution, which is proof."""
     table, merged = TimeTable(("b",), {(3,): 2.0, (2,): 0.0}), TimeTable(("a",), {(30,): 0.0, (29,): 1.0})
-    choices = (Choice("a", (30, 29), (0.0, 0.0)), Choice("b", (3, 2), (0.0, 0.02)))
+    choices = (DimOptions("a", (30, 29), (0.0, 0.0)), DimOptions("b", (3, 2), (0.0, 0.02)))
     option = Option("merge", 1e-6, frozenset({"x"}), (NodeTime("new", (), merged),))
     cubed = (Term(42.0, ("a", "a", "a")),)
     problem = Problem(choices, (NodeTime("x", (), table),), (option,), terms=cubed)
@@ -314,7 +320,7 @@ def test_a_start_that_only_the_tolerance_lets_in() -> None:
 
 def test_no_limit_is_no_limit() -> None:
     """0.5 + 0.1276… - 0.5 is less than 0.1276…: a limit made of sums would rule the narrow dim out."""
-    choices = (Choice("a", (1,), (0.5,)), Choice("b", (2, 1), (0.0, 0.1276176258648463)))
+    choices = (DimOptions("a", (1,), (0.5,)), DimOptions("b", (2, 1), (0.0, 0.1276176258648463)))
     node = NodeTime("x", (), TimeTable(("b",), {(2,): 2.0, (1,): 0.0}))
     option = Option("swap", 0.0, frozenset({"x"}), (NodeTime("new", (Term(1.0),)),))
     assert minimise_time(Problem(choices, (node,), (option,)), math.inf).time == 0.0
@@ -328,8 +334,8 @@ def test_out_of_reach_speaks_of_options() -> None:
 def _long_chain() -> Problem:
     """Sixty dims in a row with tables, and forty runs of them that may go, many of them overlapping."""
     widths = [tuple(range(size, 0, -8)) for size in (64, 96, 72, 128) * 15]
-    choices = tuple(
-        Choice(f"d{at}", each, tuple(0.01 * (1 + at % 5) * (1 - width / each[0]) ** 1.7 for width in each))
+    dims = tuple(
+        DimOptions(f"d{at}", each, tuple(0.01 * (1 + at % 5) * (1 - k / each[0]) ** 1.7 for k in each))
         for at, each in enumerate(widths)
     )
     nodes = tuple(NodeTime(f"n{at}", (), _conv(widths, at, at + 1)) for at in range(59))
@@ -340,7 +346,7 @@ def _long_chain() -> Problem:
         gone = range(first, first + size)
         inner = frozenset(f"d{each}" for each in gone[1:])
         options.append(Option(f"o{at}", 0.01 * size, frozenset(f"n{each}" for each in gone), added, inner))
-    return Problem(choices, nodes, tuple(options))
+    return Problem(dims, nodes, tuple(options))
 
 
 def _conv(widths: list[tuple[int, ...]], a: int, b: int) -> TimeTable:
@@ -356,9 +362,9 @@ def test_sixty_dims_and_forty_options() -> None:
     start = least_damage_start(problem, budget)
     result = minimise_damage(problem, budget)
     assert result.gap <= 0.01
-    assert result.options
+    assert result.choice.options
     assert result.time <= budget * (1 + TOLERANCE)
-    assert result.damage <= problem.damage(start.levels, start.options)
+    assert result.damage <= problem.damage(start)
     without = minimise_damage(replace(problem, options=()), budget)
     assert result.damage < without.bound
 
@@ -403,8 +409,10 @@ def test_sixty_dims_and_forty_options() -> None:
             lambda: _with(nodes=(NodeTime("x", (Term(1.0, ("c",)),)),), options=()),
             "the time of x names a dim that has no candidates: c",
         ),
-        (lambda: _two_blocks().time((0, 0), {"nothing"}), "nothing: no option of the problem"),
-        (lambda: _two_blocks().damage((0, 0), {"drop y", "tidy"}), "drop y and tidy exclude each other"),
+        (lambda: _two_blocks().time(Choice({}, ("nothing",))), "nothing: no option of the problem"),
+        (lambda: _two_blocks().damage(Choice({}, ("tidy", "drop y"))), "drop y and tidy exclude each other"),
+        (lambda: _two_blocks().damage(Choice({"a": 9})), "a: 9 is not among its candidate widths"),
+        (lambda: _two_blocks().time(Choice({"c": 9})), "c: no dim of the problem"),
     ],
 )
 def test_bad_options_are_refused(make: Callable[[], object], text: str) -> None:

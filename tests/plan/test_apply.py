@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from otgraph.plan.decision import DepthAction, DimDecision
 from otgraph.plan.fingerprint import fingerprint_graph
 from otgraph.plan.plan import Plan
 from otgraph.remark import Remark
-from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.contract import AnalysisPass, Context, Pass, TransformPass
 from otgraph.rewrite.pipeline import parse_pipeline
 from otgraph.rewrite.rewriter import Rewriter
 
@@ -32,11 +32,10 @@ SEEN: list[tuple[str, Context]] = []
 
 
 @dataclass(frozen=True)
-class Cut(Pass):
+class Cut(AnalysisPass):
     """Stands for the passes that need no data."""
 
     name: ClassVar[str] = "cut"
-    kind: ClassVar[Literal["analysis", "transform"]] = "analysis"
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
         SEEN.append((self.name, context))
@@ -50,11 +49,10 @@ class Repair(Cut):
 
 
 @dataclass(frozen=True)
-class Breaks(Pass):
+class Breaks(TransformPass):
     """Claims to be exact, and is not."""
 
     name: ClassVar[str] = "breaks"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
         rewriter.set_tensor("0.weight", rewriter.graph.tensor("0.weight") * 2)
@@ -99,7 +97,7 @@ def test_passes_get_the_decisions_the_data_and_the_original() -> None:
 
 def test_data_in_memory_is_used() -> None:
     graph = _graph()
-    records = _plan(graph).with_data(_data()).apply_with_records(graph).records
+    records = replace(_plan(graph), data=_data()).apply_with_records(graph).records
     assert [record.step for record in records] == ["cut", "repair-it", "cut"]
 
 
