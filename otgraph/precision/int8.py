@@ -42,8 +42,9 @@ def to_int8(
     ``calibration``.
 
     ``symmetric``: as TensorRT wants it: int8 activations with zero in the middle, products only, biases in
-    float. Otherwise as processors want it: uint8 activations, products and ``CARRIERS``. A model of an opset
-    before 13 is brought to it, or gets one scale per weight. The result is checked, and loads in
+    float. Otherwise as processors want it: uint8 activations, products and ``CARRIERS``, and weights of seven
+    bits, since a processor without VNNI adds pairs of products in 16 bits, which saturate. A model of an
+    opset before 13 is brought to it, or gets one scale per weight. The result is checked, and loads in
     ONNX Runtime. ``name``: what messages call the model.
 
     Raises:
@@ -104,7 +105,14 @@ def _choices(*, symmetric: bool, per_channel: bool) -> dict[str, Any]:
         return {**common, **types, "op_types_to_quantize": list(PRODUCTS), "extra_options": extra}
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     quantised = [*PRODUCTS, *CARRIERS]
-    return {**common, **types, "op_types_to_quantize": quantised, "extra_options": {"WeightSymmetric": True}}
+    extra = {"WeightSymmetric": True}
+    return {
+        **common,
+        **types,
+        "op_types_to_quantize": quantised,
+        "reduce_range": True,
+        "extra_options": extra,
+    }
 
 
 def _remarks(model: onnx.ModelProto, name: str, samples: int) -> tuple[Remark, ...]:
