@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 
 from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.problem import Problem
+from otgraph.allocate.problem import TOLERANCE, DimOptions, Problem
 from otgraph.errors import UsageError
 from otgraph.graph.graph import Graph
 from otgraph.latency.protocol import Comparison
@@ -107,13 +108,12 @@ def by_latency(problem: Problem, target: float, bench: Workbench) -> Outcome:
     state = State.of(problem, simplified.ratio if simplified.credible_gain else 1.0)
     state, best = _rewarded(state, target, bench)
     damage = bench.tried(best.choice)
-    problem, better = _searched(state, best, damage, bench)
-    if better is not None:
-        other, measured = _rewarded(replace(state, problem=problem), target, bench)
-        tried = bench.tried(measured.choice)
-        missed = _miss(measured.ratio, target, bench.settings.tolerance)
-        if tried < damage and missed <= _miss(best.ratio, target, bench.settings.tolerance):
-            state, best, damage = other, measured, tried
+    for rival in _searched(state, best, damage, bench):
+        other, measured = _clocked(state, rival, target, bench)
+        if measured is not None:
+            state, best, damage = other, measured, rival.damage
+            break
+        state = replace(state, vetoes=other.vetoes)
     best, damage = _confirmed(state, best, damage, target, bench)
     return Outcome(state, best, damage)
 
@@ -121,9 +121,12 @@ def by_latency(problem: Problem, target: float, bench: Workbench) -> Outcome:
 def _confirmed(
     state: State, best: Measured, damage: float, target: float, bench: Workbench
 ) -> tuple[Measured, float]:
-    """``best`` measured in full; and, where that is not within the budget, the nearest of what the corrected
-    line asks for instead: what was kept for a quick measurement owes some of it to luck."""
+    """``best`` measured in full; and, where that is off the budget, the least harmful within it of what the
+    corrected line asks for instead, with no other collapses: what was kept for a quick measurement owes some
+    of it to luck."""
     tolerance = bench.settings.tolerance
+    others = {option.name for option in state.problem.options} - set(best.choice.options)
+    state = state.without(others)
     tried: list[tuple[Measured, float]] = []
     for number in range(CONFIRMED):
         bench.settings.progress("measuring in full")
@@ -140,37 +143,73 @@ def _confirmed(
         ):
             break
         best, damage = Measured(allocation, math.inf), bench.tried(allocation.choice)
-    return min(tried, key=lambda each: _miss(each[0].ratio, target, tolerance))
+    within = [(measured, did) for measured, did in tried if measured.ratio <= target * (1 + tolerance)]
+    if within:
+        return min(within, key=lambda each: each[1])
+    return min(tried, key=lambda each: each[0].ratio)
 
 
-def _searched(state: State, best: Measured, damage: float, bench: Workbench) -> tuple[Problem, Choice | None]:
-    """The choice that does least of some that take no more time than ``best``, tried whole, with the problem
-    that asks for it; None where none is better.
+@dataclass(frozen=True)
+class Rival:
+    """What was tried whole and the damage that it did; ``problem``: whose damages ask for it."""
+
+    problem: Problem
+    allocation: Allocation
+    damage: float
+
+
+def _searched(state: State, best: Measured, damage: float, bench: Workbench) -> list[Rival]:
+    """Choices that take no more time than ``best`` and did less than ``damage`` when tried whole, the best
+    first.
 
     Each is allocated by the damages as the trials so far leave them: as expected or as they may well be
     (Thompson sampling), with and without interactions, so that what trials of single candidates leave open is
-    decided by wholes.
+    decided by wholes. A turn that would ask for what was tried goes to a neighbor of the best so far.
     """
     seen, latest, at = {_key(state.problem, best.choice)}, best.choice, damage
-    found: tuple[Problem, Choice | None] = state.problem, None
-    least = damage
+    found = [Rival(state.problem, best.allocation, damage)]
     for number in range(bench.wholes):
         problem = bench.learned(latest, at, number)
         problem = replace(state, problem=problem).without(state.refused).problem
         if number < len(SORTS):
             problem = SORTS[number](problem)
         try:
-            choice = minimise_damage(problem, best.allocation.time).choice
+            allocation = minimise_damage(problem, best.allocation.time)
         except UsageError:
             continue  # out of reach with these moves alone
-        if _key(problem, choice) in seen:
-            continue
-        seen.add(_key(problem, choice))
+        if _key(problem, allocation.choice) in seen:
+            start = min(found, key=_harm).allocation.choice
+            nearest = _exchanged(problem, start, best.allocation.time, seen)
+            if nearest is None:
+                continue
+            allocation = _instead(problem, allocation, nearest)
+        seen.add(_key(problem, allocation.choice))
         bench.settings.progress(f"trying another allocation whole ({number + 1} of {bench.wholes})")
-        latest, at = choice, bench.tried(choice)
-        if at < least:
-            found, least = (problem, choice), at
-    return found
+        latest, at = allocation.choice, bench.tried(allocation.choice)
+        found.append(Rival(problem, allocation, at))
+    return sorted((rival for rival in found if rival.damage < damage), key=_harm)
+
+
+def _instead(problem: Problem, allocation: Allocation, choice: Choice) -> Allocation:
+    """``choice`` in the place of what was allocated, with the same bound."""
+    time, damage = problem.time(choice), problem.damage(choice)
+    return replace(allocation, choice=choice, time=time, damage=damage, objective=damage)
+
+
+def _harm(rival: Rival) -> float:
+    return rival.damage
+
+
+def _clocked(state: State, rival: Rival, target: float, bench: Workbench) -> tuple[State, Measured | None]:
+    """``rival`` as the clock sees it; None where it is over the budget or a collapse of it does not pay."""
+    problem, choice, time = rival.problem, rival.allocation.choice, rival.allocation.time
+    bench.settings.progress("measuring the best of what was tried")
+    ratio = bench.clock.ratio(bench.build(choice), quick=True).ratio
+    state = replace(state, problem=problem, line=state.line.corrected(time, ratio))
+    state = _asked(state, choice, bench)
+    if state.refused & set(choice.options) or ratio > target * (1 + bench.settings.tolerance):
+        return state, None
+    return state, Measured(rival.allocation, ratio)
 
 
 def _width(problem: Problem) -> Problem:
@@ -183,8 +222,32 @@ def _depth(problem: Problem) -> Problem:
 
 
 SORTS = (_width, _depth)
-"""What is tried first: each sort of moves alone, so that both together are never worse than either, as far
-as trials can tell."""
+"""What is tried first: each sort of moves alone, so that both together are seldom worse than either."""
+
+
+def _exchanged(problem: Problem, choice: Choice, most: float, seen: Collection[str]) -> Choice | None:
+    """The choice of least damage that takes a step of width from one dim and gives one to another, within the
+    time ``most``, and was not tried; None where there is none."""
+    chosen = [option for option in problem.options if option.name in choice.options]
+    absorbed = {name for option in chosen for name in option.absorbs}
+    free = [dim for dim in problem.dims if dim.name not in absorbed]
+    wider, narrower = ({dim.name: _step(dim, choice, way) for dim in free} for way in (-1, 1))
+    moved = [
+        Choice({**choice.widths, one: more, other: less}, choice.options)
+        for (one, more), (other, less) in product(wider.items(), narrower.items())
+        if one != other and more is not None and less is not None
+    ]
+    within = [each for each in moved if problem.time(each) <= most * (1 + TOLERANCE)]
+    untried = [each for each in within if _key(problem, each) not in seen]
+    return min(untried, key=problem.damage, default=None)
+
+
+def _step(dim: DimOptions, choice: Choice, way: int) -> int | None:
+    """The next width of ``dim``: the wider one for -1, the narrower one for 1."""
+    if choice.widths[dim.name] not in dim.widths:
+        return None
+    at = dim.widths.index(choice.widths[dim.name]) + way
+    return dim.widths[at] if 0 <= at < len(dim.widths) else None
 
 
 def _rewarded(state: State, target: float, bench: Workbench) -> tuple[State, Measured]:
