@@ -11,9 +11,12 @@ import math
 from dataclasses import dataclass
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cp_sat import Limits, Solution, Status, solve_damage, solve_time
+from otgraph.allocate.cp_sat import Limits, Solution, Status
+from otgraph.allocate.exact import least_damage, least_time
 from otgraph.allocate.greedy import least_damage_start, least_time_start
-from otgraph.allocate.problem import TOLERANCE, Problem, raised
+from otgraph.allocate.problem import TOLERANCE, Caps, Problem, raised
+from otgraph.allocate.relaxation import Relaxation
+from otgraph.allocate.walk import Walk
 from otgraph.errors import UsageError
 
 DEFAULT_LIMITS = Limits()
@@ -52,7 +55,10 @@ def minimise_damage(problem: Problem, budget: float, limits: Limits = DEFAULT_LI
         start = _fastest(problem, limits).choice
     if problem.time(start) > raised(budget, TOLERANCE):
         raise UsageError(_out_of_reach(problem, problem.time(start), budget))
-    solution = solve_damage(problem, budget, start, limits)
+    caps = Caps(budget)
+    relaxation = Relaxation(problem)
+    relaxation.hold_caps(caps)
+    solution = least_damage(problem, problem.prices, caps, start, limits, relaxation)
     return _allocation(problem, solution, problem.damage(solution.choice))
 
 
@@ -69,14 +75,18 @@ def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMIT
         return _allocation(problem, solution, problem.time(solution.choice))
     start = least_time_start(problem, limit)
     if problem.damage(start) > raised(limit, TOLERANCE):
-        start = solve_damage(problem, math.inf, start, limits).choice
+        start = least_damage(problem, problem.prices, Caps(), start, limits, Relaxation(problem)).choice
     least = problem.damage(start)
     if least > raised(limit, TOLERANCE):
         raise UsageError(
             f"max-drop {limit:.3g}: out of reach; the least damage that can be predicted is {least:.3g};"
             f" ask for {least:.3g} or more"
         )
-    solution = solve_time(problem, limit, start, limits)
+    cuts = [(problem.prices, limit)]
+    relaxation = Relaxation(problem)
+    relaxation.hold_cuts(cuts)
+    walk = Walk(problem).at_choice(start)
+    solution = least_time(problem, walk, cuts, limit, limits, relaxation)
     return _allocation(problem, solution, problem.time(solution.choice))
 
 
@@ -85,7 +95,8 @@ def _fastest(problem: Problem, limits: Limits) -> Solution:
     if problem.plain:
         least = problem.least()
         return Solution(least, problem.time(least), "optimal")
-    return solve_time(problem, math.inf, least_time_start(problem, math.inf), limits)
+    walk = Walk(problem).at_choice(least_time_start(problem, math.inf))
+    return least_time(problem, walk, [], math.inf, limits, Relaxation(problem))
 
 
 def _allocation(problem: Problem, solution: Solution, objective: float) -> Allocation:

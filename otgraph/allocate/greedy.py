@@ -17,26 +17,37 @@ _LEAST_GAIN = 1e-10
 
 
 def least_damage_start(problem: Problem, budget: float) -> Choice:
-    """A choice whose time is at most ``budget``, if the walk gets there: the moves that save most time per
-    damage until it is met, then the moves back that fit. It always gets there in a plain problem whose least
-    widths meet the budget."""
+    """A choice whose time is at most ``budget``, if the walk gets there (``meet_budget``), which it always
+    does in a plain problem whose least widths meet the budget."""
     walk = Walk(problem)
+    meet_budget(walk, budget)
+    return walk.choice()
+
+
+def meet_budget(walk: Walk, budget: float) -> None:
+    """Go to a time of at most ``budget``, if that is reached: the moves that save most time per damage until
+    it is met, then the moves back that fit."""
     while walk.time > raised(budget, _SLACK) and _down(walk, np.inf):
         pass
     while _up(walk, raised(budget, _SLACK)):
         pass
-    return walk.choice()
 
 
 def least_time_start(problem: Problem, limit: float) -> Choice:
     """A choice whose damage is at most ``limit``, if the walk gets there: the moves that save most time per
     damage, as long as one fits."""
     walk = Walk(problem)
+    meet_limit(walk, limit)
+    return walk.choice()
+
+
+def meet_limit(walk: Walk, limit: float) -> None:
+    """Go to a damage of at most ``limit``, if that is reached, and then to where no move that saves time
+    keeps it."""
     while walk.damage > raised(limit, _SLACK) and _up(walk, np.inf):
         pass
     while _down(walk, raised(limit, _SLACK)):
         pass
-    return walk.choice()
 
 
 def _down(walk: Walk, limit: float) -> bool:
