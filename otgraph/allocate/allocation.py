@@ -11,9 +11,11 @@ import math
 from dataclasses import dataclass
 
 from otgraph.allocate.choice import Choice
+from otgraph.allocate.convex import least_damage_together, least_time_together, plain_start
 from otgraph.allocate.cp_sat import Limits, Solution, Status
 from otgraph.allocate.exact import least_damage, least_time
-from otgraph.allocate.greedy import least_damage_start, least_time_start
+from otgraph.allocate.greedy import least_damage_start, least_time_start, meet_limit
+from otgraph.allocate.interaction import Effects
 from otgraph.allocate.problem import TOLERANCE, Caps, Problem, raised
 from otgraph.allocate.relaxation import Relaxation
 from otgraph.allocate.walk import Walk
@@ -58,7 +60,10 @@ def minimise_damage(problem: Problem, budget: float, limits: Limits = DEFAULT_LI
     caps = Caps(budget)
     relaxation = Relaxation(problem)
     relaxation.hold_caps(caps)
-    solution = least_damage(problem, problem.prices, caps, start, limits, relaxation)
+    if problem.effects is None:
+        solution = least_damage(problem, problem.prices, caps, start, limits, relaxation)
+    else:
+        solution = least_damage_together(problem, problem.effects, caps, start, limits, relaxation)
     return _allocation(problem, solution, problem.damage(solution.choice))
 
 
@@ -74,20 +79,42 @@ def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMIT
         solution = _fastest(problem, limits)
         return _allocation(problem, solution, problem.time(solution.choice))
     start = least_time_start(problem, limit)
+    if problem.effects is not None:
+        solution = _least_time_together(problem, problem.effects, limit, start, limits)
+        return _allocation(problem, solution, problem.time(solution.choice))
     if problem.damage(start) > raised(limit, TOLERANCE):
         start = least_damage(problem, problem.prices, Caps(), start, limits, Relaxation(problem)).choice
-    least = problem.damage(start)
-    if least > raised(limit, TOLERANCE):
-        raise UsageError(
-            f"max-drop {limit:.3g}: out of reach; the least damage that can be predicted is {least:.3g};"
-            f" ask for {least:.3g} or more"
-        )
+    _check_reached(problem.damage(start), limit)
     cuts = [(problem.prices, limit)]
     relaxation = Relaxation(problem)
     relaxation.hold_cuts(cuts)
     walk = Walk(problem).at_choice(start)
     solution = least_time(problem, walk, cuts, limit, limits, relaxation)
     return _allocation(problem, solution, problem.time(solution.choice))
+
+
+def _least_time_together(
+    problem: Problem, effects: Effects, limit: float, start: Choice, limits: Limits
+) -> Solution:
+    """``minimise_time`` with an interaction: from the optimum of the plain sum, or from the least damage
+    where that does too much together."""
+    walk = Walk(problem, effects=effects)
+    if problem.priced(start, problem.prices) <= raised(limit, TOLERANCE):
+        walk = walk.at_choice(plain_start(problem, limit, start, limits))
+    meet_limit(walk, limit)
+    if walk.damage > raised(limit, TOLERANCE):
+        least = least_damage_together(problem, effects, Caps(), start, limits, Relaxation(problem))
+        walk = walk.at_choice(least.choice)
+    _check_reached(walk.damage, limit)
+    return least_time_together(problem, effects, limit, walk, limits, Relaxation(problem))
+
+
+def _check_reached(least: float, limit: float) -> None:
+    if least > raised(limit, TOLERANCE):
+        raise UsageError(
+            f"max-drop {limit:.3g}: out of reach; the least damage that can be predicted is {least:.3g};"
+            f" ask for {least:.3g} or more"
+        )
 
 
 def _fastest(problem: Problem, limits: Limits) -> Solution:

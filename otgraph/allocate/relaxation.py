@@ -60,7 +60,8 @@ class Linear:
 @dataclass(frozen=True)
 class Relaxed:
     """A solution of the relaxation: ``bound``, a true lower bound on the objective; ``values`` of the
-    columns; and ``costs``: by how much the bound grows when a column is 1 that is 0 in the solution."""
+    levels' and options' columns; and ``costs``: by how much the bound grows when a column is 1 that is 0 in
+    the solution."""
 
     bound: float
     values: Floats
@@ -106,6 +107,7 @@ class Relaxation:
         self.rows = _Rows()
         self.picks = {dim.name: self._new(len(dim.widths)) for dim in problem.dims}
         self.options = self._new(len(problem.options))
+        self.main = self.count
         self.pairs: dict[tuple[int, int], Integers] = {}
         self._choose()
         parts: list[tuple[Integers, Floats]] = []
@@ -224,18 +226,27 @@ class Relaxation:
             if limit < math.inf:
                 self.hold(self.damage(prices), raised(limit, TOLERANCE))
 
-    def hold(self, form: Linear, limit: float) -> None:
-        """Add ``form ≤ limit``."""
+    def hold(self, form: Linear, limit: float) -> int:
+        """Add ``form ≤ limit``; the row's number."""
         columns = np.flatnonzero(form.coefficients)
         scale = max(float(np.abs(form.coefficients).max(initial=0.0)), sys.float_info.min)
         values = form.coefficients[columns] / scale
-        self.rows.insert(-math.inf, columns, values, (limit - form.constant) / scale)
-        self.solver = None
+        high = (limit - form.constant) / scale
+        self.rows.insert(-math.inf, columns, values, high)
+        if self.solver is not None:
+            self.solver.add(columns, values, high)
+        return len(self.rows.high) - 1
+
+    def release(self, row: int) -> None:
+        """Take back what ``hold`` added."""
+        self.rows.high[row] = math.inf
+        if self.solver is not None:
+            self.solver.release(row)
 
     def minimize(self, form: Linear) -> Relaxed | None:
         """The relaxation's solution; None when GLOP finds none."""
         if self.solver is None:
-            self.solver = _Solver(self.rows, self.upper)
+            self.solver = _Solver(self.rows, self.upper, self.main)
         scale = max(float(np.abs(form.coefficients).max(initial=0.0)), sys.float_info.min)
         found = self.solver.minimize(form.coefficients / scale)
         if found is None:
@@ -245,14 +256,12 @@ class Relaxation:
 
 
 class _Solver:
-    """GLOP with the rows of a relaxation; it starts from the solution of the objective before."""
+    """GLOP with the rows of a relaxation; it starts from the solution of the objective before. ``main``: of
+    so many columns, the first ones, the values are asked for (nothing is slower to get)."""
 
-    def __init__(self, rows: _Rows, upper: Floats) -> None:
-        self.columns = np.concatenate([np.zeros(0, np.int64), *rows.columns])
-        self.coefficients = np.concatenate([np.zeros(0), *rows.coefficients])
-        lengths = np.array([len(each) for each in rows.columns], np.int64)
-        self.row = np.repeat(np.arange(len(lengths)), lengths)
-        self.low, self.high, self.upper = np.array(rows.low), np.array(rows.high), upper
+    def __init__(self, rows: _Rows, upper: Floats, main: int) -> None:
+        self.rows, self.upper, self.main = rows, upper, main
+        self._flatten()
         model = MPModelProto()
         for most in upper.tolist():
             model.variable.add(lower_bound=0.0, upper_bound=most)
@@ -273,6 +282,30 @@ class _Solver:
         self.objective = np.zeros(len(upper))
         parameters: Any = MPSolverParameters
         self.parameters = parameters()
+        # a presolved program would not start from the solution before
+        self.parameters.SetIntegerParam(parameters.PRESOLVE, parameters.PRESOLVE_OFF)
+
+    def _flatten(self) -> None:
+        """The rows as flat arrays."""
+        rows = self.rows
+        self.columns = np.concatenate([np.zeros(0, np.int64), *rows.columns])
+        self.coefficients = np.concatenate([np.zeros(0), *rows.coefficients])
+        lengths = np.array([len(each) for each in rows.columns], np.int64)
+        self.row = np.repeat(np.arange(len(lengths)), lengths)
+        self.low, self.high = np.array(rows.low), np.array(rows.high)
+
+    def add(self, columns: Integers, coefficients: Floats, high: float) -> None:
+        """The row that was added to the rows."""
+        row = self.solver.Constraint(-self.solver.infinity(), high)
+        for column, value in zip(columns.tolist(), coefficients.tolist(), strict=True):
+            row.SetCoefficient(self.variables[column], value)
+        self.constraints = self.solver.constraints()
+        self._flatten()
+
+    def release(self, row: int) -> None:
+        """Let a row be anything."""
+        self.constraints[row].SetUb(self.solver.infinity())
+        self._flatten()
 
     def minimize(self, objective: Floats) -> tuple[Floats, float, Floats] | None:
         """The values of the columns, a bound, and the reduced costs; None when there is no solution."""
@@ -281,10 +314,9 @@ class _Solver:
             form.SetCoefficient(self.variables[column], float(objective[column]))
         self.objective = objective
         outcome = self.solver.Solve(self.parameters)
-        self.parameters.SetIntegerParam(self.parameters.PRESOLVE, self.parameters.PRESOLVE_OFF)
         if outcome != self.solver.OPTIMAL:
             return None
-        values = np.array([variable.solution_value() for variable in self.variables], np.float64)
+        values = np.array([variable.solution_value() for variable in self.variables[: self.main]], np.float64)
         duals = np.array([constraint.dual_value() for constraint in self.constraints], np.float64)
         return values, *self._proved(objective, duals)
 

@@ -231,10 +231,12 @@ class Walk:
         None when it is nothing."""
         if self.effects is None:
             return None
-        gram, own = self.effects.gram, self.rows * self.widths.shape[1] + self.at
-        mine = np.repeat(own, self.widths.shape[1])
-        steps = gram - gram[mine]
-        return 2 * self.effects.weight * (steps - steps[:, mine])
+        count, most = self.widths.shape
+        gram, own = self.effects.gram, self.rows * most + self.at
+        steps = (gram.reshape(count, most, -1) - gram[own][:, None]).reshape(-1, count, most)
+        steps = (steps - steps.reshape(len(gram), -1)[:, own][:, :, None]).reshape(gram.shape)
+        steps *= 2 * self.effects.weight
+        return steps
 
     def move_dim(self, row: int, level: int) -> None:
         """Set one dim to a level."""
