@@ -97,7 +97,8 @@ class _Search(ABC):
     @property
     def closed(self) -> bool:
         """Whether the bound proves the best choice."""
-        return self.value(self.best) - self.bound <= CLOSED * abs(self.bound)
+        found = math.isfinite(self.bound)
+        return found and self.value(self.best) - self.bound <= CLOSED * abs(self.bound)
 
     def solution(self) -> Solution:
         """What was found."""
@@ -161,7 +162,8 @@ class _LeastDamage(_Search):
             if relaxed is None:
                 break
             found.append(relaxed)
-            idle = 0 if relaxed.bound > best + LEAST_RISE * self.best.damage else idle + 1
+            # below 0 a tangent only says that there are too few points yet to know where to put it
+            idle = 0 if relaxed.bound > best + LEAST_RISE * self.best.damage or best <= 0 else idle + 1
             if relaxed.bound > best:
                 best, center = relaxed.bound, at
             self.bound = max(self.bound, best)
