@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +15,14 @@ from otgraph import device
 from otgraph.audit.report import Audit
 from otgraph.calibrate.width import DEFAULT_CRITERION
 from otgraph.data import Array, Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.data_sources import load_data
 from otgraph.engines.artifact import Built
 from otgraph.engines.catalogue import is_model_file
 from otgraph.errors import UsageError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.graph.specs import input_specs
+from otgraph.graph.specs import bind
 from otgraph.inspection.depth_report import DepthReport
 from otgraph.inspection.depth_report import inspect_depth as _inspect_depth
 from otgraph.inspection.inspection import Inspection
@@ -33,7 +33,8 @@ from otgraph.optimize.planner import make_plan as _make_plan
 from otgraph.optimize.run import Optimized
 from otgraph.optimize.run import optimize as _optimize
 from otgraph.optimize.settings import Settings, quiet
-from otgraph.plan.budget import make_budget
+from otgraph.optimize.task import decided
+from otgraph.plan.budget import Budget, make_budget
 from otgraph.plan.plan import Plan
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.instrument import SaveFailing
@@ -81,13 +82,17 @@ def make_plan(
     latency: str | None = None,
     max_drop: float | None = None,
     keep: float | None = None,
+    layers: str | int | None = None,
     **choices: Any,
 ) -> Plan:
-    """Decide what to remove from ``graph``; exactly one of the three budgets is given.
+    """Decide what to remove from ``graph``; exactly one of the four budgets is given.
 
     ``choices`` are the fields of ``Settings``. Raises ``UsageError``, ``DataError`` or ``EngineMissing``.
     """
-    return _make_plan(graph, as_data(calibration, graph), _settings(latency, max_drop, keep, choices))
+    data = as_data(calibration, graph)
+    return _make_plan(
+        graph, data, decided(graph, data, _settings(make_budget(latency, max_drop, keep, layers), choices))
+    )
 
 
 def optimize(
@@ -97,24 +102,29 @@ def optimize(
     latency: str | None = None,
     max_drop: float | None = None,
     keep: float | None = None,
+    layers: str | int | None = None,
     evaluation: Inputs | None = None,
     metric: str | None = None,
     **choices: Any,
 ) -> Optimized:
-    """Plan, apply and audit; arguments as in ``make_plan``. ``evaluation``: the audit's data, by default the
-    calibration inputs."""
-    settings = _settings(latency, max_drop, keep, choices)
+    """Plan, apply and audit; arguments as in ``make_plan``. ``evaluation``: the audit's data; by default a
+    part of the calibration inputs that is kept from everything else, or all of them in turn."""
+    settings = _settings(make_budget(latency, max_drop, keep, layers), choices)
     held = None if evaluation is None else as_data(evaluation, graph)
     return _optimize(graph, as_data(calibration, graph), settings, evaluation=held, metric=metric)
 
 
-def audit(a: Graph | str | Path, b: Graph | str | Path, data: Inputs, **choices: Any) -> Audit:
+def audit(
+    a: Graph | str | Path, b: Graph | str | Path, data: Inputs, *, plan: Plan | None = None, **choices: Any
+) -> Audit:
     """B measured against A. Graphs, and models that no engine loads as they are, are written as ONNX first.
 
+    ``plan``: the one that B was made by, where B's own file does not say on which samples it was fitted.
     ``choices``: ``engine``, ``engine_b``, ``cuda_graph``, ``threads``, ``min_speedup``,
-    ``max_drift``, ``metric``, ``task``, ``seed``,
-    ``repeats``.
+    ``max_drift``, ``metric``, ``task``, ``on_reading``, ``fitted_on``, ``seed``, ``repeats``.
     """
+    if plan is not None and plan.calibration is not None:
+        choices.setdefault("fitted_on", plan.calibration.sketch())
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
         first, second = _as_onnx(a, Path(folder) / "a.onnx"), _as_onnx(b, Path(folder) / "b.onnx")
         found = device.audit(first, second, _data(data), **choices)
@@ -194,15 +204,13 @@ def bench_all(
     return replace(found, names=tuple(names))
 
 
-def as_data(inputs: Inputs, graph: Graph) -> Data:
-    """``inputs`` as ``Data`` whose arrays are called as the inputs of ``graph``, checked against them.
+def as_data(inputs: Inputs, graph: Graph) -> ModelData:
+    """``inputs`` bound to the inputs of ``graph``: named, and checked against them.
 
     Raises:
         DataError: an array is missing, empty, of another type or shape, or holds NaN.
     """
-    found = _data(inputs).named([port.name for port in graph.signature.inputs])
-    check_data(found, input_specs(graph))
-    return found
+    return bind(_data(inputs), graph)
 
 
 def _data(inputs: Inputs) -> Data:
@@ -215,10 +223,7 @@ def _arrays(inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> Data:
     return Data.from_arrays(inputs if isinstance(inputs, Mapping) else {"": inputs})
 
 
-def _settings(
-    latency: str | None, max_drop: float | None, keep: float | None, choices: dict[str, Any]
-) -> Settings:
-    budget = make_budget(latency, max_drop, keep)
+def _settings(budget: Budget, choices: dict[str, Any]) -> Settings:
     known = {key: value for key, value in choices.items() if value is not None}
     for key in ("include", "exclude"):
         known[key] = tuple(known.get(key, ()))
@@ -251,6 +256,3 @@ def _one_sample(
         free = bool(port.shape) and isinstance(port.shape[0], str) and port.name not in (shapes or {})
         sample[port.name] = np.asarray((tensor[:1] if free else tensor).numpy())
     return sample
-
-
-Progress = Callable[[str], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ class Data:
             for start in range(0, len(chunk), size):
                 yield chunk.rows(slice(start, start + size))
 
-    def named(self, input_names: Sequence[str]) -> Data:
+    def named(self, input_names: Sequence[str]) -> Self:
         """This data with its unnamed array, if it has one, called by the model's only input.
 
         Names that are already given are left alone, right or wrong. ``DataError`` when an array has no name
@@ -72,7 +73,7 @@ class Data:
         chunks = tuple(replace(chunk, arrays=_renamed(chunk.arrays, input_names[0])) for chunk in self.chunks)
         return replace(self, chunks=chunks)
 
-    def take(self, count: int, seed: int | None = None) -> Data:
+    def take(self, count: int, seed: int | None = None) -> Self:
         """The first ``count`` samples, or ``count`` drawn without replacement when ``seed`` is given.
 
         Everything when there are fewer. Samples keep their order and chunks that end up empty are left out.
@@ -85,7 +86,7 @@ class Data:
             return self._at(np.arange(count))
         return self._at(np.random.default_rng(seed).permutation(len(self))[:count])
 
-    def split(self, fraction: float, seed: int) -> tuple[Data, Data]:
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
         """Two disjoint parts by sample: about ``fraction`` of them drawn with ``seed``, and the rest.
 
         Each part has at least one sample; ``DataError`` when there are fewer than two to share.
@@ -100,26 +101,27 @@ class Data:
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
         return self._at(order[:count]), self._at(order[count:])
 
-    def halves(self, fraction: float) -> tuple[Data, Data]:
+    def halves(self, fraction: float) -> tuple[Self, Self]:
         """The first ``fraction`` of the samples and the rest, both in order; at least one sample each.
 
         Both are views: they take no memory of their own.
         """
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        return self._between(0, count), self._between(count, len(self))
+        return self.between([(0, count)]), self.between([(count, len(self))])
 
-    def _between(self, first: int, last: int) -> Data:
-        """The samples with numbers from ``first`` to before ``last``, as views."""
+    def between(self, stretches: Sequence[tuple[int, int]]) -> Self:
+        """The samples with numbers from the first to before the last of each stretch, as views."""
         kept: list[Chunk] = []
-        start = 0
-        for chunk in self.chunks:
-            part = slice(max(first - start, 0), max(last - start, 0))
-            if part.start < min(part.stop, len(chunk)):
-                kept.append(chunk.rows(part))
-            start += len(chunk)
+        for first, last in stretches:
+            start = 0
+            for chunk in self.chunks:
+                part = slice(max(first - start, 0), max(last - start, 0))
+                if part.start < min(part.stop, len(chunk)):
+                    kept.append(chunk.rows(part))
+                start += len(chunk)
         return replace(self, chunks=tuple(kept))
 
-    def _at(self, samples: npt.NDArray[np.intp]) -> Data:
+    def _at(self, samples: npt.NDArray[np.intp]) -> Self:
         """The samples with these numbers (counted over all chunks), in their original order."""
         kept: list[Chunk] = []
         start = 0

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from otgraph.audit.compare import audit as audit_files
-from otgraph.audit.feeds import first_feeds
 from otgraph.audit.report import Audit
 from otgraph.data import Array, Data
-from otgraph.data_check import TensorSpec, check_data
+from otgraph.data_check import TensorSpec
+from otgraph.data_model import ModelData
 from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.catalogue import DEFAULT, check_asked, engine_for, get_builder
+from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError, UsageError
 from otgraph.files import check_writable
 from otgraph.latency.environment import Environment, environment
@@ -147,9 +148,7 @@ def _sample(
         listed = ", ".join(spec.name for spec in specs)
         raise UsageError(f"shape of {unknown[0]!r}: the model has no such input (it has {listed})")
     if data is not None:
-        named = data.named([spec.name for spec in specs])
-        check_data(named, specs)
-        return first_feeds(named, specs)
+        return first_feeds(ModelData.of(data, specs), specs)
     draw = np.random.default_rng(seed)
     return {spec.name: _made_up(spec, shapes.get(spec.name), draw) for spec in specs}
 

@@ -40,12 +40,6 @@ class OutputError(OtgraphError):
     """An output that cannot be written where it was asked for."""
 
 
-class ThresholdMissed(OtgraphError):
-    """A threshold the user stated was not met."""
-
-    exit_code = 1
-
-
 class EngineMissing(OtgraphError):
     """The engine or device that was asked for is not available here."""
 

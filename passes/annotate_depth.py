@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from otgraph.calibrate.activations import ActivationStatistics
-from otgraph.calibrate.depth import DepthOptions, SpanDepth, analyse_depth
+from otgraph.calibrate.depth import DEPTH, DepthOptions, SpanDepth, analyse_depth
 from otgraph.calibrate.span_fit import FitOptions
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.depth import depth_of
-from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.contract import AnalysisPass, Context
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class AnnotateDepth(Pass):
+class AnnotateDepth(AnalysisPass):
     """Attach to every span's exit, and to every activation, what a simpler map in its place would lose.
 
     What it does
@@ -26,7 +26,7 @@ class AnnotateDepth(Pass):
         constant are discarded; the others are fitted in closed form, in one pass over the inputs, and their
         error is taken on held-out inputs. Activations are observed too: their best affine map per
         channel, what it leaves unexplained of what readers make of it, and how often they are off, curved
-        and on. The result is ``node.meta["otgraph"]["depth"]``: name → ``SpanDepth`` or
+        and on. The result is the note ``DEPTH`` (``node.meta["otgraph"]["depth"]``): name → ``SpanDepth`` or
         ``ActivationStatistics``.
 
     When it applies
@@ -39,8 +39,9 @@ class AnnotateDepth(Pass):
         >>> block = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
         >>> graph = capture(block, example(3, 4))
         >>> after = rewrite("annotate-depth", graph, data=inputs(input_1=example(64, 4)))
-        >>> nodes = {node.name: node.meta.get("otgraph", {}) for node in after.module.graph.nodes}
-        >>> sorted(nodes["linear_1"]["depth"])
+        >>> from otgraph.calibrate.depth import DEPTH
+        >>> nodes = {node.name: node for node in after.module.graph.nodes}
+        >>> sorted(DEPTH.of(nodes["linear_1"]))
         ['input_1..linear_1', 'relu..linear_1']
 
     Remarks
@@ -55,7 +56,6 @@ class AnnotateDepth(Pass):
     """
 
     name: ClassVar[str] = "annotate-depth"
-    kind: ClassVar[Literal["analysis", "transform"]] = "analysis"
 
     longest: int = 3
     threshold: float = 1.0
@@ -93,8 +93,7 @@ class AnnotateDepth(Pass):
 
 def _annotate(rewriter: Rewriter, name: str, value: SpanDepth | ActivationStatistics) -> None:
     node = next(node for node in rewriter.graph.module.graph.nodes if node.name == name)
-    known = node.meta.get("otgraph", {}).get("depth", {})
-    rewriter.annotate(node, "depth", {**known, value.span.name: value})
+    rewriter.annotate(node, DEPTH, {**(DEPTH.of(node) or {}), value.span.name: value})
 
 
 def _remark_span(rewriter: Rewriter, span: SpanDepth) -> None:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from torch import fx
 
-from otgraph.calibrate.width import DEFAULT_CRITERION, analyse_width
+from otgraph.calibrate.width import DEFAULT_CRITERION, WIDTH, analyse_width
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap
-from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.contract import AnalysisPass, Context
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class AnnotateWidth(Pass):
+class AnnotateWidth(AnalysisPass):
     """Attach to the writer of every prunable dim the curve of what keeping k of its channels costs.
 
     What it does
         Streams first and second moments of what reads each dim over the calibration inputs, and computes
         nested channel sets for every k with their cost, by semi-relaxed optimal transport under the
-        re-routing cost (or by another criterion). The result is ``node.meta["otgraph"]["width"]``: dim name →
-        ``Width``.
+        re-routing cost (or by another criterion). The result is the note ``WIDTH``
+        (``node.meta["otgraph"]["width"]``): dim name → ``Width``.
 
     When it applies
         To every dim that the axis analysis finds prunable, when calibration inputs are given.
@@ -34,7 +34,8 @@ class AnnotateWidth(Pass):
     Before and after
         >>> graph = capture(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), example(3, 4))
         >>> after = rewrite("annotate-width{criterion=energy}", graph, data=inputs(input_1=example(16, 4)))
-        >>> [node.name for node in after.module.graph.nodes if "width" in node.meta.get("otgraph", {})]
+        >>> from otgraph.calibrate.width import WIDTH
+        >>> [node.name for node in after.module.graph.nodes if WIDTH.of(node)]
         ['linear']
 
     Remarks
@@ -47,7 +48,6 @@ class AnnotateWidth(Pass):
     """
 
     name: ClassVar[str] = "annotate-width"
-    kind: ClassVar[Literal["analysis", "transform"]] = "analysis"
 
     criterion: str = DEFAULT_CRITERION
     batch: int = 32
@@ -63,8 +63,7 @@ class AnnotateWidth(Pass):
             rewriter.remark(remark.kind, remark.where, remark.message, **remark.metrics)
         for name, width in found.widths.items():
             node = writer_of(graph.module.graph, axes, name)
-            known = node.meta.get("otgraph", {}).get("width", {})
-            rewriter.annotate(node, "width", {**known, name: width})
+            rewriter.annotate(node, WIDTH, {**(WIDTH.of(node) or {}), name: width})
             whole = float(width.curve.distortion[0]) or 1.0
             shares = {
                 f"d{q}": round(float(width.curve.distortion[width.size * q // 100]) / whole, 6)

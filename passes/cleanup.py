@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import fx
 
 from otgraph.graph.affine import affine_nodes, argument
 from otgraph.graph.graph import Graph, label, op_name
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.intervals import bounds, join_bounds
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.rewrite.shapes import ValueInfo, value_infos
@@ -26,7 +26,7 @@ _ONNX_RESHAPES = frozenset({"onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onn
 
 @final
 @dataclass(frozen=True)
-class Cleanup(Pass):
+class Cleanup(TransformPass):
     """Remove nodes and weights that do nothing.
 
     What it does
@@ -70,7 +70,6 @@ class Cleanup(Pass):
     """
 
     name: ClassVar[str] = "cleanup"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def run(self, rewriter: Rewriter, context: Context) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap
@@ -12,14 +12,14 @@ from otgraph.graph.span import Collapse, Estimator, MapKind, Span
 from otgraph.graph.span_site import site_of
 from otgraph.graph.spans import find_spans
 from otgraph.rewrite.collapsing import is_activation, run_collapses
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.options import suggest
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class CollapseSpans(Pass):
+class CollapseSpans(TransformPass):
     """Replace spans (blocks, runs of layers) by the identity, an affine or linear map, or one convolution.
 
     What it does
@@ -67,7 +67,6 @@ class CollapseSpans(Pass):
     """
 
     name: ClassVar[str] = "collapse-spans"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     spans: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 from torch import fx
@@ -12,14 +12,14 @@ from otgraph.graph.affine import Affine, BatchNorm, is_shared, read_affine, read
 from otgraph.graph.channelwise import norm_factor_and_shift
 from otgraph.graph.graph import Graph, label, op_name
 from otgraph.rewrite.affine_edit import write_bias, write_weight
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.rewrite.shapes import value_infos
 
 
 @final
 @dataclass(frozen=True)
-class FoldBatchNorm(Pass):
+class FoldBatchNorm(TransformPass):
     """Fold inference batch norms into the convolution or linear layer that directly feeds them.
 
     What it does
@@ -55,7 +55,6 @@ class FoldBatchNorm(Pass):
     """  # noqa: E501  (a program line is as long as it is)
 
     name: ClassVar[str] = "fold-batch-norm"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def run(self, rewriter: Rewriter, context: Context) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from otgraph.errors import PipelineError
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.linear.fuse import fuse_linear
 from otgraph.rewrite.linear.fusion import Apart
 from otgraph.rewrite.rewriter import Rewriter
@@ -14,7 +14,7 @@ from otgraph.rewrite.rewriter import Rewriter
 
 @final
 @dataclass(frozen=True)
-class FuseLinear(Pass):
+class FuseLinear(TransformPass):
     """Compose convolutions, products, norms, scales, pads and parallel branches into one node where exact.
 
     What it does
@@ -61,7 +61,6 @@ class FuseLinear(Pass):
     """
 
     name: ClassVar[str] = "fuse-linear"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.EXACT
 
     growth: float = 1.0

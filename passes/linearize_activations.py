@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from otgraph.calibrate.span_fit import fit_collapses
 from otgraph.data import Data
@@ -13,13 +13,13 @@ from otgraph.graph.graph import Graph, label
 from otgraph.graph.span import Collapse, Span
 from otgraph.graph.spans import activation_nodes
 from otgraph.rewrite.collapsing import is_activation, run_collapses
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class LinearizeActivations(Pass):
+class LinearizeActivations(TransformPass):
     """Replace activations by the affine function of each channel that comes nearest on calibration inputs.
 
     What it does
@@ -59,7 +59,6 @@ class LinearizeActivations(Pass):
     """
 
     name: ClassVar[str] = "linearize-activations"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     threshold: float | None = None

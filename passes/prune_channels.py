@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import numpy as np
 
-from otgraph.calibrate.width import Width
+from otgraph.calibrate.width import WIDTH, Width
 from otgraph.errors import PipelineError
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.legal import legalise
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.graph.half import half_weight
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class PruneChannels(Pass):
+class PruneChannels(TransformPass):
     """Remove channels from every tensor they run through, and bring every repeated size up to date.
 
     What it does
@@ -60,7 +60,6 @@ class PruneChannels(Pass):
     """
 
     name: ClassVar[str] = "prune-channels"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.MASKED
 
     keep: float = 1.0
@@ -132,7 +131,7 @@ def annotated_widths(rewriter: Rewriter) -> dict[str, Width]:
     """What ``annotate-width`` left on the nodes."""
     found: dict[str, Width] = {}
     for node in rewriter.graph.module.graph.nodes:
-        found |= node.meta.get("otgraph", {}).get("width", {})
+        found |= WIDTH.of(node) or {}
     return found
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from otgraph.calibrate.divergence import Task
 from otgraph.repair.least_squares import RIDGES, LeastSquaresOptions, repair_least_squares
 from otgraph.repair.target import TargetMode
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.task import Task
 
 
 @final
 @dataclass(frozen=True)
-class RepairLeastSquares(Pass):
+class RepairLeastSquares(TransformPass):
     """Refit the weights of every layer whose input was cut, so that it gives what the original's gave.
 
     What it does
@@ -53,7 +53,6 @@ class RepairLeastSquares(Pass):
     """
 
     name: ClassVar[str] = "repair-least-squares"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     inputs: int = 512

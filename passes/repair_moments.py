@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
-from otgraph.calibrate.divergence import Task
 from otgraph.repair.moments import MomentOptions, repair_moments
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.task import Task
 
 
 @final
 @dataclass(frozen=True)
-class RepairMoments(Pass):
+class RepairMoments(TransformPass):
     """Match each channel's mean and variance to the original's, as batch-norm re-estimation does.
 
     What it does
@@ -48,7 +48,6 @@ class RepairMoments(Pass):
     """
 
     name: ClassVar[str] = "repair-moments"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     inputs: int = 512

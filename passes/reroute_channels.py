@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.graph import Graph
 from otgraph.repair.target import norm_of
 from otgraph.rewrite.affine_edit import write_bias, write_weight
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.rewrite.shapes import value_infos
 from otgraph.transport.coupling import Coupling
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 @final
 @dataclass(frozen=True)
-class RerouteChannels(Pass):
+class RerouteChannels(TransformPass):
     """Let every reader take a removed channel's part from the kept channel that resembles it most.
 
     What it does
@@ -63,7 +63,6 @@ class RerouteChannels(Pass):
     """
 
     name: ClassVar[str] = "reroute-channels"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     inputs: int = 64

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from otgraph.graph.onnx.importer import import_model
 from otgraph.graph.save import to_inline_model
 from otgraph.precision.float16 import to_float16
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class ToFp16(Pass):
+class ToFp16(TransformPass):
     """Turn the network into mixed float16: half the bytes, and the arithmetic that GPUs are fast at.
 
     What it does
@@ -54,7 +54,6 @@ class ToFp16(Pass):
     """  # noqa: E501  (a program line is as long as it is)
 
     name: ClassVar[str] = "to-fp16"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     def run(self, rewriter: Rewriter, context: Context) -> None:

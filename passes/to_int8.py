@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from otgraph.errors import PipelineError
 from otgraph.graph.onnx.importer import import_model
 from otgraph.graph.save import to_inline_model
 from otgraph.precision.int8 import to_int8
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @final
 @dataclass(frozen=True)
-class ToInt8(Pass):
+class ToInt8(TransformPass):
     """Quantise the network to int8 by Q/DQ nodes, which every engine reads.
 
     What it does
@@ -53,7 +53,6 @@ class ToInt8(Pass):
     symmetric: bool = False
 
     name: ClassVar[str] = "to-int8"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     def run(self, rewriter: Rewriter, context: Context) -> None:

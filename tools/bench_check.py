@@ -18,6 +18,7 @@ import torch
 from bench_output import save, show
 
 from otgraph.data_sources import load_data
+from otgraph.graph.specs import bind
 from otgraph.load import load_model
 from otgraph.optimize.run import optimize
 from otgraph.optimize.settings import Settings
@@ -65,7 +66,7 @@ def main() -> None:
         setattr(manager, name, watch.wrapped(getattr(manager, name)))
     budget = make_budget(latency=options.latency, keep=options.keep)
     start = time.process_time()
-    optimize(graph, data, Settings(budget))
+    optimize(graph, bind(data, graph), Settings(budget))
     spent = time.process_time() - start
     row = {
         "model": Path(options.model).stem,

@@ -19,6 +19,7 @@ import torch
 from bench_output import save, show
 
 from otgraph.data_sources import load_data
+from otgraph.graph.specs import bind
 from otgraph.load import load_model
 from otgraph.optimize.run import optimize
 from otgraph.optimize.settings import Settings
@@ -72,7 +73,7 @@ def main() -> None:
     graph, data = load_model(options.model), load_data(options.data)
     data = data if options.samples is None else data.take(options.samples, 0)
     budget = parse_latency(options.latency)
-    optimize(graph, data, Settings(budget, trial_seconds=options.seconds, progress=stages))
+    optimize(graph, bind(data, graph), Settings(budget, trial_seconds=options.seconds, progress=stages))
     stages.end()
     rows = list(stages.rows.values())
     show(f"{options.model}, {len(data)} samples", rows, COLUMNS)

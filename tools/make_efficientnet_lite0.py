@@ -6,7 +6,8 @@ Into the output folder (default ``data/efficientnet_lite0``) go
 * ``calib.npz``: ``image``, random crops and flips of 24 photographs, no labels; those of one photograph
   follow each other, so that a stretch that is held out consists of other photographs;
 * ``test.npz``: ``image`` and ``labels`` (n, 3; padded with -1), crops of 12 other photographs: for agreement
-  with the original, since a crop may not show what its photograph's label names;
+  with the original, since a crop may not show what its photograph's label names; ``test.groups.npy`` has the
+  number of each row's photograph;
 * ``photos.npz``: ``image`` and ``labels``, centre crops of the labelled photographs of both sides: for top-1.
 
     python tools/make_efficientnet_lite0.py [--exporter legacy]
@@ -25,6 +26,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from photographs import CALIBRATION, HELD_OUT, LABELLED, SIDE, centre_crops, label_rows, random_crops
 from plain_onnxruntime import any_label_accuracy, first_output
+from row_groups import save_groups
 from torch import nn
 
 
@@ -87,6 +89,7 @@ def main() -> None:
     np.savez(options.out / "calib.npz", image=calibration[by_photograph])
     test, test_labels = random_crops(HELD_OUT, options.test, options.seed + 1)
     np.savez(options.out / "test.npz", image=test, labels=test_labels)
+    save_groups(options.out / "test.npz", np.arange(options.test) % len(HELD_OUT))
     photos, photo_labels = centre_crops(LABELLED), label_rows(LABELLED)
     np.savez(options.out / "photos.npz", image=photos, labels=photo_labels)
     print(f"calib.npz: {len(calibration)} crops of {len(CALIBRATION)} photographs")

@@ -7,6 +7,7 @@ photographs with their ImageNet class in the file name, scikit-image and scikit-
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +84,7 @@ def label_rows(photographs: tuple[Photograph, ...]) -> npt.NDArray[np.int64]:
 
 def centre_crops(photographs: tuple[Photograph, ...]) -> Images:
     """The middle of each photograph, as ImageNet models are evaluated: (n, 3, SIDE, SIDE)."""
-    return np.stack([_normalise(_centre(photograph.open())) for photograph in photographs])
+    return np.stack([normalise(_centre(photograph.open())) for photograph in photographs])
 
 
 def random_crops(
@@ -94,16 +95,22 @@ def random_crops(
     A crop covers a quarter to all of the picture's area at an aspect ratio of 3/4 to 4/3, then is resized.
     The label is the photograph's: a small crop may not show what it names.
     """
-    random = np.random.default_rng(seed)
-    pictures = [photograph.open() for photograph in photographs]
-    sources = np.arange(count) % len(photographs)
-    crops = np.empty((count, 3, SIDE, SIDE), np.float32)
-    for row, source in enumerate(sources):
-        crops[row] = _normalise(_random_crop(pictures[source], random))
+    crops, sources = crops_of([photograph.open() for photograph in photographs], count, seed)
     return crops, label_rows(photographs)[sources]
 
 
-def _random_crop(image: Image.Image, random: np.random.Generator) -> Image.Image:
+def crops_of(pictures: Sequence[Image.Image], count: int, seed: int) -> tuple[Images, npt.NDArray[np.int64]]:
+    """``count`` random crops and flips, shared evenly among the pictures, and which picture each is of."""
+    random = np.random.default_rng(seed)
+    sources = np.arange(count) % len(pictures)
+    crops = np.empty((count, 3, SIDE, SIDE), np.float32)
+    for row, source in enumerate(sources.tolist()):
+        crops[row] = normalise(random_crop(pictures[source], random))
+    return crops, sources
+
+
+def random_crop(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """A random part of a picture, SIDE pixels a side, flipped or not."""
     area = random.uniform(0.25, 1.0) * image.width * image.height
     ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
     width = min(round(math.sqrt(area * ratio)), image.width)
@@ -120,7 +127,7 @@ def _centre(image: Image.Image) -> Image.Image:
     return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
 
 
-def _normalise(image: Image.Image) -> Images:
+def normalise(image: Image.Image) -> Images:
     """EfficientNet-Lite's scaling, (x - 127) / 128, channels first."""
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
     return (pixels - np.float32(127)) / np.float32(128)

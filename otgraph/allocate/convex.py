@@ -149,7 +149,7 @@ class _LeastDamage(_Search):
         lessen_damage(walk, self.caps)
 
     def meet(self, walk: Walk) -> None:
-        meet_budget(walk, self.caps.time)
+        meet_budget(walk, self.caps)
 
     def bound_from_below(self) -> None:
         """Minimize tangents, halfway between the best one so far and the lowest mixture of solutions."""

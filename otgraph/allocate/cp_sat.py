@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from ortools.sat.python import cp_model
 
 from otgraph.allocate.choice import Choice
@@ -68,10 +69,15 @@ def solve_damage(
 
 
 def solve_time(
-    problem: Problem, cuts: Sequence[Cut], start: Choice, limits: Limits, kept: Kept | None = None
+    problem: Problem,
+    cuts: Sequence[Cut],
+    start: Choice,
+    limits: Limits,
+    kept: Kept | None = None,
+    layers: int | None = None,
 ) -> Solution:
-    """Least time with the damage by each of ``cuts`` within its limit; never worse than ``start``. ``kept``:
-    as of ``solve_damage``."""
+    """Least time with the damage by each of ``cuts`` within its limit and at most ``layers`` on the longest
+    path; never worse than ``start``. ``kept``: as of ``solve_damage``."""
     bounded = [(Floors(problem, prices), raised(limit, TOLERANCE)) for prices, limit in cuts]
     bounded = [(floors, limit) for floors, limit in bounded if limit < floors.ceiling]
     rooms = [max(limit - floors.total, 0.0) for floors, limit in bounded]
@@ -81,10 +87,24 @@ def solve_time(
     for (floors, _), room in zip(bounded, rooms, strict=True):
         unit = max(room / _UNITS, sys.float_info.min)
         model.model.add(model.damage(floors, room, unit) <= down(room, unit) + 1)
+    model.keep_within(Caps(layers=layers))
     model.model.minimize(model.time())
     found, bound, status = model.search(limits)
     better = found is not None and problem.time(found) < problem.time(start)
     return Solution(found if found and better else start, problem.fixed + model.time_unit * bound, status)
+
+
+def solve_layers(problem: Problem, start: Choice, limits: Limits) -> Solution:
+    """Fewest layers on the longest path, whatever the time and the damage."""
+    model = CpModel(problem, start, Kept.everything(problem), _time_unit(problem))
+    most = int(problem.paths.layers.sum() + np.maximum(problem.paths.changes, 0).sum())
+    longest = model.model.new_int_var(0, most, "longest")
+    model.model.add_hint(longest, problem.longest(start))
+    for depth in model.depths(most):
+        model.model.add(longest >= depth)
+    model.model.minimize(longest)
+    found, bound, status = model.search(limits)
+    return Solution(start if found is None else found, bound, status)
 
 
 def _ceiling(problem: Problem) -> float:
@@ -153,10 +173,30 @@ class CpModel:
         return picks
 
     def keep_within(self, caps: Caps) -> None:
-        """Hold the time to ``caps``."""
+        """Hold the time and the longest path to ``caps``."""
+        if caps.layers is not None:
+            for depth in self.depths(caps.layers):
+                self.model.add(depth <= caps.layers)
         if caps.time < _ceiling(self.problem):
             most = raised(caps.time, _NOISE) - self.problem.fixed
             self.model.add(self.time() <= down(most, self.time_unit) + 1)
+
+    def depths(self, most: int) -> list[cp_model.IntVar]:
+        """How deep each node of ``Problem.paths`` is at least; none is deeper than ``most``."""
+        paths = self.problem.paths
+        chosen = np.array([at in self.taken for at in range(len(self.problem.options))])
+        starts = paths.depths(chosen[None])[0]
+        depths: list[cp_model.IntVar] = []
+        for node, sources in enumerate(paths.sources):
+            depths.append(self.model.new_int_var(0, most, f"depth of {node}"))
+            self.model.add_hint(depths[node], int(starts[node]))
+            changes = [(pick, int(paths.changes[at, node])) for at, pick in self.chosen.items()]
+            own = int(paths.layers[node]) + total(change * pick for pick, change in changes if change)
+            for source in sources:
+                self.model.add(depths[node] >= depths[source] + own)
+            if not sources:
+                self.model.add(depths[node] >= own)
+        return depths
 
     def damage(self, floors: Floors, room: float, unit: float) -> cp_model.LinearExpr:
         """The damage above the floors, in ``unit``."""

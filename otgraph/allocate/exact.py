@@ -34,7 +34,7 @@ def least_damage(
     if relaxed is None:
         return solve_damage(problem, prices, caps, start, limits)
     walk = walk.at_choice(relaxation.nearest(relaxed))
-    meet_budget(walk, caps.time)
+    meet_budget(walk, caps)
     lessen_damage(walk, caps)
     near = walk.choice()
     if problem.within(near, caps) and problem.priced(near, prices) < problem.priced(start, prices):
@@ -47,23 +47,31 @@ def least_damage(
 
 
 def least_time(
-    problem: Problem, walk: Walk, cuts: Sequence[Cut], limit: float, limits: Limits, relaxation: Relaxation
+    problem: Problem,
+    walk: Walk,
+    cuts: Sequence[Cut],
+    limit: float,
+    limits: Limits,
+    relaxation: Relaxation,
+    layers: int | None = None,
 ) -> Solution:
-    """Least time with the damage by each of ``cuts`` within its limit, never worse than where ``walk``
-    stands, whose own damage keeps ``limit`` and with that all cuts. ``relaxation``: of the problem within the
-    cuts."""
-    lessen_time(walk, limit)
+    """Least time with the damage by each of ``cuts`` within its limit and at most ``layers`` on the longest
+    path, never worse than where ``walk`` stands, whose own damage keeps ``limit`` and with that all cuts.
+    ``relaxation``: of the problem within the cuts."""
+    lessen_time(walk, limit, layers)
     start = walk.choice()
     relaxed = relaxation.minimize(relaxation.time)
     if relaxed is None:
-        return solve_time(problem, cuts, start, limits)
+        return solve_time(problem, cuts, start, limits, layers=layers)
     near = walk.at_choice(relaxation.nearest(relaxed))
-    meet_limit(near, limit)
-    lessen_time(near, limit)
-    if near.damage <= raised(limit, TOLERANCE) and near.time < walk.time:
+    meet_limit(near, limit, layers)
+    lessen_time(near, limit, layers)
+    short = problem.within(near.choice(), Caps(layers=layers))
+    if short and near.damage <= raised(limit, TOLERANCE) and near.time < walk.time:
         start = near.choice()
     slack = problem.time(start) - relaxed.bound
     if slack <= CLOSED * abs(relaxed.bound):
         return Solution(start, relaxed.bound, "optimal")
-    found = solve_time(problem, cuts, start, limits, relaxation.kept(relaxed, slack, start))
+    kept = relaxation.kept(relaxed, slack, start)
+    found = solve_time(problem, cuts, start, limits, kept, layers)
     return replace(found, bound=max(relaxed.bound, found.bound))

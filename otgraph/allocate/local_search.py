@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,6 @@ from otgraph.allocate.problem import Caps
 from otgraph.allocate.walk import Walk
 
 Floats = npt.NDArray[np.float64]
-Score = Callable[[Floats, Floats], Floats]
-"""From the time that moves save and the damage they add to what they gain; -inf where that is not allowed."""
 
 LEAST_GAIN = 1e-9
 """What a move must gain, as a fraction of the objective; less is rounding, which could make a loop."""
@@ -27,6 +26,15 @@ FIRST_OPTIONS = 64
 """The first of two moves is one of at most so many options: pairs of options grow with their square."""
 
 MOST_MOVES = 500
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What moves gain. ``score``: from the time that they save and the damage that they add to the gain, -inf
+    where that is not allowed; ``layers``: so many may be on the longest path after them."""
+
+    score: Callable[[Floats, Floats], Floats]
+    layers: int | None
 
 
 def lessen_damage(walk: Walk, caps: Caps) -> None:
@@ -38,14 +46,15 @@ def lessen_damage(walk: Walk, caps: Caps) -> None:
         def score(saved: Floats, harm: Floats) -> Floats:
             return np.where((time - saved <= most) & (harm < -least), -harm, -np.inf)
 
-        return _moved(walk, score)
+        layers = None if caps.layers is None else max(caps.layers, walk.layers())
+        return _moved(walk, Goal(score, layers))
 
     _repeat(descend)
 
 
-def lessen_time(walk: Walk, limit: float) -> None:
-    """Lower the time where ``walk`` stands, the damage at most ``limit`` (or no higher, where it is above
-    that)."""
+def lessen_time(walk: Walk, limit: float, layers: int | None = None) -> None:
+    """Lower the time where ``walk`` stands, the damage at most ``limit`` and the longest path at most
+    ``layers`` (or no higher, where they are above that)."""
 
     def descend() -> bool:
         # finite, for a level that a dim has not does infinite damage
@@ -55,7 +64,7 @@ def lessen_time(walk: Walk, limit: float) -> None:
         def score(saved: Floats, harm: Floats) -> Floats:
             return np.where((damage + harm <= most) & (saved > least), saved, -np.inf)
 
-        return _moved(walk, score)
+        return _moved(walk, Goal(score, None if layers is None else max(layers, walk.layers())))
 
     _repeat(descend)
 
@@ -66,10 +75,10 @@ def _repeat(descend: Callable[[], bool]) -> None:
             break
 
 
-def _moved(walk: Walk, score: Score) -> bool:
+def _moved(walk: Walk, goal: Goal) -> bool:
     """Make the best single move, or else the best pair; False when there is none."""
     for moves in (_single, _two_dims, _option_first):
-        best = max(moves(walk, score), key=lambda found: found[0], default=None)
+        best = max(moves(walk, goal), key=lambda found: found[0], default=None)
         if best is not None:
             for move in best[1]:
                 _make(walk, move)
@@ -91,10 +100,13 @@ def _make(walk: Walk, move: Move) -> None:
         walk.move_dim(*move)
 
 
-def _single(walk: Walk, score: Score, saved: float = 0.0, harm: float = 0.0) -> Iterator[Found]:
+def _single(walk: Walk, goal: Goal, saved: float = 0.0, harm: float = 0.0) -> Iterator[Found]:
     """The best move of a dim and of an option, after moves that save and add so much."""
-    yield from _best(walk, score(saved + walk.saved_by_dims(), harm + walk.harm_of_dims()))
-    gains = score(saved + walk.saved_by_options(), harm + walk.harm_of_options())
+    if goal.layers is None or walk.layers() <= goal.layers:
+        yield from _best(walk, goal.score(saved + walk.saved_by_dims(), harm + walk.harm_of_dims()))
+    gains = goal.score(saved + walk.saved_by_options(), harm + walk.harm_of_options())
+    if goal.layers is not None:
+        gains = np.where(walk.layers_by_options() <= goal.layers, gains, -np.inf)
     if gains.size and np.isfinite(gains.max()):
         yield float(gains.max()), (int(gains.argmax()),)
 
@@ -107,17 +119,19 @@ def _best(walk: Walk, gains: Floats) -> Iterator[Found]:
         yield float(gains.max()), tuple((int(each) // most, int(each) % most) for each in at)
 
 
-def _two_dims(walk: Walk, score: Score) -> Iterator[Found]:
+def _two_dims(walk: Walk, goal: Goal) -> Iterator[Found]:
+    if not len(walk.rows):
+        return
     saved, harm = walk.saved_by_dims().reshape(-1), walk.harm_of_dims().reshape(-1)
     together, cross = np.add.outer(harm, harm), walk.cross_harm()
     if cross is not None:
         together += cross
     dims = np.arange(len(harm)) // walk.widths.shape[1]
     together[dims[:, None] == dims] = np.inf
-    yield from _best(walk, score(np.add.outer(saved, saved) + walk.cross_saved(), together))
+    yield from _best(walk, goal.score(np.add.outer(saved, saved) + walk.cross_saved(), together))
 
 
-def _option_first(walk: Walk, score: Score) -> Iterator[Found]:
+def _option_first(walk: Walk, goal: Goal) -> Iterator[Found]:
     """The best moves after each of the options, those first that are the cheapest way of saving time."""
     saved, harm = walk.saved_by_options(), walk.harm_of_options()
     full = walk.problem.time(walk.problem.full())
@@ -125,5 +139,5 @@ def _option_first(walk: Walk, score: Score) -> Iterator[Found]:
     for option in np.argsort(harm - worth * saved, kind="stable")[:FIRST_OPTIONS]:
         after = copy.copy(walk)
         after.move_option(int(option))
-        for gain, moves in _single(after, score, float(saved[option]), float(harm[option])):
+        for gain, moves in _single(after, goal, float(saved[option]), float(harm[option])):
             yield gain, (int(option), *moves)

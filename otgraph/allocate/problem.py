@@ -9,9 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Polynomial
 from otgraph.allocate.interaction import Effects, Interaction, Key, title
+from otgraph.allocate.layers import LayerGraph, Paths
 from otgraph.allocate.option import Option
 from otgraph.allocate.prices import Prices
 from otgraph.allocate.scope import Scope, scopes_of
@@ -33,9 +36,11 @@ def raised(limit: float, fraction: float) -> float:
 
 @dataclass(frozen=True)
 class Caps:
-    """What a choice may take at most: ``time``, in the problem's unit."""
+    """What a choice may take at most: ``time``, in the problem's unit, and ``layers`` on the longest path,
+    None for any number."""
 
     time: float = math.inf
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Problem:
     what chosen options add, in any unit; no part but the constant is negative. A node may have no time;
     options that remove it still exclude each other. Damage is the sum over the dims that no chosen option
     absorbs and over the chosen options, and what these do to each other by ``interaction``; vectors of other
-    candidates than the problem's are not looked at.
+    candidates than the problem's are not looked at. ``layers``: the paths through the network, for a budget
+    of layers.
     """
 
     dims: tuple[DimOptions, ...]
@@ -72,6 +78,7 @@ class Problem:
     constant: float = 0.0
     terms: Polynomial = ()
     interaction: Interaction | None = None
+    layers: LayerGraph | None = None
 
     def __post_init__(self) -> None:
         _all_differ("dim", [dim.name for dim in self.dims])
@@ -165,7 +172,14 @@ class Problem:
 
     def within(self, choice: Choice, caps: Caps) -> bool:
         """Whether ``choice`` takes no more than ``caps``, within the tolerance."""
-        return self.time(choice) <= raised(caps.time, TOLERANCE)
+        short = caps.layers is None or self.longest(choice) <= caps.layers
+        return short and self.time(choice) <= raised(caps.time, TOLERANCE)
+
+    def longest(self, choice: Choice) -> int:
+        """The layers on the longest path."""
+        chosen = np.zeros((1, len(self.options)), np.bool_)
+        chosen[0, [self.position[name] for name in choice.options]] = True
+        return int(self.paths.longest(chosen)[0])
 
     def priced(self, choice: Choice, prices: Prices) -> float:
         """The damage of ``choice`` as ``prices`` have it."""
@@ -188,6 +202,13 @@ class Problem:
         return Prices(
             tuple(dim.damages for dim in self.dims), tuple(option.damage for option in self.options)
         )
+
+    @cached_property
+    def paths(self) -> Paths:
+        """The paths through the network, as far as options tell them apart."""
+        if self.layers is None:
+            raise ValueError("the problem does not say how its nodes read each other")
+        return Paths.of(self.layers, self.options)
 
     @cached_property
     def effects(self) -> Effects | None:

@@ -95,13 +95,13 @@ class _Rows:
 
 
 class Relaxation:
-    """The relaxation of ``problem``; ``hold`` adds limits, ``minimize`` solves it.
+    """The relaxation of ``problem`` within ``caps``; ``hold`` adds limits, ``minimize`` solves it.
 
     ``picks``: the columns of each dim's levels; ``options``: those of the options; ``pairs``: by scope and
     table, those of the pairs of levels, shaped like the table; ``time``: the time as a linear form.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, caps: Caps | None = None) -> None:
         self.problem = problem
         self.count = 0
         self.rows = _Rows()
@@ -110,14 +110,36 @@ class Relaxation:
         self.main = self.count
         self.pairs: dict[tuple[int, int], Integers] = {}
         self._choose()
+        most = [1.0] * self.count
+        if caps is not None and caps.layers is not None:
+            most += [float(caps.layers)] * self._depths(caps.layers)
+        # without a limit on it the time is only of use as the objective, and it is most of the program
+        timed = caps is None or caps.time < math.inf
         parts: list[tuple[Integers, Floats]] = []
         constant = problem.fixed
-        for at, scope in enumerate(problem.scopes):
+        for at, scope in enumerate(problem.scopes if timed else ()):
             found, added = self._scope(at, scope)
             parts, constant = parts + found, constant + added
         self.time = self._linear(parts, constant)
-        self.upper = np.ones(self.count)
+        self.upper = np.array(most + [1.0] * (self.count - len(most)))
         self.solver: _Solver | None = None
+        if caps is not None and timed:
+            self.hold(self.time, raised(caps.time, TOLERANCE))
+
+    def _depths(self, layers: int) -> int:
+        """Hold the longest path to ``layers``: a column per node of ``Problem.paths`` for how deep it is; how
+        many."""
+        paths = self.problem.paths
+        depths = self._new(len(paths.layers))
+        for node, sources in enumerate(paths.sources):
+            changes = paths.changes[:, node]
+            parts: list[tuple[Iterable[int], float]] = [([depths[node]], 1.0)]
+            parts += [([self.options[at]], -float(changes[at])) for at in np.flatnonzero(changes)]
+            for source in sources:
+                self.rows.add(int(paths.layers[node]), [*parts, ([depths[source]], -1.0)], math.inf)
+            if not sources:
+                self.rows.add(int(paths.layers[node]), parts, math.inf)
+        return len(depths)
 
     def _new(self, count: int) -> Integers:
         self.count += count
@@ -214,11 +236,6 @@ class Relaxation:
         levels = [int(relaxed.values[picks].argmax()) for picks in self.picks.values()]
         taken = np.flatnonzero(relaxed.values[self.options] > 0.5 + _HALF)
         return self.problem.choice(levels, [self.problem.options[at].name for at in taken])
-
-    def hold_caps(self, caps: Caps) -> None:
-        """Keep within ``caps``."""
-        if caps.time < math.inf:
-            self.hold(self.time, raised(caps.time, TOLERANCE))
 
     def hold_cuts(self, cuts: Sequence[Cut]) -> None:
         """Keep the damage by each of ``cuts`` within its limit."""

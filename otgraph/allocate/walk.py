@@ -201,6 +201,14 @@ class Walk:
             harms += self.effects.weight * together
         return harms
 
+    def layers(self) -> int:
+        """The layers on the longest path where the walk stands."""
+        return int(self.problem.paths.longest(self.chosen[None])[0])
+
+    def layers_by_options(self) -> Integers:
+        """The layers on the longest path after each move of an option, shape (options,)."""
+        return self.problem.paths.longest(self.moved)
+
     def cross_saved(self) -> Floats:
         """The time that two moves of different dims save beyond what each saves, shape (moves, moves), a move
         being dim · levels + level."""

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from otgraph.audit.classify import check_task
 from otgraph.audit.economy import Optimisation, break_even
-from otgraph.audit.feeds import first_feeds
-from otgraph.audit.fidelity import fidelity
+from otgraph.audit.fidelity import Fidelity, fidelity, look, pooled
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_threshold
 from otgraph.audit.structure import structure
 from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_digest import METADATA, Sketch
+from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import check_asked, engine_for
 from otgraph.engines.engine import Session
+from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError
 from otgraph.latency.environment import environment
 from otgraph.latency.protocol import Contestant, contest
+from otgraph.task import Reading, check_task
 
 
 def audit(
@@ -35,8 +36,10 @@ def audit(
     min_speedup: float | None = None,
     max_drift: float | None = None,
     metric: str | None = None,
-    task: str = "auto",
+    task: str | Reading = "auto",
+    on_reading: Callable[[Reading], None] | None = None,
     optimisation: Mapping[str, Any] | None = None,
+    fitted_on: Sketch | None = None,
     seed: int = 0,
     repeats: int = 3,
 ) -> Audit:
@@ -48,13 +51,16 @@ def audit(
     ``min_speedup`` is held against the careful end of the interval; ``max_drift`` against the mean KL
     divergence for classifiers and the worst output's relative L2 otherwise. ``metric`` is
     ``package.module:callable``. ``task``: read the output as class scores (``classifier``), as values
-    (``regression``), or by its look (``auto``). ``optimisation`` says what making B cost (``cpu_seconds``,
-    ``wall_seconds``, ``source``). A missed threshold does not raise: see ``Audit.passed``.
+    (``regression``), or by its look (``auto``), or as it was found to be read before. ``on_reading`` is told,
+    before anything is measured. ``optimisation`` says what making B cost (``cpu_seconds``, ``wall_seconds``,
+    ``source``). ``fitted_on``: the samples that B was fitted on (a plan knows them), where B's own file does
+    not say: the audit tells how many of ``data`` they are. A missed threshold does not raise: see
+    ``Audit.passed``.
 
     Raises ``ModelError`` (a file cannot be run, or the two do not match), ``DataError``, ``UsageError``,
     ``EngineMissing``.
     """
-    kind = check_task(task)
+    kind = task if isinstance(task, Reading) else check_task(task)
     runner_a = engine_for(a, engine, cuda_graph=cuda_graph)
     runner_b = engine_for(b, engine_b or engine, cuda_graph=cuda_graph)
     check_asked(engine, [runner_a, runner_b], [a, b])
@@ -63,11 +69,13 @@ def audit(
     metric_function = None if metric is None else load_metric(metric)
     session_a, session_b = runner_a.load(a, threads=threads), runner_b.load(b, threads=threads)
     _check_inputs(a, b, session_a, session_b)
-    data = data.named([spec.name for spec in session_a.inputs])
-    check_data(data, session_a.inputs)
-    check_data(data, session_b.inputs)
-    drift = fidelity(session_a, session_b, data, metric_function, metric or "", kind)
-    feeds = first_feeds(data, (*session_a.inputs, *session_b.inputs))
+    data = ModelData.of(ModelData.of(data, session_a.inputs), session_b.inputs)
+    specs = (*session_a.inputs, *session_b.inputs)
+    reading = kind if isinstance(kind, Reading) else look(session_a, data, kind, specs)
+    if on_reading is not None:
+        on_reading(reading)
+    drift = fidelity(session_a, session_b, data, metric_function, metric or "", reading, seed)
+    feeds = first_feeds(data, specs)
     runs = [
         {"engine": each.name, **session.describe()}
         for each, session in ((runner_a, session_a), (runner_b, session_b))
@@ -77,9 +85,11 @@ def audit(
     latency = contest(pair, threads=threads, seed=seed, repeats=repeats).comparisons[0]
     thresholds = [] if min_speedup is None else [speedup_threshold(latency, min_speedup)]
     thresholds += [] if max_drift is None else [drift_threshold(drift, max_drift)]
+    of_b = structure(b, feeds)
+    sketch = fitted_on or Sketch.parse(of_b.metadata.get(METADATA, ""))
     return Audit(
         a=Artifact(str(a), structure(a, feeds), runs[0]),
-        b=Artifact(str(b), structure(b, feeds), runs[1]),
+        b=Artifact(str(b), of_b, runs[1]),
         latency=latency,
         fidelity=drift,
         environment=environment(runner_a.describe(), runner_b.describe()),
@@ -87,8 +97,30 @@ def audit(
         break_even=None if cost is None else break_even(cost, latency),
         thresholds=tuple(thresholds),
         samples_from=data.source,
+        fitted_samples=None if sketch is None else sketch.seen(data),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def compare_outputs(
+    a: Path,
+    parts: Sequence[tuple[Path, ModelData]],
+    reading: Reading | None,
+    *,
+    engine: str,
+    threads: int = 1,
+    metric: str | None = None,
+    seed: int = 0,
+) -> Fidelity:
+    """The fidelity of several files, each to ``a`` and on data of its own, as one; nothing is timed.
+
+    Raises as ``audit`` does.
+    """
+    metric_function = None if metric is None else load_metric(metric)
+    runner = engine_for(a, engine)
+    session = runner.load(a, threads=threads)
+    pairs = [(session, runner.load(b, threads=threads), data) for b, data in parts]
+    return pooled(pairs, metric_function, metric or "", reading, seed)
 
 
 def _check_inputs(a: Path, b: Path, session_a: Session, session_b: Session) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from otgraph.audit.classify import Classification, ClassTally, Task, class_scores
-from otgraph.audit.feeds import Batch, batches
+from otgraph.audit.classify import Classification, ClassTally
+from otgraph.audit.intervals import Floats, Interval, at_least_zero, intervals
 from otgraph.audit.metric import Metric, MetricResult, evaluate
 from otgraph.data import Array, Data
+from otgraph.data_check import TensorSpec
 from otgraph.engines.engine import Session
+from otgraph.engines.feeds import Batch, batches
 from otgraph.errors import ModelError
+from otgraph.task import LOOKED_AT, Reading, Task, may_be_scores, read_outputs
+
+Source = Literal["data", "fitted", "held-out", "cross-fitted"]
+"""What samples are to B: data that were given to compare on, those it was fitted on, or calibration inputs
+that were kept apart: from B itself, or in turn from refits of it."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class OutputFidelity:
 
     Elements where either is NaN or infinite are left out of the figures and counted in ``non_finite``.
     ``equal`` is the share of equal elements. Integer outputs have only that. ``cosine`` is ``None`` when
-    either side is all zero, ``relative_l2`` is infinite when only A is.
+    either side is all zero, ``relative_l2`` is infinite when only A is. Intervals are of 95 %, over samples.
     """
 
     name: str
@@ -32,6 +38,8 @@ class OutputFidelity:
     max_abs: float | None
     equal: float
     non_finite: int
+    relative_l2_interval: Interval | None = None
+    cosine_interval: Interval | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by field name."""
@@ -40,21 +48,25 @@ class OutputFidelity:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """All outputs; ``classification`` when the model has one output and it reads as class scores.
-
-    ``task_asked`` is what the user said about that.
-    """
+    """All outputs; ``classification`` where one of them reads as class scores, and the ``reading`` that says
+    so. ``source``: what the samples are to B, as far as that is known."""
 
     samples: int
     outputs: tuple[OutputFidelity, ...]
     classification: Classification | None
     metric: MetricResult | None
-    task_asked: Task = "auto"
+    reading: Reading | None = None
+    source: Source = "data"
 
     @property
     def task(self) -> Task:
         """How the outputs were read: ``classifier`` or ``regression``."""
         return "regression" if self.classification is None else "classifier"
+
+    @property
+    def task_asked(self) -> Task:
+        """What the user said about that."""
+        return "auto" if self.reading is None else self.reading.asked
 
     @property
     def drift_name(self) -> str:
@@ -70,13 +82,26 @@ class Fidelity:
             return self.classification.kl
         return max((_drift(output) for output in self.outputs), default=0.0)
 
+    @property
+    def drift_interval(self) -> Interval | None:
+        """Its 95 % interval over samples; None where there are too few, or it is not finite."""
+        if any(output.non_finite for output in self.outputs):
+            return None
+        if self.classification is not None:
+            return self.classification.kl_interval
+        worst = max(self.outputs, key=_drift, default=None)
+        return None if worst is None else worst.relative_l2_interval
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by field name, ``drift`` included."""
         return {
             "samples": self.samples,
+            "source": self.source,
             "task": self.task,
             "task_asked": self.task_asked,
+            "task_why": "" if self.reading is None else self.reading.why,
             "drift": self.drift,
+            "drift_interval": self.drift_interval,
             "drift_name": self.drift_name,
             "outputs": [output.to_json() for output in self.outputs],
             "classification": None if self.classification is None else self.classification.to_json(),
@@ -88,36 +113,82 @@ def _drift(output: OutputFidelity) -> float:
     return 1 - output.equal if output.relative_l2 is None else output.relative_l2
 
 
-def fidelity(
-    a: Session, b: Session, data: Data, metric: Metric | None, metric_name: str, task: Task = "auto"
-) -> Fidelity:
-    """Run both on all of ``data``, checked before.
+def look(
+    session: Session, data: Data, task: Task = "auto", specs: Sequence[TensorSpec] | None = None
+) -> Reading:
+    """Run ``session`` on some inputs drawn from all of ``data``, and read what comes out.
 
-    Raises ``ModelError`` when the outputs do not match, ``UsageError`` when they do not suit ``task``.
+    ``specs``: inputs that decide on the size of a batch, where not the session's alone do.
+
+    Raises ``UsageError`` when that does not suit ``task``.
     """
-    names = paired_outputs(a, b)
-    tallies = {name: _Tally() for name in names}
+    if task == "regression":
+        return read_outputs((), task)
+    inputs: list[Mapping[str, Array]] = []
+    outputs: list[Mapping[str, Array]] = []
+    for batch in batches(data.take(LOOKED_AT, seed=0), specs or session.inputs):
+        inputs.append({name: array[: batch.count] for name, array in batch.feeds.items()})
+        outputs.append(_run(session, batch))
+        if not may_be_scores(outputs[0]):
+            break
+    return read_outputs(outputs, task, inputs)
+
+
+def fidelity(
+    a: Session,
+    b: Session,
+    data: Data,
+    metric: Metric | None,
+    metric_name: str,
+    reading: Reading | None = None,
+    seed: int = 0,
+) -> Fidelity:
+    """Run both on all of ``data``, checked before. A's outputs are read as ``reading`` says, or by their
+    look. ``seed``: of the intervals.
+
+    Raises ``ModelError`` when the outputs do not match.
+    """
+    return pooled([(a, b, data)], metric, metric_name, reading, seed)
+
+
+def pooled(
+    parts: Sequence[tuple[Session, Session, Data]],
+    metric: Metric | None,
+    metric_name: str,
+    reading: Reading | None = None,
+    seed: int = 0,
+) -> Fidelity:
+    """As ``fidelity``, over several pairs of sessions, each on its own part of the data, in their order."""
+    first, other, data = parts[0]
+    specs = (*first.inputs, *other.inputs)
+    if reading is None:
+        reading = look(first, data, specs=specs)
+    elif reading.output not in (None, *(spec.name for spec in first.outputs)):  # the exporter renamed it
+        reading = look(first, data, reading.task, specs)
+    tallies = {name: _Tally() for name in paired_outputs(first, other)}
     classes: ClassTally | None = None
     scores = _MetricTally(metric, metric_name)
     samples = 0
-    for batch in batches(data, (*a.inputs, *b.inputs)):
-        out_a, out_b = _run(a, batch), _run(b, batch)
-        out_b = {name: out_b[other] for name, other in names.items()}
-        _check_shapes(out_a, out_b)
-        for name, tally in tallies.items():
-            tally.add(out_a[name], out_b[name])
-        if samples == 0:
-            classes = _class_tally(out_a, task)
-        if classes is not None:
-            classes.add(out_a[classes.output], out_b[classes.output], batch.labels)
-        scores.add(batch, out_a, out_b)
-        samples += batch.count
+    for part, (a, b, data) in enumerate(parts):
+        names = paired_outputs(a, b)
+        for batch in batches(data, (*a.inputs, *b.inputs)):
+            out_a, out_b = _run(a, batch), _run(b, batch)
+            out_b = {name: out_b[other] for name, other in names.items()}
+            _check_shapes(out_a, out_b)
+            for name, tally in tallies.items():
+                tally.add(out_a[name], out_b[name], batch.count)
+            if samples == 0:
+                classes = _class_tally(out_a, reading)
+            if classes is not None:
+                classes.add(out_a[classes.output], out_b[classes.output], batch.labels)
+            scores.add(part, batch, out_a, out_b)
+            samples += batch.count
     return Fidelity(
         samples=samples,
-        outputs=tuple(tally.result(name) for name, tally in tallies.items()),
-        classification=None if classes is None else classes.result(),
+        outputs=tuple(tally.result(name, seed) for name, tally in tallies.items()),
+        classification=None if classes is None else classes.result(seed),
         metric=scores.result(),
-        task_asked=task,
+        reading=reading,
     )
 
 
@@ -143,49 +214,74 @@ def _check_shapes(a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
             raise ModelError(f"{what}; compare models of the same outputs")
 
 
-def _class_tally(outputs: Mapping[str, Array], task: Task) -> ClassTally | None:
-    found = class_scores(outputs, task)
-    if found is None:
+def _class_tally(outputs: Mapping[str, Array], reading: Reading) -> ClassTally | None:
+    name, rows = reading.output, reading.rows
+    if name is None or rows is None:
         return None
-    name, rows = found
     return ClassTally(name, rows, outputs[name].shape[-1], per_position=outputs[name].ndim == 3)
 
 
 class _Tally:
-    """Sums of squares and products of one output, in float64."""
+    """Sums of squares and products of one output, in float64: a row per sample, or per batch where samples do
+    not lie along its first axis."""
 
     def __init__(self) -> None:
-        self._aa = self._bb = self._ab = self._dd = self._max = 0.0
+        self._sums: list[Floats] = []
+        self._max = 0.0
         self._equal = self._elements = self._non_finite = 0
         self._float = False
 
-    def add(self, a: Array, b: Array) -> None:
+    def add(self, a: Array, b: Array, samples: int) -> None:
         self._equal += int((a == b).sum())
         self._elements += a.size
         if a.dtype.kind != "f" or b.dtype.kind != "f":
             return
         self._float = True
-        x: npt.NDArray[np.float64] = np.asarray(a, np.float64).ravel()
-        y: npt.NDArray[np.float64] = np.asarray(b, np.float64).ravel()
+        rows = samples if a.shape[:1] == (samples,) else 1
+        x: Floats = np.asarray(a, np.float64).reshape(rows, -1)
+        y: Floats = np.asarray(b, np.float64).reshape(rows, -1)
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
             self._non_finite += int((~finite).sum())
-            x, y = x[finite], y[finite]
+            x, y = np.where(finite, x, 0), np.where(finite, y, 0)
         gap = y - x
-        self._aa += float(x @ x)
-        self._bb += float(y @ y)
-        self._ab += float(x @ y)
-        self._dd += float(gap @ gap)
+        self._sums.append(np.stack([(u * v).sum(1) for u, v in ((x, x), (y, y), (x, y), (gap, gap))], 1))
         self._max = max(self._max, float(np.abs(gap).max(initial=0)))
 
-    def result(self, name: str) -> OutputFidelity:
+    def result(self, name: str, seed: int) -> OutputFidelity:
         equal = self._equal / max(self._elements, 1)
         if not self._float:
             return OutputFidelity(name, None, None, None, equal, 0)
-        relative = np.sqrt(self._dd / self._aa) if self._aa > 0 else (0.0 if self._dd == 0 else np.inf)
-        scale = np.sqrt(self._aa) * np.sqrt(self._bb)
-        cosine = float(np.clip(self._ab / scale, -1, 1)) if scale > 0 else None
-        return OutputFidelity(name, float(relative), cosine, self._max, equal, self._non_finite)
+        sums = np.concatenate(self._sums)
+        relative, cosine = float(_relative(sums.sum(0))), float(_cosine(sums.sum(0)))
+        found = intervals(sums, {"relative": _relative, "cosine": _cosine}, seed)
+        return OutputFidelity(
+            name=name,
+            relative_l2=relative,
+            cosine=cosine if np.isfinite(cosine) else None,
+            max_abs=self._max,
+            equal=equal,
+            non_finite=self._non_finite,
+            relative_l2_interval=at_least_zero(found["relative"]),
+            cosine_interval=_within_one(found["cosine"]),
+        )
+
+
+def _relative(sums: Floats) -> Floats:
+    """‖b − a‖ / ‖a‖ of sums (aa, bb, ab, dd); infinite where only A is zero, zero where both are."""
+    aa, dd = sums[..., 0], sums[..., 3]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(aa > 0, np.sqrt(dd / aa), np.where(dd == 0, 0.0, np.inf))
+
+
+def _cosine(sums: Floats) -> Floats:
+    """a · b / ‖a‖ ‖b‖ of the same sums; NaN where either is zero."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.clip(sums[..., 2] / (np.sqrt(sums[..., 0]) * np.sqrt(sums[..., 1])), -1, 1)
+
+
+def _within_one(found: Interval | None) -> Interval | None:
+    return None if found is None else (max(found[0], -1.0), min(found[1], 1.0))
 
 
 class _MetricTally:
@@ -193,11 +289,11 @@ class _MetricTally:
 
     def __init__(self, metric: Metric | None, name: str) -> None:
         self._metric, self._name = metric, name
-        self._kept: dict[int, list[tuple[Batch, Mapping[str, Array], Mapping[str, Array]]]] = {}
+        self._kept: dict[tuple[int, int], list[tuple[Batch, Mapping[str, Array], Mapping[str, Array]]]] = {}
 
-    def add(self, batch: Batch, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
+    def add(self, part: int, batch: Batch, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
         if self._metric is not None:
-            self._kept.setdefault(batch.chunk, []).append((batch, a, b))
+            self._kept.setdefault((part, batch.chunk), []).append((batch, a, b))
 
     def result(self) -> MetricResult | None:
         if self._metric is None:

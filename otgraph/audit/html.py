@@ -14,8 +14,11 @@ from otgraph.audit.quantities import (
     changes_lines,
     conditions_line,
     fidelity_lines,
+    fidelity_title,
+    gap_line,
     not_counted_line,
     quantities,
+    seen_line,
     task_line,
 )
 from otgraph.files import write_aside
@@ -75,7 +78,11 @@ def render_html(audit: Audit) -> str:
         quantities=[
             (item, 100 * item.a / item.larger, 100 * item.b / item.larger) for item in quantities(audit)
         ],
-        fidelity=fidelity_lines(audit),
+        fidelity=fidelity_lines(audit.fidelity),
+        fidelity_title=fidelity_title(audit.fidelity),
+        compared=_compared(audit),
+        gap_line=gap_line(audit),
+        seen_line=seen_line(audit),
         ops=[(op, audit.a.structure.ops.get(op, 0), audit.b.structure.ops.get(op, 0)) for op in ops],
         conditions=conditions_line(audit),
         not_counted=not_counted_line(audit),
@@ -83,6 +90,15 @@ def render_html(audit: Audit) -> str:
         changes_lines=changes_lines(audit),
         task_line=task_line(audit),
     )
+
+
+def _compared(audit: Audit) -> list[tuple[str, str, str]]:
+    """Each figure on the inputs of the repair, and on unseen ones."""
+    found = audit.generalization
+    if found is None:
+        return []
+    unseen = dict(fidelity_lines(found.unseen))
+    return [(label, value, unseen.get(label, "")) for label, value in fidelity_lines(found.fitted)]
 
 
 def save_html(audit: Audit, path: Path) -> None:

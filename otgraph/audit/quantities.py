@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otgraph.audit.changes import NodeRef, by_op
 
 if TYPE_CHECKING:
+    from otgraph.audit.fidelity import Fidelity
+    from otgraph.audit.intervals import Interval
     from otgraph.audit.report import Audit
 
 
@@ -70,17 +72,34 @@ def _whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def fidelity_lines(audit: Audit) -> list[tuple[str, str]]:
-    """Label and value of each figure of fidelity, the most telling first."""
+def fidelity_title(found: Fidelity) -> str:
+    """``fidelity over 77 samples kept from everything``: on which samples the figures are."""
+    return f"fidelity over {found.samples:,} {_SAMPLES[found.source]}"
+
+
+_SAMPLES = {
+    "data": "samples",
+    "fitted": "samples that B was fitted on",
+    "held-out": "samples that nothing was fitted on",
+    "cross-fitted": "samples, each kept from the repair it is judged by",
+}
+
+
+def fidelity_lines(found: Fidelity) -> list[tuple[str, str]]:
+    """Label and value of each figure of fidelity, with its 95 % interval, the most telling first."""
     lines: list[tuple[str, str]] = []
-    found = audit.fidelity
     if found.classification is not None:
         scores = found.classification
         unit = "positions" if scores.per_position else "samples"
-        lines.append((f"top-1 agreement ({unit})", share(scores.top1_agreement)))
-        lines.append(("KL(A ‖ B), mean", f"{scores.kl:.4g} nats"))
+        agreement = _between(scores.top1_agreement_interval, percent)
+        lines.append((f"top-1 agreement ({unit})", f"{share(scores.top1_agreement)}{agreement}"))
+        lines.append(("KL(A ‖ B), mean", f"{scores.kl:.4g} nats{_between(scores.kl_interval)}"))
         if scores.accuracy_a is not None and scores.accuracy_b is not None:
             lines.append(("accuracy, A → B", f"{share(scores.accuracy_a)} → {share(scores.accuracy_b)}"))
+            if scores.accuracy_change_interval is not None:
+                change = f"{100 * (scores.accuracy_b - scores.accuracy_a):+.2f} points"
+                shown = _between(scores.accuracy_change_interval, _points)
+                lines.append(("change of accuracy", _minus(f"{change}{shown}")))
     if found.metric is not None:
         lines.append((f"{found.metric.name}, A → B", f"{found.metric.a:.6g} → {found.metric.b:.6g}"))
     for output in found.outputs:
@@ -88,12 +107,59 @@ def fidelity_lines(audit: Audit) -> list[tuple[str, str]]:
             lines.append((f"{output.name}: equal elements", share(output.equal)))
             continue
         cosine = "–" if output.cosine is None else f"{output.cosine:.5f}"
-        lines.append((f"{output.name}: relative L2", f"{output.relative_l2:.4g}"))
+        cosine += _between(output.cosine_interval, "{:.5f}".format)
+        relative = f"{output.relative_l2:.4g}{_between(output.relative_l2_interval)}"
+        lines.append((f"{output.name}: relative L2", relative))
         lines.append((f"{output.name}: cosine", cosine))
         lines.append((f"{output.name}: largest difference", f"{output.max_abs:.4g}"))
         if output.non_finite:
             lines.append((f"{output.name}: NaN or infinite", f"{output.non_finite:,} elements"))
     return lines
+
+
+def gap_line(audit: Audit) -> str:
+    """The most telling figures on the inputs of the repair beside those on unseen ones."""
+    found = audit.generalization
+    if found is None:
+        return ""
+    count = f"{found.fitted.samples:,}"
+    return f"on the {count} inputs it was fitted on: {_brief(found.fitted)}; unseen: {_brief(found.unseen)}"
+
+
+def seen_line(audit: Audit) -> str:
+    """That B was fitted on some of the samples, which no figure about them tells by itself."""
+    if not audit.fitted_samples or audit.fidelity.source != "data":
+        return ""
+    count, samples = audit.fitted_samples, audit.fidelity.samples
+    which = "these samples" if count == samples else f"{count:,} of these {samples:,} samples"
+    return f"B was fitted on {which}, so that the figures flatter it; audit it on others"
+
+
+def _brief(found: Fidelity) -> str:
+    """``KL divergence 0.066 [0.051, 0.083], top-1 agreement 89.6 % [85.1, 92.9]``."""
+    parts = [f"{found.drift_name} {found.drift:.4g}{_between(found.drift_interval)}"]
+    scores = found.classification
+    if scores is not None:
+        interval = _between(scores.top1_agreement_interval, percent)
+        parts.append(f"top-1 agreement {share(scores.top1_agreement)}{interval}")
+    return ", ".join(parts)
+
+
+def _between(interval: Interval | None, write: Callable[[float], str] = "{:.3g}".format) -> str:
+    return "" if interval is None else f" [{write(interval[0])}, {write(interval[1])}]"
+
+
+def percent(value: float) -> str:
+    """The number of percent, with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f}"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def conditions_line(audit: Audit) -> str:
@@ -137,14 +203,9 @@ def _changed(word: str, nodes: Sequence[NodeRef]) -> str:
 
 
 def task_line(audit: Audit) -> str:
-    """That the outputs were taken for class scores by their look alone, where that may be wrong."""
-    scores = audit.fidelity.classification
-    if scores is None or audit.fidelity.task_asked != "auto":
-        return ""
-    if scores.rows != "logits" or scores.accuracy_a is not None:
-        return ""
-    what = f"{scores.output} was read as scores of {scores.classes} classes"
-    return f"{what}; if it is not that, say --task regression"
+    """How the outputs were read, where their look alone decided it."""
+    reading = audit.fidelity.reading
+    return "" if reading is None or reading.asked != "auto" else f"read as {reading.text}"
 
 
 def amount(value: float, unit: str = "") -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from otgraph.audit.changes import Changes, changes
 from otgraph.audit.economy import BreakEven, Optimisation
 from otgraph.audit.fidelity import Fidelity
+from otgraph.audit.generalization import Generalization
 from otgraph.audit.html import save_html
 from otgraph.audit.structure import Structure
 from otgraph.latency.environment import Environment
@@ -55,7 +56,11 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Audit:
-    """B measured against A. ``samples_from`` names the data, ``created`` is UTC in ISO 8601."""
+    """B measured against A. ``samples_from`` names the data, ``created`` is UTC in ISO 8601.
+
+    ``fitted_samples``: how many of the samples B was fitted on, None where nothing is known of that.
+    ``generalization``: how B fares on the inputs it was fitted on, and on others, where B was made just now.
+    """
 
     a: Artifact
     b: Artifact
@@ -67,6 +72,8 @@ class Audit:
     thresholds: tuple[Threshold, ...]
     samples_from: str
     created: str
+    fitted_samples: int | None = None
+    generalization: Generalization | None = None
 
     @property
     def passed(self) -> bool:
@@ -106,7 +113,12 @@ class Audit:
                 "optimisation": None if self.optimisation is None else vars(self.optimisation),
                 "break_even": None if self.break_even is None else vars(self.break_even),
                 "environment": self.environment.to_json(),
-                "data": {"source": self.samples_from, "samples": self.fidelity.samples},
+                "generalization": None if self.generalization is None else self.generalization.to_json(),
+                "data": {
+                    "source": self.samples_from,
+                    "samples": self.fidelity.samples,
+                    "fitted_on": self.fitted_samples,
+                },
             }
         )
 

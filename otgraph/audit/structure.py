@@ -30,7 +30,8 @@ class Structure:
     (shapes and indices). ``macs`` are for the feeds given; ``not_counted`` says how many nodes of which op
     do arithmetic that is missing from it. ``depth`` is the longest chain of nodes, ``compute_depth``
     the longest counting only convolutions, matrix products and their like. ``listing`` has every node, in
-    the file's order. Of an engine's own file only ``bytes`` can be told; the others are None.
+    the file's order, and ``metadata`` the file's own. Of an engine's own file only ``bytes`` can be told;
+    the others are None.
     """
 
     bytes: int
@@ -42,11 +43,13 @@ class Structure:
     ops: Mapping[str, int] = field(default_factory=dict[str, int])
     not_counted: Mapping[str, int] = field(default_factory=dict[str, int])
     listing: tuple[NodeRef, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values by field name; not ``listing``, of which ``Changes`` tells what matters."""
+        """Plain JSON values by field name; not ``listing``, of which ``Changes`` tells what matters, nor
+        ``metadata``."""
         fields = {**vars(self), "ops": dict(self.ops), "not_counted": dict(self.not_counted)}
-        return {name: value for name, value in fields.items() if name != "listing"}
+        return {name: value for name, value in fields.items() if name not in ("listing", "metadata")}
 
 
 def structure(path: Path, feeds: Mapping[str, Array]) -> Structure:
@@ -74,6 +77,7 @@ def structure(path: Path, feeds: Mapping[str, Array]) -> Structure:
         ops=dict(sorted(Counter(node.op_type for node in nodes).items())),
         not_counted=dict(sorted(uncounted.items())),
         listing=tuple(map(_reference, nodes)),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
 

@@ -10,8 +10,11 @@ from otgraph.audit.quantities import (
     changes_lines,
     conditions_line,
     fidelity_lines,
+    fidelity_title,
+    gap_line,
     not_counted_line,
     quantities,
+    seen_line,
     task_line,
 )
 from otgraph.audit.report import Audit
@@ -24,6 +27,7 @@ def summary(audit: Audit) -> RenderableType:
         _before_after(audit),
         _fidelity(audit),
     ]
+    parts += _trust(audit)
     parts += [Text(line) for line in changes_lines(audit)]
     parts += [Text(item.text, style="green" if item.met else "bold red") for item in audit.thresholds]
     if audit.break_even is not None:
@@ -31,6 +35,20 @@ def summary(audit: Audit) -> RenderableType:
     notes = (f"measured: {conditions_line(audit)}", not_counted_line(audit), task_line(audit))
     parts += [Text(note, style="dim") for note in notes if note]
     return Group(*parts)
+
+
+def _trust(audit: Audit) -> list[RenderableType]:
+    """How far the figures of fidelity can be trusted."""
+    said: list[RenderableType] = []
+    seen = seen_line(audit)
+    if seen:
+        said.append(Text(seen, style="bold yellow"))
+    found = audit.generalization
+    if found is not None:
+        said.append(Text(gap_line(audit), style="yellow" if found.large else ""))
+        said += [Text(found.advice, style="bold yellow")] if found.advice else []
+        said.append(Text(found.network_text, style="dim"))
+    return said
 
 
 def _style(audit: Audit) -> str:
@@ -49,8 +67,8 @@ def _before_after(audit: Audit) -> Table:
 
 
 def _fidelity(audit: Audit) -> Table:
-    table = Table(f"fidelity over {audit.fidelity.samples:,} samples", "", pad_edge=False)
+    table = Table(fidelity_title(audit.fidelity), "", pad_edge=False)
     table.columns[1].justify = "right"
-    for label, value in fidelity_lines(audit):
+    for label, value in fidelity_lines(audit.fidelity):
         table.add_row(label, value)
     return table

@@ -129,8 +129,8 @@ def _passes(axes: AxisMap, user: fx.Node, source: fx.Node, channels: int) -> boo
 
 
 def _column_energy(graph: Graph, affine: Affine) -> Vector:
-    weight = read_weight(graph, affine).double()
-    grouped = weight.reshape(affine.groups, weight.shape[0] // affine.groups, weight.shape[1], -1)
+    weight, groups = read_weight(graph, affine).double(), affine.window.groups
+    grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     return grouped.square().sum((1, 3)).reshape(-1).numpy()
 
 

@@ -3,13 +3,13 @@ for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from otgraph.calibrate.feeds import Feed, feeds
-from otgraph.calibrate.moments import MeanVariance, Moments, MomentSum, mean_variance
+from otgraph.calibrate.feeds import feeds
+from otgraph.calibrate.moments import Moments, MomentSum
 from otgraph.calibrate.observe import observe
 from otgraph.calibrate.slot import Slot
 from otgraph.data import Data
@@ -37,14 +37,6 @@ class Statistics:
     def of(self, slot: Slot) -> Moments:
         """The moments of ``slot``; ``KeyError`` when not asked for or refused (see remarks)."""
         return self.moments[slot.key]
-
-    def merge(self, other: Statistics) -> Statistics:
-        """The statistics of both data sets together; both must hold the same slots."""
-        if self.moments.keys() != other.moments.keys():
-            raise ValueError("statistics of different requests cannot be merged")
-        joined = {key: found.merge(other.moments[key]) for key, found in self.moments.items()}
-        remarks = tuple(dict.fromkeys(self.remarks + other.remarks))
-        return Statistics(joined, self.samples + other.samples, remarks)
 
 
 def collect(graph: Graph, data: Data, requests: Sequence[Slot], batch_size: int = 32) -> Statistics:
@@ -82,18 +74,3 @@ def collect(graph: Graph, data: Data, requests: Sequence[Slot], batch_size: int 
     if unseen:
         raise DataError(f"{unseen[0]}: no such value in the graph, so it cannot be observed")
     return Statistics({key: total.value() for key, total in sums.items()}, samples, tuple(remarks))
-
-
-def collect_mean_variance(
-    graph: Graph, batches: Iterable[Feed], axes: Mapping[str, int]
-) -> dict[str, MeanVariance]:
-    """Per-channel mean and variance of the values named in ``axes`` (node name → channel axis)."""
-    found: dict[str, MeanVariance] = {}
-
-    def look(name: str, value: torch.Tensor) -> None:
-        new = mean_variance(value, axes[name])
-        found[name] = found[name].merge(new) if name in found else new
-
-    for inputs in batches:
-        observe(graph, inputs, axes.keys(), look)
-    return found

@@ -15,6 +15,7 @@ from otgraph.calibrate.span_screen import Screened, screen
 from otgraph.data import Data
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import Note
 from otgraph.graph.span import Collapse, Estimator, Span
 from otgraph.graph.span_maps import find_collapses
 from otgraph.graph.spans import RUN, activation_nodes, find_spans
@@ -75,6 +76,10 @@ class SpanDepth:
             "nodes": len(self.span.nodes),
             "maps": maps,
         }
+
+
+DEPTH: Note[Mapping[str, SpanDepth | ActivationStatistics]] = Note("depth")
+"""On the exit of a span or an activation, by the name of the span; what ``annotate-depth`` leaves."""
 
 
 @dataclass(frozen=True)

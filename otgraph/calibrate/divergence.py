@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from otgraph.errors import UsageError
+from otgraph.data import Array
+from otgraph.task import Rows, Task, read_outputs
 
 Outputs = Sequence[torch.Tensor]
-
-Task = Literal["auto", "classifier", "regression"]
-"""How outputs are to be read: by their look, as class scores, or as values."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +50,14 @@ def output_divergence(
             error += float((o.double() - r.double()).square().sum())
             norm += float(r.double().square().sum())
     relative = (error / norm) ** 0.5 if norm > 0 else (0.0 if error == 0 else float("inf"))
-    if not is_classifier(reference, task):
+    reading = read_outputs([arrays_of(batch) for batch in reference], task)
+    if reading.output is None:
         return Divergence(relative)
-    probabilities = all(_are_probabilities(ref[0]) for ref in reference)
+    at = int(reading.output)
     kl = agree = 0.0
     rows = 0
     for ref, new in zip(reference, outputs, strict=True):
-        p, q = (_log_probabilities(x[0], probabilities=probabilities) for x in (ref, new))
+        p, q = (_log_probabilities(x[at], reading.rows) for x in (ref, new))
         kl += float((p.exp() * (p - q)).sum())
         agree += float((p.argmax(-1) == q.argmax(-1)).sum())
         rows += len(p)
@@ -67,46 +65,26 @@ def output_divergence(
 
 
 def is_classifier(outputs: Sequence[Outputs], task: Task = "auto") -> bool:
-    """Whether these are the outputs of a classifier.
-
-    That is one floating-point output of shape (N, C) or (N, T, C), C ≥ 2. A feature map has three axes too,
-    so by look alone three are class scores only where each row is a distribution, or the logarithm of one.
+    """Whether these are read as the outputs of a classifier: see ``otgraph.task``.
 
     Raises:
         UsageError: ``task`` says so, and the outputs have another shape.
     """
-    if task == "regression":
-        return False
-    could_be = bool(outputs) and all(
-        len(batch) == 1
-        and batch[0].is_floating_point()
-        and batch[0].dim() in (2, 3)
-        and batch[0].shape[-1] >= 2
-        and batch[0].numel() > 0
-        for batch in outputs
-    )
-    if task == "classifier" and not could_be:
-        raise UsageError(
-            "task classifier: needs one floating-point output (samples, [positions,] classes ≥ 2);"
-            " use --task regression"
-        )
-    return could_be and (task == "classifier" or all(_looks_like_scores(batch[0]) for batch in outputs))
+    return read_outputs([arrays_of(batch) for batch in outputs], task).task == "classifier"
 
 
-def _looks_like_scores(values: torch.Tensor) -> bool:
-    if values.dim() == 2 or _are_probabilities(values):
-        return True
-    sums = values.double().exp().sum(-1)
-    return bool((values <= 1e-6).all()) and bool(((sums - 1).abs() < 2e-3).all())
+def arrays_of(tensors: Outputs, names: Sequence[str] = ()) -> dict[str, Array]:
+    """Tensors as arrays by name, or by their place where there are no ``names``."""
+    names = names or [str(place) for place in range(len(tensors))]
+    return {
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
+        for name, tensor in zip(names, tensors, strict=True)
+    }
 
 
-def _are_probabilities(values: torch.Tensor) -> bool:
-    return bool((values >= 0).all()) and bool(((values.double().sum(-1) - 1).abs() < 1e-3).all())
-
-
-def _log_probabilities(values: torch.Tensor, *, probabilities: bool) -> torch.Tensor:
+def _log_probabilities(values: torch.Tensor, kind: Rows | None) -> torch.Tensor:
     rows = values.double().reshape(-1, values.shape[-1])
-    if not probabilities:
+    if kind != "probabilities":
         return rows.log_softmax(-1)
     logs = rows.clamp_min(_FLOOR).log()
     return logs - logs.logsumexp(-1, keepdim=True)

@@ -27,12 +27,6 @@ class Moments:
         """E[x xᵀ] − E[x] E[x]ᵀ, shape (n, n)."""
         return self.second - np.outer(self.mean, self.mean)
 
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of observations together."""
-        count = self.count + other.count
-        a, b = (self.count / count, other.count / count) if count else (0.0, 0.0)
-        return Moments(count, a * self.mean + b * other.mean, a * self.second + b * other.second)
-
 
 @dataclass(frozen=True, eq=False)
 class MeanVariance:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from otgraph.graph.affine import Affine
+from otgraph.window import Window
 
 BLOCK_BYTES = 64 << 20
 """Bytes of rows that are made at a time."""
@@ -49,32 +49,36 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes of the regression of one affine node: ``groups`` problems of ``width`` columns, ``out``
-    outputs each."""
+    """The regression of a map that slides as ``window`` says: ``groups`` problems of ``width`` columns,
+    ``out`` outputs each."""
 
-    affine: Affine
-    kernel: tuple[int, ...]
-    groups: int
-    width: int
-    out: int
+    window: Window
     precision: torch.dtype = torch.float64
 
-    @staticmethod
-    def of(affine: Affine, weight: torch.Tensor, precision: torch.dtype = torch.float64) -> Geometry:
-        """From a weight as ``read_weight`` gives it: (out, in/groups, *kernel)."""
-        groups = affine.groups
-        sizes = (groups, weight[0].numel(), weight.shape[0] // groups)
-        return Geometry(affine, tuple(weight.shape[2:]), *sizes, precision)
+    @property
+    def groups(self) -> int:
+        """Problems that share nothing."""
+        return self.window.groups
+
+    @property
+    def width(self) -> int:
+        """Columns of each: channels, times the taps of the kernel (which run fastest)."""
+        return self.window.inputs // self.groups * math.prod(self.window.kernel)
+
+    @property
+    def out(self) -> int:
+        """Outputs of each."""
+        return self.window.outputs // self.groups
 
     def space(self, data: torch.Tensor) -> tuple[int, ...]:
         """The output axes besides samples and channels: spatial ones, or the steps of a sequence."""
-        if self.affine.kind == "linear":
+        if self.window.axis == -1:
             return tuple(data.shape[1:-1])
-        return self._sizes(data.shape[2:])
+        return self.window.positions(data.shape[2:])
 
     def shape(self, data: torch.Tensor) -> tuple[int, ...]:
         """The shape of the node's output for the input ``data``."""
-        if self.affine.kind == "linear":
+        if self.window.axis == -1:
             return (*data.shape[:-1], self.out)
         return (data.shape[0], self.groups * self.out, *self.space(data))
 
@@ -102,7 +106,7 @@ class Geometry:
 
     def _rows(self, data: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """(groups, N*p, width): the input at the positions, window by window."""
-        if self.affine.kind == "linear":
+        if self.window.axis == -1:
             return gathered(data, -1, at).transpose(1, 2).reshape(1, -1, self.width).to(self.precision)
         flat, inside = self._sources(data.shape[2:], at)
         values = _take(data.flatten(2), flat.reshape(-1))
@@ -115,22 +119,17 @@ class Geometry:
 
     def _sources(self, spatial: torch.Size, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """For each position and tap the flat input index, and whether it lies inside: both (p, taps)."""
-        affine = self.affine
-        outputs = np.unravel_index(at.numpy(), self._sizes(spatial))
-        taps = np.unravel_index(np.arange(math.prod(self.kernel)), self.kernel)
+        window = self.window
+        outputs = np.unravel_index(at.numpy(), window.positions(spatial))
+        taps = np.unravel_index(np.arange(math.prod(window.kernel)), window.kernel)
         flat = np.zeros((len(at), len(taps[0])), np.int64)
         inside = np.ones_like(flat, dtype=bool)
         for axis, size in enumerate(spatial):
-            first = outputs[axis] * affine.stride[axis] - affine.padding[axis][0]
-            index = first[:, None] + taps[axis][None] * affine.dilation[axis]
+            first = outputs[axis] * window.stride[axis] - window.padding[axis][0]
+            index = first[:, None] + taps[axis][None] * window.dilation[axis]
             inside &= (index >= 0) & (index < size)
             flat = flat * size + index.clip(0, size - 1)
         return torch.from_numpy(flat), torch.from_numpy(inside)
-
-    def _sizes(self, spatial: torch.Size) -> tuple[int, ...]:
-        affine = self.affine
-        axes = zip(spatial, self.kernel, affine.stride, affine.padding, affine.dilation, strict=True)
-        return tuple((size + sum(pads) - d * (k - 1) - 1) // stride + 1 for size, k, stride, pads, d in axes)
 
     def _targets(self, target: torch.Tensor) -> torch.Tensor:
         """(N, groups*out, p) → (groups, N*p, out)."""

@@ -19,6 +19,7 @@ from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
 from otgraph.graph.span_site import site_of
+from otgraph.window import Window
 
 MAX_WIDTH = 8192
 """A regression of more columns than this (half a gigabyte) is refused."""
@@ -28,12 +29,11 @@ MAX_WIDTH = 8192
 class SpanFit:
     """A collapse with its numbers.
 
-    ``weight``: None for the identity; (C, 1, *1s) with ``groups`` = C for an affine map over ``axis`` 1 and
-    (C,) over ``axis`` -1; (out, in) for a linear map over ``axis`` -1; (out, in, *kernel) for a linear map
-    or a convolution over ``axis`` 1. ``bias``: (out,), None for the identity. ``stride``: one number per
-    spatial axis. ``padding``: one number per spatial axis, the same before and after; or two per axis, as
-    ONNX orders them (all befores, then all afters), where they differ. Where the span has a ``branch`` the
-    map stands for the branch, and the addition stays (the identity then means that nothing is added).
+    ``weight``: None for the identity; (C, 1, *1s) for an affine map over ``axis`` 1 and (C,) over ``axis``
+    -1; (out, in) for a linear map over ``axis`` -1; (out, in, *kernel) for a linear map or a convolution over
+    ``axis`` 1. ``bias``: (out,), None for the identity. ``window``: its geometry, with C groups for an affine
+    map. Where the span has a ``branch`` the map stands for the branch, and the addition stays (the identity
+    then means that nothing is added).
 
     ``error``: squared error over the energy of what is reproduced (the branch's update; else the exit less
     its mean per channel), on held-out inputs. ``fitted``: the same on the inputs fitted on. ``ridge``: the
@@ -45,16 +45,18 @@ class SpanFit:
     collapse: Collapse
     weight: torch.Tensor | None
     bias: torch.Tensor | None
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    groups: int
-    axis: int
+    window: Window
     error: float
     fitted: float
     ridge: float | None
     seconds: float
     note: str = ""
     effect: float = float("nan")
+
+    @property
+    def axis(self) -> int:
+        """That of the channels, 1 or -1."""
+        return self.window.axis
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,6 @@ class FitOptions:
     memory: int = 1536 << 20
     sampling: Sampling = Sampling(positions=16, per_column=12, least=4096)  # noqa: RUF009  (a frozen value)
     seed: int = 0
-
-
-def fit_collapse(graph: Graph, data: Data, collapse: Collapse) -> SpanFit:
-    """``fit_collapses`` of one; ``KeyError`` where it cannot be fitted."""
-    return fit_collapses(graph, data, (collapse,))[collapse.name]
 
 
 def fit_collapses(
@@ -163,22 +160,15 @@ def _lay(collapse: Collapse, watched: Watched, solved: Solved, seconds: float) -
     """The numbers in the shape that a network wants them in."""
     site, source = watched.site, watched.source
     figures = (solved.error, solved.fitted, solved.ridge, seconds, solved.note, solved.effect)
-    padding = _flat(source.padding)
     if collapse.map == "identity":
-        return SpanFit(collapse, None, None, site.stride, padding, 1, site.axis, *figures)
+        return SpanFit(collapse, None, None, site.window_of(), *figures)
     weight, bias = solved.weight.clone(), solved.bias.float()
     if watched.based:
         weight[source.own, torch.arange(site.exit)] += 1
     if collapse.map == "affine":
         scale = weight.diagonal().float()
         laid = scale.clone() if site.axis == -1 else scale.view(-1, 1, *(1,) * len(site.stride))
-        groups = 1 if site.axis == -1 else site.exit
-        return SpanFit(collapse, laid, bias, site.stride, padding, groups, site.axis, *figures)
-    shape = (site.exit, site.entry, *source.kernel) if site.axis == 1 else (site.exit, site.entry)
-    laid = weight.T.reshape(shape).float().contiguous()
-    return SpanFit(collapse, laid, bias, site.stride, padding, 1, site.axis, *figures)
-
-
-def _flat(padding: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
-    befores, afters = tuple(b for b, _ in padding), tuple(a for _, a in padding)
-    return befores if befores == afters else befores + afters
+        return SpanFit(collapse, laid, bias, site.window_of(groups=site.exit), *figures)
+    window = site.window_of(source.window.kernel)
+    laid = weight.T.reshape(site.exit, site.entry, *window.kernel).float().contiguous()
+    return SpanFit(collapse, laid, bias, window, *figures)

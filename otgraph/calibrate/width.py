@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from otgraph.calibrate.collect import Statistics, collect
+from otgraph.calibrate.metric import Form
+from otgraph.calibrate.output_gain import output_gains
+from otgraph.calibrate.probing import probing
 from otgraph.calibrate.readers import Reader, find_readers, read_channels, slots
 from otgraph.data import Data
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.occurrences import occurrences
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import Note
 from otgraph.remark import Remark
 from otgraph.transport.bound import certify
 from otgraph.transport.cost import IntArray, Reading
@@ -30,6 +34,9 @@ DEFAULT_CRITERION = "cholesky"
 """What did best after a repair on inputs it had not seen: ``python tools/bench_width.py``."""
 
 REROUTING = "rerouting"
+
+GAIN_INPUTS = 16
+"""Inputs that the readers' gains are pulled back on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +78,10 @@ class Width:
         return couple(problem, kept, routable, bound)
 
 
+WIDTH: Note[Mapping[str, Width]] = Note("width")
+"""On the node that writes a dim, by its name; what ``annotate-width`` leaves."""
+
+
 @dataclass(frozen=True, eq=False)
 class WidthAnalysis:
     """The widths of a graph's prunable dims by name, their statistics, and what was left out."""
@@ -88,8 +99,13 @@ def analyse_width(
     criterion: str = DEFAULT_CRITERION,
     seed: int = 0,
     batch_size: int = 32,
+    form: Form | None = "values",
 ) -> WidthAnalysis:
     """Calibrate on ``data`` and compute the curve of every prunable dim of ``axes``.
+
+    ``form``: how the outputs are read, by which the readers' gains are pulled back (``output_gain``), so that
+    costs are damages at the outputs. None: gains are the readers' own squared weights, as they are where no
+    gradient arrives.
 
     Raises:
         DataError: the data do not fit the model. UsageError: no such criterion.
@@ -100,18 +116,47 @@ def analyse_width(
     statistics = collect(graph, data, slots(readers), batch_size)
     remarks = list(statistics.remarks)
     widths: dict[str, Width] = {}
+    readers = {n: tuple(r for r in group if r.slot in statistics) for n, group in readers.items()}
+    gains = {} if form is None else _gains(graph, axes, readers, data, form, seed)
     for name, group in readers.items():
-        group = tuple(reader for reader in group if reader.slot in statistics)
         if not group:
             remarks.append(
                 Remark("missed", "width", name, "nothing that reads it could be observed; kept whole")
             )
             continue
         readings = tuple(read_channels(graph, reader, statistics) for reader in group)
+        if name in gains:
+            pairs = zip(readings, gains[name], strict=True)
+            readings = tuple(replace(reading, gain=gain) for reading, gain in pairs)
+        elif form is not None:
+            text = "no gradient arrives: its costs are in units of its readers' outputs"
+            remarks.append(Remark("analysis", "width", name, text))
         writers = _writers(graph, axes, name) if strategy.reads_writers else None
         curve = strategy.curve(ChannelStatistics(readings, writers=writers, seed=seed))
         widths[name] = Width(name, group, readings, curve, criterion)
     return WidthAnalysis(widths, statistics, tuple(remarks), time.process_time() - started)
+
+
+def _gains(
+    graph: Graph,
+    axes: AxisMap,
+    readers: Mapping[str, tuple[Reader, ...]],
+    data: Data,
+    form: Form,
+    seed: int,
+) -> dict[str, tuple[npt.NDArray[np.float64], ...]]:
+    """The gains of each dim's readers at the outputs; dims are left out of which not all have one, since
+    those of one dim must be in one unit."""
+    names = [reader.slot.node for group in readers.values() for reader in group]
+    found = output_gains(
+        graph, readers, probing(graph, axes, data.take(GAIN_INPUTS, seed), form, names), seed=seed
+    )
+    whole: dict[str, tuple[npt.NDArray[np.float64], ...]] = {}
+    for name, group in found.items():
+        known = tuple(gain for gain in group if gain is not None and np.isfinite(gain).all() and gain.any())
+        if group and len(known) == len(group):
+            whole[name] = known
+    return whole
 
 
 def _writers(graph: Graph, axes: AxisMap, name: str) -> npt.NDArray[np.float64] | None:

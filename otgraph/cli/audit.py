@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json as json_text
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +12,9 @@ from otgraph.audit.text import summary
 from otgraph.cli import options as opt
 from otgraph.cli.lazy import load_for
 from otgraph.cli.output import Output, progress
+from otgraph.data_digest import Sketch
 from otgraph.data_sources import load_data
+from otgraph.errors import PlanError
 
 First = Annotated[
     str, typer.Argument(metavar="A", help=f"The original. {opt.MODEL_HELP}", show_default=False)
@@ -38,6 +41,10 @@ Metric = Annotated[
 EngineB = Annotated[
     str | None, typer.Option("--engine-b", help="What runs B, where that is another than what runs A.")
 ]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="The plan that B was made by: tells which of DATA it knows."),
+]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write the audit as HTML.")]
 
 
@@ -54,18 +61,21 @@ def audit(
     max_drift: MaxDrift = None,
     metric: Metric = None,
     task: opt.TaskOption = opt.Task.AUTO,
+    plan: PlanFile = None,
     html: Html = None,
     seed: opt.Seed = 0,
     json: opt.Json = False,
 ) -> None:
     """Measure B against A: latency with its confidence, fidelity, size, operations.
 
-    A threshold that is missed ends with exit code 1.
+    A threshold that is missed ends with exit code 1. Where B was made by otgraph, the audit says how many of
+    the inputs it was fitted on.
 
     Example: otgraph audit net.onnx small.onnx --data test.npz --min-speedup 1.5 --html report.html
     """
     opt.check_outputs(html)
     out = Output(json)
+    fitted_on = None if plan is None else _fitted_on(plan)
     samples = load_data(data)
     with progress() as show:
         show(f"measuring {b} against {a}")
@@ -81,6 +91,8 @@ def audit(
             max_drift=max_drift,
             metric=metric,
             task=task.value,
+            on_reading=out.reading,
+            fitted_on=fitted_on,
             seed=seed,
         )
     if html is not None:
@@ -90,3 +102,23 @@ def audit(
         out.say(f"wrote {html}")
     out.result({"command": "audit", **found.to_json()})
     raise typer.Exit(0 if found.passed else 1)
+
+
+def _fitted_on(path: Path) -> Sketch:
+    """The samples that a plan names, read without what it takes to carry the plan out (torch).
+
+    Raises:
+        PlanError: ``path`` is no plan file, or its plan does not tell.
+    """
+    try:
+        document: Any = json_text.loads(path.read_text(encoding="utf-8"))
+        calibration = document["calibration"]
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read ({error.strerror}); give a plan file") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PlanError(f"{path}: is no plan; give a file that otgraph plan wrote") from error
+    text = calibration.get("samples") if isinstance(calibration, dict) else None
+    sketch = Sketch.parse(text) if isinstance(text, str) else None
+    if sketch is None:
+        raise PlanError(f"{path}: does not tell which samples it was made with; make the plan again")
+    return sketch

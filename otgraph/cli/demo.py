@@ -38,7 +38,13 @@ def demo(
     say_inputs(out, Path(model).name, graph, calibration, test)
     with progress() as show:
         optimized = api.optimize(
-            graph, calibration, evaluation=test, latency=latency, seed=seed, progress=show
+            graph,
+            calibration,
+            evaluation=test,
+            latency=latency,
+            seed=seed,
+            progress=show,
+            on_reading=out.reading,
         )
     write(optimized, graph, output, None, None)
     say_outcome(out, optimized, None if output is None else str(output), every_remark=False)

@@ -74,6 +74,14 @@ Latency = Annotated[
         "--latency", metavar="0.6x|8ms", help="The latency to reach, relative to the original or absolute."
     ),
 ]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        metavar="0.75x|12",
+        help="At most so many convolutions and matrix products on the longest path, relative or absolute.",
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
@@ -113,6 +121,12 @@ Samples = Annotated[
     int | None,
     typer.Option("--samples", min=1, help="Use so many of the inputs, drawn with --seed; all by default."),
 ]
+Refit = Annotated[
+    bool,
+    typer.Option(
+        "--refit-all", help="Write the plan refitted on all inputs, once the figures are taken without some."
+    ),
+]
 Remarks = Annotated[bool, typer.Option("--remarks", help="Print every remark of the passes.")]
 
 _SHAPE = re.compile(r"(?P<name>[^=]+)=(?P<sizes>[1-9][0-9]*(,[1-9][0-9]*)*)")
@@ -135,17 +149,22 @@ def read_shapes(texts: list[str] | None, flag: str = "--shape") -> dict[str, tup
     return shapes
 
 
-def read_moves(*, depth_only: bool, width_only: bool, keep: float | None) -> str:
+def read_moves(*, depth_only: bool, width_only: bool, keep: float | None, layers: str | None = None) -> str:
     """What ``--depth-only`` and ``--width-only`` leave to the planner.
 
     Raises:
-        UsageError: both are given, or --depth-only with --keep.
+        UsageError: both are given, or --depth-only with --keep, or --width-only with --layers.
     """
     if depth_only and width_only:
         raise UsageError("--depth-only and --width-only: exclude each other; give one, or none to use both")
     if depth_only and keep is not None:
         raise UsageError(
-            "--depth-only: a fraction to --keep says nothing of layers; give --latency or --max-drop instead"
+            "--depth-only: a fraction to --keep says nothing of layers; give --latency, --layers or"
+            " --max-drop instead"
+        )
+    if width_only and layers is not None:
+        raise UsageError(
+            "--width-only: narrower layers are not fewer; leave it out, or give --latency instead"
         )
     if depth_only:
         return "depth"

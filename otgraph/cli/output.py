@@ -15,6 +15,7 @@ from rich.text import Text
 
 from otgraph.audit.report import plain
 from otgraph.remark import Remark
+from otgraph.task import Reading
 
 PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""
@@ -35,6 +36,10 @@ class Output:
             console.print(
                 Text(item) if isinstance(item, str) else item, soft_wrap=isinstance(item, (str, Text))
             )
+
+    def reading(self, reading: Reading) -> None:
+        """Print how the outputs are read, before any work rests on it."""
+        self.say(f"task   {reading.text}")
 
     def remarks(self, remarks: Iterable[Remark]) -> None:
         """Print remarks, one a line."""

@@ -33,6 +33,7 @@ def plan(
     calib: opt.Calibration,
     output: PlanOut,
     latency: opt.Latency = None,
+    layers: opt.Layers = None,
     max_drop: opt.MaxDrop = None,
     keep: opt.Keep = None,
     dims: opt.DimsOption = opt.Dims.ALL,
@@ -52,13 +53,13 @@ def plan(
 ) -> None:
     """Decide what to remove from MODEL, without editing anything, and write the plan.
 
-    Give one of --latency, --max-drop and --keep. Widths are cut and layers replaced together, unless
-    --width-only or --depth-only is given.
+    Give one of --latency, --layers, --max-drop and --keep. Widths are cut and layers replaced together,
+    unless --width-only or --depth-only is given.
 
     Example: otgraph plan net.onnx --calib calib.npz --latency 0.6x -o plan.json
     """
-    make_budget(latency, max_drop, keep)
-    moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep)
+    make_budget(latency, max_drop, keep, layers)
+    moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep, layers=layers)
     shapes = opt.read_shapes(shape)
     opt.check_outputs(output)
     out = Output(json)
@@ -72,6 +73,7 @@ def plan(
             graph,
             calibration,
             latency=latency,
+            layers=layers,
             max_drop=max_drop,
             keep=keep,
             dims=dims.value,
@@ -86,6 +88,7 @@ def plan(
             seed=seed,
             cache=cache_folder(),
             progress=show,
+            on_reading=out.reading,
         )
     made.save(output)
     out.say("")

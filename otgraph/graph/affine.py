@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from otgraph.graph.graph import Graph, op_name
+from otgraph.window import Pads, Window
 
 
 @dataclass(frozen=True)
@@ -17,24 +18,27 @@ class Affine:
 
     ``data`` is the activation that is read, ``node`` the node that multiplies, ``output`` the node whose
     value is the whole ``W x + b`` (it differs from ``node`` where ONNX adds the bias in a node of its own).
-    ``weight`` and ``bias`` are tensor names. ``axis`` is the channel axis of ``data`` and of the result
-    (1 for convolutions, -1 for products). ``layout`` is how the stored weight lies: ``oi`` (out, in/groups,
-    *kernel), ``io`` (in, out/groups, *kernel). ``padding`` has one (before, after) pair per spatial axis.
+    ``weight`` and ``bias`` are tensor names. ``layout`` is how the stored weight lies: ``oi`` (out,
+    in/groups, *kernel), or ``io`` (in, out) of a product.
     """
 
-    kind: Literal["conv", "linear"]
     node: fx.Node
     output: fx.Node
     data: fx.Node
     weight: str
     bias: str | None
-    axis: int
     layout: Literal["oi", "io"]
-    stride: tuple[int, ...] = ()
-    padding: tuple[tuple[int, int], ...] = ()
-    dilation: tuple[int, ...] = ()
-    groups: int = 1
-    transposed: bool = False
+    window: Window
+
+    @property
+    def kind(self) -> Literal["conv", "linear"]:
+        """A convolution, or a product that no position but its own enters."""
+        return "conv" if self.window.kernel else "linear"
+
+    @property
+    def axis(self) -> int:
+        """The channel axis of ``data`` and of the result: 1 for convolutions, -1 for products."""
+        return self.window.axis
 
 
 @dataclass(frozen=True)
@@ -86,23 +90,14 @@ def affine_nodes(graph: Graph) -> list[Affine]:
 
 
 def read_weight(graph: Graph, affine: Affine) -> torch.Tensor:
-    """The weight as (out, in/groups, *kernel), detached; as (in, out/groups, *kernel) where transposed."""
+    """The weight as (out, in/groups, *kernel), detached."""
     weight = graph.tensor(affine.weight).detach()
-    return weight if affine.layout == "oi" or affine.transposed else weight.transpose(0, 1)
+    return weight if affine.layout == "oi" else weight.transpose(0, 1)
 
 
 def lay_weight(affine: Affine, weight: torch.Tensor) -> torch.Tensor:
     """A weight given as ``read_weight`` returns it, laid out as it is stored."""
-    return weight if affine.layout == "oi" or affine.transposed else weight.transpose(0, 1).contiguous()
-
-
-def write_weight(graph: Graph, affine: Affine, weight: torch.Tensor) -> None:
-    """Store ``weight``, given as ``read_weight`` returns it, in place, in its own shape and dtype."""
-    stored = graph.tensor(affine.weight)
-    laid = lay_weight(affine, weight)
-    if laid.shape != stored.shape:
-        raise ValueError(f"{affine.weight}: holds {tuple(stored.shape)}, was given {tuple(laid.shape)}")
-    stored.data = laid.detach().to(stored.dtype).contiguous()
+    return weight if affine.layout == "oi" else weight.transpose(0, 1).contiguous()
 
 
 def readers_of(graph: Graph, name: str) -> list[fx.Node]:
@@ -156,20 +151,14 @@ def _aten_convolution(graph: Graph, node: fx.Node) -> Affine | None:
         pads = tuple((s // 2, s - s // 2) for s in spans)
     else:
         pads = tuple((p, p) for p in _pair(padding, n))
-    return Affine(
-        kind="conv",
-        node=node,
-        output=node,
-        data=node.args[0],
-        weight=weight,
-        bias=_stored(bias),
-        axis=1,
-        layout="oi",
+    window = _conv_window(
+        graph.tensor(weight),
+        groups=int(argument(node, groups_at, "groups", 1)),
         stride=_pair(argument(node, 3, "stride", 1), n),
         padding=pads,
         dilation=dilation,
-        groups=int(argument(node, groups_at, "groups", 1)),
     )
+    return Affine(node, node, node.args[0], weight, _stored(bias), "oi", window)
 
 
 def _onnx_conv(graph: Graph, node: fx.Node) -> Affine | None:
@@ -186,23 +175,31 @@ def _onnx_conv(graph: Graph, node: fx.Node) -> Affine | None:
     pads = _onnx_pads(options, tuple(graph.tensor(weight).shape[2:]))
     if pads is None:
         return None
-    return Affine(
-        kind="conv",
-        node=node,
-        output=node,
-        data=node.args[0],
-        weight=weight,
-        bias=_stored(bias),
-        axis=1,
-        layout="oi",
+    window = _conv_window(
+        graph.tensor(weight),
+        groups=int(options.get("group", 1) or 1),  # type: ignore[arg-type]
         stride=_pair(options.get("strides") or 1, n),
         padding=pads,
         dilation=_pair(options.get("dilations") or 1, n),
-        groups=int(options.get("group", 1) or 1),  # type: ignore[arg-type]
     )
+    return Affine(node, node, node.args[0], weight, _stored(bias), "oi", window)
 
 
-def _onnx_pads(options: dict[str, Any], kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...] | None:
+def _conv_window(
+    weight: torch.Tensor, groups: int, stride: tuple[int, ...], padding: Pads, dilation: tuple[int, ...]
+) -> Window:
+    """The window of a weight that lies (out, in/groups, *kernel)."""
+    outputs, columns, *kernel = (int(size) for size in weight.shape)
+    return Window(columns * groups, outputs, groups, tuple(kernel), stride, padding, dilation)
+
+
+def _product_window(weight: torch.Tensor, layout: Literal["oi", "io"]) -> Window:
+    """The window of a product: one that does not slide."""
+    first, second = (int(size) for size in weight.shape)
+    return Window(second, first, 1) if layout == "oi" else Window(first, second, 1)
+
+
+def _onnx_pads(options: dict[str, Any], kernel: tuple[int, ...]) -> Pads | None:
     """The padding of each axis; None where ``auto_pad`` makes it depend on the size of the input."""
     n, auto = len(kernel), options.get("auto_pad", "NOTSET")
     if auto in ("NOTSET", "", "VALID"):
@@ -224,16 +221,18 @@ def _aten_linear(graph: Graph, node: fx.Node) -> Affine | None:
         weight is None
         or not isinstance(node.args[0], fx.Node)
         or (bias is not None and _stored(bias) is None)
+        or graph.tensor(weight).dim() != 2
     ):
         return None
-    return Affine("linear", node, node, node.args[0], weight, _stored(bias), -1, "oi")
+    window = _product_window(graph.tensor(weight), "oi")
+    return Affine(node, node, node.args[0], weight, _stored(bias), "oi", window)
 
 
 def _aten_addmm(graph: Graph, node: fx.Node) -> Affine | None:
     bias, weight = _stored(node.args[0]), _stored(node.args[2])
     if bias is None or weight is None or node.kwargs or not isinstance(node.args[1], fx.Node):
         return None
-    return Affine("linear", node, node, node.args[1], weight, bias, -1, "io")
+    return Affine(node, node, node.args[1], weight, bias, "io", _product_window(graph.tensor(weight), "io"))
 
 
 def _product(graph: Graph, node: fx.Node) -> Affine | None:
@@ -241,7 +240,7 @@ def _product(graph: Graph, node: fx.Node) -> Affine | None:
     if weight is None or graph.tensor(weight).dim() != 2 or not isinstance(data, fx.Node):
         return None
     output, bias = _bias_of_next_add(graph, node, graph.tensor(weight).shape[1])
-    return Affine("linear", node, output, data, weight, bias, -1, "io")
+    return Affine(node, output, data, weight, bias, "io", _product_window(graph.tensor(weight), "io"))
 
 
 def _onnx_gemm(graph: Graph, node: fx.Node) -> Affine | None:
@@ -252,7 +251,8 @@ def _onnx_gemm(graph: Graph, node: fx.Node) -> Affine | None:
     if bias is not None and (_stored(bias) is None or graph.tensor(str(bias.target)).dim() != 1):
         return None
     layout: Literal["oi", "io"] = "oi" if node.kwargs.get("transB", 0) else "io"
-    return Affine("linear", node, node, node.args[0], weight, _stored(bias), -1, layout)
+    window = _product_window(graph.tensor(weight), layout)
+    return Affine(node, node, node.args[0], weight, _stored(bias), layout, window)
 
 
 def _bias_of_next_add(graph: Graph, node: fx.Node, out: int) -> tuple[fx.Node, str | None]:

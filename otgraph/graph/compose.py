@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from otgraph.graph.window import Window, add_windows, compose_windows, reads_within
+from otgraph.window import Window, add_windows, compose_windows, reads_within
 
 _EQUAL = 1e-12
 """Two sums in float64 of terms of size one that differ by less are the same up to rounding."""

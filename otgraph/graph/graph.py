@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,8 +45,8 @@ class Graph:
     read by ``get_attr`` nodes under the names the user knows them by (module path, or ONNX initialiser).
     ``dialect`` says what the call nodes are: ``aten`` operators, or one torch function per ONNX operator.
     ``example`` is one valid set of inputs (batch 2 where the batch is free). ``header`` is what the dialect
-    needs to write the model back (for ``onnx``: everything of the file that is no node). Graphs are values:
-    a rewrite works on ``copy()``.
+    needs to write the model back (for ``onnx``: everything of the file that is no node). ``metadata`` goes
+    into the file's, beside what it had. Graphs are values: a rewrite works on ``copy()``.
     """
 
     module: fx.GraphModule
@@ -55,6 +56,7 @@ class Graph:
     name: str = "model"
     header: Any = None
     remarks: tuple[Remark, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.no_grad():

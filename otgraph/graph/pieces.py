@@ -15,7 +15,7 @@ from otgraph.graph.channelwise import plain_name, read_channelwise
 from otgraph.graph.compose import LinearMap, linear_map
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.sliding import read_average_pool, read_padding
-from otgraph.graph.window import Window, pointwise
+from otgraph.window import Window, pointwise
 
 Kind = Literal["conv", "linear"]
 """How the channels lie: on axis 1 before the positions, or on the last axis."""
@@ -85,21 +85,11 @@ def read_piece(graph: Graph, node: fx.Node, kind: Kind, values: Values) -> Piece
 def _host(graph: Graph, affine: Affine, kind: Kind, values: Values) -> Piece | str:
     entry, result = values[affine.data].shape, values[affine.node].shape
     weight = read_weight(graph, affine)
-    outputs, columns = int(weight.shape[0]), int(weight.shape[1])
-    kernel = tuple(int(size) for size in weight.shape[2:])
     if kind == "conv" and len(entry) != weight.dim():
         return "reads an input without a batch"
     if values[affine.data].dtype != weight.dtype:
         return "its weight has another type than its input"
-    window = Window(
-        columns * affine.groups,
-        outputs,
-        affine.groups,
-        kernel,
-        affine.stride,
-        affine.padding,
-        affine.dilation,
-    )
+    window = affine.window
     bias = affine.bias if affine.output is affine.node else None
 
     def read() -> LinearMap:

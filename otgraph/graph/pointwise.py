@@ -13,6 +13,9 @@ AFFINE = frozenset(
 )
 """Affine where at most one operand is data (a division: the numerator)."""
 
+ADDITIONS = ("aten.add", "aten.add_", "onnx.Add")
+"""The sum of two values."""
+
 CURVED = frozenset(
     {f"aten.{name}" for name in ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "silu")}
     | {f"aten.{name}" for name in ("gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "elu", "selu")}

@@ -35,6 +35,7 @@ def save_graph(graph: Graph, path: Path) -> None:
     check_writable(path)
     if isinstance(graph.header, OnnxHeader) and (graph.header.external or _is_too_large(graph)):
         model, held = emit_beside(graph)
+        _note(graph, model)
         _check(graph, model, held)
         write_beside(model, graph.header.folder, path, held)
     else:
@@ -68,8 +69,16 @@ def to_model(graph: Graph) -> onnx.ModelProto:
         ModelError: the graph has no valid ONNX form.
     """
     model = emit_model(graph) if graph.dialect == "onnx" else _export(graph)
+    _note(graph, model)
     _check(graph, model)
     return model
+
+
+def _note(graph: Graph, model: onnx.ModelProto) -> None:
+    """Put the graph's own metadata into the model's; they take the place of others of the same name."""
+    if graph.metadata:
+        known = {entry.key: entry.value for entry in model.metadata_props}
+        onnx.helper.set_model_props(model, {**known, **graph.metadata})
 
 
 def _check(graph: Graph, model: onnx.ModelProto, held: Container[str] = ()) -> None:

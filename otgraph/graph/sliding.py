@@ -12,7 +12,7 @@ from otgraph.graph.affine import argument
 from otgraph.graph.compose import LinearMap, linear_map
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.stored import stored_value
-from otgraph.graph.window import Pads, Window, pointwise
+from otgraph.window import Pads, Window, pointwise
 
 _PADS = ("aten.constant_pad_nd", "aten.pad", "onnx.Pad")
 _POOLS = ("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", "onnx.AveragePool")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -13,6 +13,7 @@ from otgraph.graph.affine import Affine, argument, read_affine
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.span import Span
+from otgraph.window import Pads, Window, compose_windows, pointwise
 
 Shape = tuple[int, ...]
 
@@ -21,22 +22,46 @@ Shape = tuple[int, ...]
 class SpanSite:
     """The ends of a span, for the graph's example.
 
-    ``axis``: that of the channels, 1 or -1. ``samples``: the size of the first axis. ``entry`` and ``exit``:
-    their numbers of channels. ``source`` and ``space``: the sizes of the entry's and the exit's other axes.
-    ``stride``: one number per such axis where ``axis`` is 1, else empty. ``reach``: input positions per axis
-    that one output position depends on (1: none but its own); ``centre``: the middle of them for output
-    position 0.
+    ``samples``: the size of the first axis. ``source`` and ``space``: the sizes of the entry's and the exit's
+    other axes besides the channels. ``window``: what one position of the exit depends on, whatever the span
+    makes of it; it slides where the channels are on axis 1.
     """
 
-    axis: int
     samples: int
-    entry: int
-    exit: int
     source: Shape
     space: Shape
-    stride: Shape
-    reach: Shape
-    centre: tuple[float, ...]
+    window: Window
+
+    @property
+    def axis(self) -> int:
+        """That of the channels, 1 or -1."""
+        return self.window.axis
+
+    @property
+    def entry(self) -> int:
+        """Channels that enter."""
+        return self.window.inputs
+
+    @property
+    def exit(self) -> int:
+        """Channels that leave."""
+        return self.window.outputs
+
+    @property
+    def stride(self) -> Shape:
+        """Per axis that the window slides along the entry's positions from one of the exit to the next."""
+        return self.window.stride
+
+    @property
+    def reach(self) -> Shape:
+        """Per such axis how many input positions one output position depends on (1: none but its own)."""
+        return tuple(extent + 1 for extent in self.window.extents)
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """Per such axis the middle of them for output position 0."""
+        axes = zip(self.window.extents, self.window.padding, strict=True)
+        return tuple(extent / 2 - before for extent, (before, _) in axes)
 
     @property
     def same(self) -> bool:
@@ -51,7 +76,15 @@ class SpanSite:
             max(3, s + 1 - s % 2) if r > 1 else 1 for s, r in zip(self.stride, self.reach, strict=True)
         )
 
-    def padding(self, kernel: Shape) -> tuple[tuple[int, int], ...]:
+    def window_of(self, kernel: Shape = (), groups: int = 1) -> Window:
+        """That of a map in the span's place, of ``kernel`` (none given: of the position itself)."""
+        if self.axis == -1:
+            return Window(self.entry, self.exit, groups)
+        kernel = kernel or (1,) * len(self.stride)
+        ones = (1,) * len(kernel)
+        return Window(self.entry, self.exit, groups, kernel, self.stride, self.padding(kernel), ones)
+
+    def padding(self, kernel: Shape) -> Pads:
         """Zeros before and after each axis, so that ``kernel`` lies in the middle of what the span reads."""
         found: list[tuple[int, int]] = []
         for k, s, size, out, centre in zip(
@@ -108,24 +141,20 @@ def site_of(graph: Graph, axes: AxisMap, span: Span) -> SpanSite | None:
     inner, outer = (s[2:] if axis == 1 else s[1:-1] for s in (source, target))
     if axis == -1 and inner != outer:
         return None
-    ones = (1,) * len(inner)
     if axis == -1:
-        return SpanSite(axis, target[0], source[-1], target[-1], inner, outer, (), ones, (0.0,) * len(inner))
+        return SpanSite(target[0], inner, outer, Window(source[-1], target[-1], 1))
     if any(out < 1 or out > size for size, out in zip(inner, outer, strict=True)):
         return None
     field = _field(graph, span, len(inner))
-    if any(round(size / out) != step for size, out, step in zip(inner, outer, field.step, strict=True)):
+    if any(round(size / out) != step for size, out, step in zip(inner, outer, field.stride, strict=True)):
         return None  # what shrinks it is no window: a global pooling, a reshape
-    site = SpanSite(
-        axis, target[0], source[1], target[1], inner, outer, field.step, field.extent, field.centre
-    )
-    return site if all(_meets(site, kernel) for kernel in (ones, site.kernel()) if kernel) else None
+    site = SpanSite(target[0], inner, outer, replace(field, inputs=source[1], outputs=target[1], groups=1))
+    return site if all(_meets(site, kernel) for kernel in ((), site.kernel()) if kernel is not None) else None
 
 
 def _meets(site: SpanSite, kernel: Shape) -> bool:
     """Whether a convolution of that kernel at the span's stride makes as many outputs."""
-    sizes = zip(site.source, site.space, site.stride, kernel, site.padding(kernel), strict=True)
-    return all((size + sum(pads) - k) // stride + 1 == out for size, out, stride, k, pads in sizes)
+    return site.window_of(kernel).positions(site.source) == site.space
 
 
 def multiplies(graph: Graph, axes: AxisMap, node: fx.Node) -> int:
@@ -150,63 +179,39 @@ def multiplies(graph: Graph, axes: AxisMap, node: fx.Node) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Field:
-    """What one output position reads, per axis: step between outputs, extent, middle for output 0."""
-
-    step: tuple[int, ...]
-    extent: tuple[int, ...]
-    centre: tuple[float, ...]
-
-
-def _field(graph: Graph, span: Span, rank: int) -> _Field:
+def _field(graph: Graph, span: Span, rank: int) -> Window:
     """What the span's exit reads, by its convolutions and poolings; where paths join, the widest counts."""
-    start = _Field((1,) * rank, (1,) * rank, (0.0,) * rank)
-    fields: dict[str, _Field] = {span.entry: start}
+    start = pointwise(1, rank)
+    fields: dict[str, Window] = {span.entry: start}
     program = {node.name: node for node in graph.module.graph.nodes}
     for name in span.nodes:
         node = program[name]
         sources = [fields[s.name] for s in node.all_input_nodes if s.name in fields]
-        widest = max(sources, key=lambda field: field.extent, default=start)
+        widest = max(sources, key=lambda field: field.extents, default=start)
         window = _window(graph, node, rank)
-        fields[name] = widest if window is None else _through(widest, *window)
+        fields[name] = widest if window is None else compose_windows(widest, window)
     return fields[span.exit]
 
 
-def _through(field: _Field, kernel: Shape, stride: Shape, before: Shape, dilation: Shape) -> _Field:
-    axes = range(len(kernel))
-    return _Field(
-        tuple(field.step[i] * stride[i] for i in axes),
-        tuple(field.extent[i] + (kernel[i] - 1) * dilation[i] * field.step[i] for i in axes),
-        tuple(
-            field.centre[i] + ((kernel[i] - 1) * dilation[i] / 2 - before[i]) * field.step[i] for i in axes
-        ),
-    )
-
-
-def _window(graph: Graph, node: fx.Node, rank: int) -> tuple[Shape, Shape, Shape, Shape] | None:
-    """Kernel, stride, zeros before and dilation of a convolution or a pooling; None for other nodes."""
+def _window(graph: Graph, node: fx.Node, rank: int) -> Window | None:
+    """That of a convolution or a pooling (of one channel); None for other nodes."""
     affine: Affine | None = read_affine(graph, node)
-    if affine is not None and affine.kind == "conv" and len(affine.stride) == rank:
-        kernel = tuple(graph.tensor(affine.weight).shape[2:])
-        return kernel, affine.stride, tuple(first for first, _ in affine.padding), affine.dilation
+    if affine is not None and affine.kind == "conv" and len(affine.window.kernel) == rank:
+        return affine.window
     name = op_name(node)
     if name in ("onnx.MaxPool", "onnx.AveragePool"):
         given: Mapping[str, Any] = node.kwargs
         kernel = _sizes(given["kernel_shape"], rank)
-        before = _sizes(given.get("pads") or 0, 2 * rank)[:rank]
-        return (
-            kernel,
-            _sizes(given.get("strides") or 1, rank),
-            before,
-            _sizes(given.get("dilations") or 1, rank),
-        )
+        pads = _sizes(given.get("pads") or 0, 2 * rank)
+        stride, dilation = (_sizes(given.get(key) or 1, rank) for key in ("strides", "dilations"))
+        return Window(1, 1, 1, kernel, stride, tuple(zip(pads[:rank], pads[rank:], strict=True)), dilation)
     if name.startswith(("aten.max_pool", "aten.avg_pool")):
         kernel = _sizes(argument(node, 1, "kernel_size"), rank)
-        stride = argument(node, 2, "stride")
-        dilation = argument(node, 4, "dilation", 1) if "max" in name else 1
-        before = _sizes(argument(node, 3, "padding", 0), rank)
-        return kernel, _sizes(stride, rank) if stride else kernel, before, _sizes(dilation, rank)
+        given_stride = argument(node, 2, "stride")
+        stride = _sizes(given_stride, rank) if given_stride else kernel
+        dilation = _sizes(argument(node, 4, "dilation", 1) if "max" in name else 1, rank)
+        pads = _sizes(argument(node, 3, "padding", 0), rank)
+        return Window(1, 1, 1, kernel, stride, tuple((amount, amount) for amount in pads), dilation)
     return None
 
 

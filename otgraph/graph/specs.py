@@ -1,10 +1,12 @@
-"""The inputs of a graph as ``data_check`` wants them: NumPy types and shapes."""
+"""The inputs of a graph as data are held against them: NumPy types and shapes."""
 
 from __future__ import annotations
 
 import torch
 
+from otgraph.data import Data
 from otgraph.data_check import TensorSpec
+from otgraph.data_model import ModelData
 from otgraph.graph.graph import Graph
 
 
@@ -14,3 +16,12 @@ def input_specs(graph: Graph) -> tuple[TensorSpec, ...]:
         TensorSpec(port.name, torch.empty(0, dtype=port.dtype).numpy().dtype, port.shape)
         for port in graph.signature.inputs
     )
+
+
+def bind(data: Data, graph: Graph) -> ModelData:
+    """``data`` as inputs of ``graph``; free where that is known already.
+
+    Raises:
+        DataError: they do not fit: an array is missing, empty, of another type or shape, or holds NaN.
+    """
+    return ModelData.of(data, input_specs(graph))

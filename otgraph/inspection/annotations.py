@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from otgraph.calibrate.width import Width
+from otgraph.calibrate.width import WIDTH, Width
 from otgraph.graph.graph import Graph
 from otgraph.transport.bound import certify
 
@@ -43,10 +43,9 @@ def annotated_curves(graph: Graph) -> tuple[DimCurve, ...]:
     """The curves that nodes of ``graph`` carry, in program order; none before ``annotate-width`` has run."""
     found: list[DimCurve] = []
     for node in graph.module.graph.nodes:
-        widths: dict[str, Width] = node.meta.get("otgraph", {}).get("width", {})
         found += [
             DimCurve(name, node.name, width.size, width.criterion, _points(width))
-            for name, width in widths.items()
+            for name, width in (WIDTH.of(node) or {}).items()
         ]
     return tuple(found)
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from otgraph.calibrate.activations import ActivationStatistics
-from otgraph.calibrate.depth import DepthOptions, SpanDepth, candidates_of
+from otgraph.calibrate.depth import DEPTH, DepthOptions, SpanDepth, candidates_of
 from otgraph.calibrate.feeds import feeds
-from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.depth import Depth, depth_of
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import MapKind, Span
 from otgraph.graph.spans import activation_nodes
-from otgraph.graph.specs import input_specs
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.text_table import aligned
 
 KINDS: tuple[MapKind, ...] = ("identity", "affine", "linear", "conv")
 
@@ -44,12 +42,12 @@ class DepthReport:
         lines = [
             f"depth: {self.depth.nodes} nodes, of which {self.depth.compute} multiply",
             "",
-            *_aligned(self._span_rows()),
+            *aligned(self._span_rows()),
             "error of the map in the span's place, on held-out inputs: 1 = adding nothing where there is a"
             " branch, else a constant; > = at least that, by transport, so not fitted; ? = not fitted;"
             " - = does not fit or saves nothing",
             "",
-            *_aligned(self._activation_rows()),
+            *aligned(self._activation_rows()),
         ]
         lines += [str(remark) for remark in self.remarks if remark.kind == "missed"]
         return "\n".join(lines)
@@ -85,18 +83,13 @@ class DepthReport:
         }
 
 
-def inspect_depth(graph: Graph, data: Data | None = None, *, seed: int = 0) -> DepthReport:
-    """The spans and activations of ``graph``, and with calibration inputs what replacing them would lose.
-
-    Raises ``DataError`` where the inputs do not fit the model.
-    """
+def inspect_depth(graph: Graph, data: ModelData | None = None, *, seed: int = 0) -> DepthReport:
+    """The spans and activations of ``graph``, and with calibration inputs what replacing them would lose."""
     if data is None:
         axes = analyse(graph)
         found = candidates_of(graph, axes, DepthOptions())
         spans = tuple(SpanDepth(span, collapses, {}, {}) for span, collapses in found.items())
         return DepthReport(depth_of(graph), spans, activation_nodes(graph, axes))
-    data = data.named([port.name for port in graph.signature.inputs])
-    check_data(data, input_specs(graph))
     graph = graph.with_example(next(feeds(graph, data, 2), graph.example))
     annotate = PassManager(parse_pipeline("annotate-depth"), random_probes=0)
     result = annotate.run(graph, Context(data=data, seed=seed))
@@ -109,11 +102,7 @@ def inspect_depth(graph: Graph, data: Data | None = None, *, seed: int = 0) -> D
 def annotated_depth(graph: Graph) -> tuple[tuple[SpanDepth, ...], tuple[ActivationStatistics, ...]]:
     """What nodes of ``graph`` carry, in program order of entries; nothing before ``annotate-depth`` ran."""
     place = {node.name: index for index, node in enumerate(graph.module.graph.nodes)}
-    carried = [
-        value
-        for node in graph.module.graph.nodes
-        for value in node.meta.get("otgraph", {}).get("depth", {}).values()
-    ]
+    carried = [value for node in graph.module.graph.nodes for value in (DEPTH.of(node) or {}).values()]
     carried.sort(key=lambda value: (place[value.span.entry], place[value.span.exit]))
     spans = tuple(value for value in carried if isinstance(value, SpanDepth))
     return spans, tuple(value for value in carried if isinstance(value, ActivationStatistics))
@@ -131,8 +120,3 @@ def _cell(span: SpanDepth, kind: MapKind) -> str:
     if bounds:
         return f">{min(bounds):.2f}"
     return f"? ({size})" if size else "?"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]

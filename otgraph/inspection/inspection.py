@@ -10,19 +10,18 @@ from torch import fx
 
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.width import DEFAULT_CRITERION
-from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.expression import Expression
 from otgraph.graph.graph import Graph, label, op_name
-from otgraph.graph.specs import input_specs
 from otgraph.inspection.annotations import SHARES, DimCurve, annotated_curves
 from otgraph.inspection.blockers import Blocker, find_blockers
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.text_table import aligned
 from otgraph.transport.criteria.catalog import criterion as find_criterion
 
 
@@ -52,7 +51,7 @@ class Inspection:
             _parameters(self.graph, None), 1
         )
         said = f"{len(cut)} of {len(self.axes.dims)} dims can be cut"
-        return f"{_table(rows)}\n{said}; {share:.0%} of the parameters depend on them"
+        return "\n".join([*aligned(rows), f"{said}; {share:.0%} of the parameters depend on them"])
 
     @property
     def blockers_text(self) -> str:
@@ -69,7 +68,7 @@ class Inspection:
             for b in self.blockers()
         ]
         nothing = "nothing is blocked" if self.axes.dims else "no weight has an axis that could be followed"
-        said = [_table(rows) if len(rows) > 1 else nothing]
+        said = aligned(rows) if len(rows) > 1 else [nothing]
         said += _normalised(self.axes.prunable())
         return "\n".join([*said, *_once((*self.graph.remarks, *self.axes.remarks))])
 
@@ -85,7 +84,7 @@ class Inspection:
             gaps = [f"{point.gap:.2%}" for point in curve.points]
             rows.append((curve.dim, str(curve.size), *costs, *gaps))
         lines = [
-            _table(rows),
+            *aligned(rows),
             f"cost: by {self.curves[0].criterion}, as a share of dropping every channel of the dim",
             "gap: the share of the re-routing cost that any other choice of as many could save at most",
             *(str(remark) for remark in self.remarks if remark.kind == "missed"),
@@ -142,18 +141,16 @@ class Inspection:
 
 
 def inspect(
-    graph: Graph, data: Data | None = None, *, criterion: str = DEFAULT_CRITERION, seed: int = 0
+    graph: Graph, data: ModelData | None = None, *, criterion: str = DEFAULT_CRITERION, seed: int = 0
 ) -> Inspection:
     """Analyse the axes of ``graph``, and with calibration inputs what removing channels of each dim costs.
 
-    Annotations that ``graph`` carries already are shown as well. Raises ``DataError`` where the inputs do not
-    fit the model, ``UsageError`` where there is no such criterion.
+    Annotations that ``graph`` carries already are shown as well. Raises ``UsageError`` where there is no such
+    criterion.
     """
     remarks: tuple[Remark, ...] = ()
     if data is not None:
         find_criterion(criterion)
-        data = data.named([port.name for port in graph.signature.inputs])
-        check_data(data, input_specs(graph))
         graph = graph.with_example(next(feeds(graph, data, 2), graph.example))
         annotate = PassManager(parse_pipeline(f"annotate-width{{criterion={criterion}}}"), random_probes=0)
         result = annotate.run(graph, Context(data=data, seed=seed))
@@ -204,11 +201,3 @@ def _parameters(graph: Graph, names: set[str] | None) -> int:
     return sum(
         t.numel() for name, t in tensors.items() if t.is_floating_point() and (names is None or name in names)
     )
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join(lines)

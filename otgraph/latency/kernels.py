@@ -18,10 +18,10 @@ from otgraph.latency.kernel_clock import MACS_PER_MS, read_costs, reference_ms
 from otgraph.latency.kernel_table import KernelTable, Point
 from otgraph.latency.table import LatencyTable
 
-FINE = 8
+FINE = 4
 """Up to this many widths of an axis are all measured."""
 
-COARSE = (0, 1 / 15, 3 / 15, 6 / 15, 10 / 15, 1)
+COARSE = (0, 2 / 15, 6 / 15, 1)
 """Which of more widths are measured, by position: dense near the full width, where mild budgets are
 decided."""
 

@@ -17,7 +17,7 @@ from torch import fx, nn
 from otgraph.data import Array
 from otgraph.engines.engine import Engine
 from otgraph.errors import ModelError
-from otgraph.graph.affine import Affine, read_affine, read_weight
+from otgraph.graph.affine import Affine, read_affine
 from otgraph.graph.graph import Graph, Port, Signature
 from otgraph.graph.save import to_onnx_bytes
 from otgraph.latency.protocol import Comparison, compare
@@ -117,14 +117,7 @@ def judged(
 
 def window_is(graph: Graph, view: Affine, fusion: Fusion) -> bool:
     """Whether the fused node is ``view`` with other numbers: the same geometry, and no padding of its own."""
-    weight, window = read_weight(graph, view), fusion.window
-    same = (
-        tuple(weight.shape) == (window.outputs, window.inputs // window.groups, *window.kernel)
-        and (view.groups, tuple(view.stride), tuple(view.dilation))
-        == (window.groups, window.stride, window.dilation)
-        and tuple(view.padding) == window.padding
-    )
-    return same and not needs_pad(graph, window, fusion.fill)
+    return view.window == fusion.window and not needs_pad(graph, fusion.window, fusion.fill)
 
 
 def _hosts(graph: Graph, fusion: Fusion) -> Iterator[Affine]:

@@ -1,48 +1,80 @@
-"""Deciding: widths and collapses together, under a fraction, a measured latency, or a limit on the damage."""
+"""Deciding: widths and collapses together, under a fraction, a measured latency, a number of layers, or a
+limit on the damage."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-
-import onnxruntime
-import torch
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cost import evaluate
-from otgraph.allocate.problem import DimOptions, Problem
+from otgraph.allocate.cost import NodeTime, Polynomial, evaluate
+from otgraph.allocate.problem import Problem
+from otgraph.calibrate.probing import probing
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.depth import depth_of
 from otgraph.graph.graph import Graph
-from otgraph.optimize.depth import DepthCandidate, find_candidates, try_candidates
-from otgraph.optimize.fusing import FusionClock, judged, with_apart
-from otgraph.optimize.loop import Candidate, Loop
+from otgraph.optimize.clock import Clock, EngineTimes, NoTimes, TimePrices
+from otgraph.optimize.damages import (
+    Damages,
+    allowed,
+    groups_of,
+    heal,
+    interaction_weight,
+    problem_of,
+    subjects_of,
+)
+from otgraph.optimize.exports import Exports
+from otgraph.optimize.layers import with_layers
+from otgraph.optimize.loop import Outcome, Workbench, by_damage, by_latency, by_layers
+from otgraph.optimize.plan_builder import PlanBuilder
+from otgraph.optimize.proposals import (
+    Proposal,
+    find_effects,
+    fitted,
+    lighter,
+    new_nodes,
+    propose,
+    saving,
+    shallower,
+)
 from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import measure_sensitivities
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
-from otgraph.optimize.study import Study, study
-from otgraph.optimize.task import with_task
+from otgraph.optimize.study import Study, study, what_trials_depend_on
 from otgraph.optimize.trial import Trial
-from otgraph.plan.calibration import CalibrationReference, data_digest
-from otgraph.plan.decision import DepthAction, DimDecision, Predictions
-from otgraph.plan.fingerprint import fingerprint_graph
+from otgraph.plan.decision import DepthAction, Predictions
 from otgraph.plan.plan import Plan
 from otgraph.pricing.elementwise import batch_size
+from otgraph.pricing.healing import Healing, spread
 from otgraph.pricing.macs import macs_terms
-from otgraph.pricing.timing import node_times
+from otgraph.pricing.prices import Key, Prices, edges_of, price
+from otgraph.pricing.timed_node import Candidates
 from otgraph.pricing.widths import candidate_widths
 from otgraph.remark import Remark
-from otgraph.rewrite.catalogue import load_pipelines
 from otgraph.rewrite.collapse import describe
-from otgraph.rewrite.contract import Context
-from otgraph.rewrite.manager import PassManager
-from otgraph.rewrite.pipeline import parse_pipeline
+
+SETTLED = 6
+"""So many candidates make the choice that the ridge of trials is settled on."""
+
+MOST_WHOLES = 12
+"""So many choices are tried whole at most: fewer where a trial costs much (``allowed``)."""
 
 
-def make_plan(graph: Graph, data: Data, settings: Settings) -> Plan:
+def make_plan(
+    graph: Graph,
+    data: Data,
+    settings: Settings,
+    clock: Clock | None = None,
+    times: TimePrices | None = None,
+    exports: Exports | None = None,
+) -> Plan:
     """Decide what to keep of every dim of ``graph`` and which spans collapse; nothing is edited.
+
+    ``clock`` and ``times``: what to measure with; by default the engine of ``settings``, on the files of
+    ``exports``.
 
     Raises:
         UsageError: the budget is out of reach, or no dim may be cut. DataError: the data do not fit.
@@ -50,214 +82,311 @@ def make_plan(graph: Graph, data: Data, settings: Settings) -> Plan:
     """
     found = study(graph, data, settings)
     if settings.budget.kind == "keep":
-        return _Writer(found, settings, {}).plan(Choice(_by_fraction(found, settings)), Predictions())
-    with Stopwatch(found.graph, found.held, settings.engine, settings.threads, settings.seed) as clock:
-        return _decide(found, settings, clock)
+        share = settings.budget.value
+        kept = {name: max(1, round(width.size * share)) for name, width in found.widths.items()}
+        return PlanBuilder(found, settings, {}).plan(Choice(kept), Predictions())
+    with ExitStack() as stack:
+        if clock is None:
+            exports = exports or stack.enter_context(Exports())
+            watch = Stopwatch(
+                found.graph, found.held, settings.engine, settings.threads, settings.seed, exports
+            )
+            clock, times = watch, times or EngineTimes(watch.engine, settings.timing)
+        if settings.budget.kind == "layers" or times is None:
+            times = NoTimes()
+        return _decide(found, settings, clock, times)
 
 
-def _decide(found: Study, settings: Settings, clock: Stopwatch) -> Plan:
+@dataclass(frozen=True, eq=False)
+class Market:
+    """What there is to choose from. ``widths``: the candidates of every dim; ``nodes``, ``fixed``: the times
+    of the nodes, and what nothing saves; ``proposals``: the collapses; ``remarks``: how many there were."""
+
+    widths: Candidates
+    nodes: Sequence[NodeTime]
+    fixed: Polynomial
+    proposals: tuple[Proposal, ...]
+    remarks: tuple[Remark, ...]
+
+
+def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -> Plan:
     settings.progress("measuring the original")
     original_ms = clock.original().ms
-    widths = {
+    market = find_market(found, settings, times, original_ms)
+    trial = make_trial(found, market.proposals, settings)
+    damages = expected_damages(found, market, trial, settings)
+    problem = _problem(found, market, damages, settings)
+    builder = PlanBuilder(
+        found, settings, clock.describe(), {proposal.name: proposal for proposal in market.proposals}
+    )
+    bench = _Deciding(found, market, trial, settings, damages).workbench(builder, clock)
+    outcome = _settled(found, problem, original_ms, bench, builder, trial)
+    settings.progress("judging fusions")
+    judge = builder.judge_fusions(outcome.best.choice, clock)
+    apart = judge.apart()
+    builder = replace(builder, apart=apart)
+    ratio = outcome.best.ratio
+    if apart:
+        ratio = clock.ratio(builder.build(outcome.best.choice)).ratio
+    plan = _finished(builder, outcome, damages, ratio, settings)
+    told = _counts(found, market, damages, trial)
+    remarks = (*found.remarks, *market.remarks, *damages.prices.remarks, told)
+    return replace(plan, remarks=(*remarks, *_verdicts(outcome, market.proposals), *judge.verdicts()))
+
+
+def find_market(found: Study, settings: Settings, times: TimePrices, original_ms: float) -> Market:
+    """All candidates with what they save; nothing is known yet of what they damage."""
+    widths: Candidates = {
         name: candidate_widths(width.size, settings.multiple, limit=settings.candidates)
         for name, width in found.widths.items()
     }
-    nodes, fixed = node_times(found.graph, found.axes, clock.engine, original_ms, settings.timing, widths)
-    collapses: Sequence[DepthCandidate] = ()
-    said: tuple[Remark, ...] = ()
-    if settings.moves != "width":
-        collapses, said = find_candidates(found, clock.engine, nodes, fixed, settings, widths)
-    fits = {candidate.name: candidate.fit for candidate in collapses}
-    saved = Saved(settings.cache, *_what_trials_depend_on(found, settings))
-    macs = evaluate(found.macs, {name: width.size for name, width in found.widths.items()}) / batch_size(
-        found.graph
-    )
-    trial = Trial(found.graph, found.axes, found.widths, found.fit, found.held, saved, fits, macs)
-    settings.progress("choosing the ridge of trials")
-    ridge = trial.settle(_probes(found, collapses))
-    settings.progress(f"trials repair with a ridge of {ridge:g}")
-    options = try_candidates(trial, collapses, settings.trial_seconds, settings)
-    problem = Problem(
-        dims=_dims(trial, widths, settings),
-        nodes=nodes,
-        options=options,
-        constant=evaluate(fixed, {}),
-    )
-    writer = _Writer(found, settings, {key: str(value) for key, value in clock.engine.describe().items()})
-    writer.candidates = {candidate.name: candidate for candidate in collapses}
-    residual = {dim.name for dim in found.axes.prunable() if dim.residual}
-    loop = Loop(problem, trial, clock, writer.build, residual, settings)
-    if settings.budget.kind == "damage":
-        limit = settings.budget.value if found.classifier else settings.budget.value**2
-        best = loop.by_damage(limit, lambda cut: found.damage(writer.applied(cut)))
-        damage = best.allocation.damage
+    nodes, fixed = times.nodes(found.graph, found.axes, original_ms, widths)
+    if settings.moves == "width":
+        return Market(widths, nodes, fixed, (), ())
+    settings.progress("looking for spans")
+    graph, axes = found.graph, found.axes
+    effects = find_effects(graph, axes, widths, settings)
+    every_effect = len(effects)
+    if settings.budget.kind != "layers":
+        effects = lighter(effects, _node_macs(found))
+    timed = times.others(new_nodes(effects), widths)
+    full = {name: width.size for name, width in found.widths.items()}
+    every = propose(effects, graph, nodes, fixed, timed, full)
+    if settings.budget.kind == "layers":
+        worth = shallower(every, graph)
     else:
-        ratio = settings.budget.kind == "ratio"
-        best = loop.by_latency(settings.budget.value if ratio else settings.budget.value / original_ms)
-        damage = trial.damage(best.cut)
-    judge = writer.judge_fusions(best.cut, clock)
-    if writer.apart:
-        best = replace(best, ratio=clock.ratio(writer.build(best.cut)).ratio)
-    plan = writer.finish(best, loop, damage)
-    return replace(plan, remarks=(*found.remarks, *said, *writer.verdicts(loop), *judge.verdicts()))
-
-
-def _probes(found: Study, collapses: Sequence[DepthCandidate]) -> list[Choice]:
-    """A few cuts of either sort; the width is in the middle, where a trial has half of the network to run."""
-    names = list(found.widths)
-    middle = names[len(names) // 2 :][:1]
-    cuts = [Choice({name: max(1, round(found.widths[name].size * 0.75))}) for name in middle]
-    return [*cuts, *(Choice({}, (candidate.name,)) for candidate in collapses[:2])]
-
-
-def _dims(trial: Trial, widths: Mapping[str, tuple[int, ...]], settings: Settings) -> tuple[DimOptions, ...]:
-    tried = measure_sensitivities(trial, settings.trial_seconds, settings.progress)
-    return tuple(
-        DimOptions(name, candidates, tuple(float(tried[name].damage[k]) for k in candidates))
-        for name, candidates in widths.items()
+        worth = saving(every, sum(node.at(full) for node in nodes))
+    proposals, ruled_out, left = fitted(worth, graph, axes, found.fit, settings)
+    text = (
+        f"{len(worth)} of {every_effect} collapses would save {_unit(settings)}; {ruled_out} are beyond hope"
+        f" by a bound; {len(proposals)} were fitted"
     )
+    text += f", {left} are too many" if left else ""
+    return Market(widths, nodes, fixed, proposals, (Remark("analysis", "depth", graph.name, text),))
 
 
-def _what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
-    return (
-        fingerprint_graph(found.graph).digest,
-        data_digest(found.fit),
-        data_digest(found.held),
-        settings.criterion,
-        str(settings.seed),
-        torch.__version__,
-        "7",  # raised whenever a trial is made in another way
-    )
-
-
-def _by_fraction(found: Study, settings: Settings) -> dict[str, int]:
-    share = settings.budget.value
-    return {name: max(1, round(width.size * share)) for name, width in found.widths.items()}
-
-
-class _Writer:
-    """Makes the network of a cut, and the plan."""
-
-    def __init__(self, found: Study, settings: Settings, device: Mapping[str, str]) -> None:
-        self.found = found
-        self.settings = settings
-        self.device = device
-        self.candidates: dict[str, DepthCandidate] = {}
-        self.apart: tuple[str, ...] = ()
-
-    def build(self, cut: Choice) -> Graph:
-        """The network of ``cut`` without repairs and with blank maps: numbers do not matter to the clock."""
-        steps = parse_pipeline(with_apart(load_pipelines()["trial"], self.apart))
-        return PassManager(steps, on_failure="undo").run(self.found.graph, self._context(cut)).graph
-
-    def judge_fusions(self, cut: Choice, clock: Stopwatch) -> FusionClock:
-        """Time each fusion that changes the shape of what it leaves; plans keep those apart from now on that
-        are not credibly faster."""
-        steps, progress = load_pipelines()["trial"], self.settings.progress
-        judge = judged(
-            self.found.graph, self._context(cut), steps, lambda graph: clock.fusions(graph, progress)
-        )
-        self.apart = judge.apart()
-        return judge
-
-    def _context(self, cut: Choice) -> Context:
-        return Context(
-            couplings=self.found.couplings(cut.widths),
-            collapses=tuple(self.candidates[name].fit.collapse for name in cut.options),
-            seed=self.settings.seed,
-        )
-
-    def applied(self, cut: Choice) -> Graph:
-        """The network of ``cut`` as its plan makes it, repaired on the inputs that trials are fitted on."""
-        return self.plan(cut, Predictions()).apply(self.found.graph, self.found.fit)
-
-    def plan(
-        self, cut: Choice, predictions: Predictions, depth: tuple[DepthAction, ...] | None = None
-    ) -> Plan:
-        """The plan that carries out ``cut``."""
-        found, settings = self.found, self.settings
-        settings.progress("certifying the selection")
-        couplings = found.couplings(cut.widths, certified=True)
-        pipeline = load_pipelines().get(settings.pipeline, settings.pipeline)
-        if depth is None:
-            depth = tuple(DepthAction(self.candidates[name].fit.collapse) for name in cut.options)
-        return Plan(
-            model=found.graph.name,
-            fingerprint=fingerprint_graph(found.graph),
-            budget=settings.budget,
-            pipeline=with_apart(with_task(pipeline, settings.task), self.apart),
-            dims=tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items()),
-            depth=depth,
-            predictions=replace(predictions, macs_ratio=self._macs_ratio(cut)),
-            engine=settings.engine,
-            device=self.device,
-            criterion=settings.criterion,
-            seed=settings.seed,
-            calibration=CalibrationReference.of(found.data),
-            created_by={"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
-            data=found.data,
-        )
-
-    def finish(self, best: Candidate, loop: Loop, damage: float) -> Plan:
-        """The plan of the candidate that was settled on, with what was predicted and measured of it.
-
-        ``damage``: in additive units.
-        """
-        allocation, problem = best.allocation, loop.problem
-        known = math.isfinite(allocation.objective)
-        predictions = Predictions(
-            time_ratio=best.ratio,
-            damage=math.sqrt(damage),
-            bound=allocation.bound if known else None,
-            gap=allocation.gap if known else None,
-        )
-        plan = self.plan(best.cut, predictions, tuple(self._action(name, loop) for name in best.cut.options))
-        alone = {c.name: dict(zip(c.widths, c.damages, strict=True)) for c in problem.dims}
-        dims = tuple(replace(d, damage=math.sqrt(alone[d.name].get(len(d.kept), 0.0))) for d in plan.dims)
-        return replace(plan, dims=dims)
-
-    def _action(self, name: str, loop: Loop) -> DepthAction:
-        """The decision on one span: the damage it does alone, and its time before and after."""
-        candidate = self.candidates[name]
-        damage = next(option.damage for option in loop.problem.options if option.name == name)
-        old, new = candidate.old_ms, candidate.new_ms
-        measured = loop.vetoes.get(name)
-        if measured is not None:
-            old, new = measured.a_ms, measured.b_ms
-        return DepthAction(candidate.fit.collapse, math.sqrt(damage), old, new)
-
-    def verdicts(self, loop: Loop) -> Iterator[Remark]:
-        """What the clock said of each merge that was built."""
-        for name, found in loop.vetoes.items():
-            collapse = self.candidates[name].fit.collapse
-            text = f"{describe(collapse)}: {found.a_ms:.4g} → {found.b_ms:.4g} ms, all else the same"
-            text += "" if found.credible_gain else ", which is no credible gain; the span stays"
-            yield Remark(
-                "applied" if found.credible_gain else "missed",
-                "veto",
-                collapse.span.name,
-                text,
-                {"old_ms": found.a_ms, "new_ms": found.b_ms, "low": found.low, "high": found.high},
-            )
-
-    def _macs_ratio(self, cut: Choice) -> float:
-        if not cut.options:
-            kept = {name: cut.widths.get(name, width.size) for name, width in self.found.widths.items()}
-            couplings = self.found.couplings(cut.widths)
-            kept |= {name: len(coupling.kept) for name, coupling in couplings.items()}
-            return evaluate(self.found.macs, kept) / self._macs()
-        return _macs(self.build(cut)) / self._macs()
-
-    def _macs(self) -> float:
-        full = {name: width.size for name, width in self.found.widths.items()}
-        return evaluate(self.found.macs, full)
-
-
-def _macs(graph: Graph) -> float:
-    """Multiply-accumulates of ``graph`` on its example."""
-    axes = analyse(graph)
-    shapes = {
-        name: tuple(axis.size for axis in results[0]) for name, results in axes.values.items() if results
-    }
+def _node_macs(found: Study) -> dict[str, float]:
+    """Multiply-accumulates of each node at full widths, for one input."""
+    axes = found.axes
+    shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
     full = {dim.name: dim.size for dim in axes.dims.values()}
-    return sum(evaluate(cost.terms, full) for cost in macs_terms(graph, axes, shapes))
+    batch = batch_size(found.graph)
+    return {cost.node: cost.at(full) / batch for cost in macs_terms(found.graph, axes, shapes)}
+
+
+def _unit(settings: Settings) -> str:
+    return "layers" if settings.budget.kind == "layers" else "time"
+
+
+def price_market(found: Study, market: Market, data: Data, settings: Settings) -> Prices:
+    """What every candidate does to the outputs, to first order, on ``data``."""
+    fits = [proposal.fit for proposal in market.proposals if proposal.fit is not None]
+    settings.progress(f"pricing widths of {len(market.widths)} dims and {len(fits)} collapses")
+    names = edges_of(found.widths, fits)
+    inputs = probing(found.graph, found.axes, data, found.form, names)
+    return price(
+        found.graph, found.widths, market.widths, fits, inputs, probes=settings.probes, seed=settings.seed
+    )
+
+
+def expected_damages(found: Study, market: Market, trial: Trial, settings: Settings) -> Damages:
+    """The damages of all candidates: prices, healed by what a few trials say."""
+    prices = price_market(found, market, trial.judged, settings)
+    sizes = {name: width.size for name, width in found.widths.items()}
+    places = _places(found, market.proposals)
+    subjects = subjects_of(prices, sizes, market.proposals, places)
+    measured = _by_trials(prices, market, trial, settings)
+    damages = Damages(prices, subjects, {}, Healing(), measured)
+    _settle(damages, trial, settings)
+    damages = heal(damages, trial, settings)
+    weight = interaction_weight(prices, groups_of(prices, market.proposals), settings.seed)
+    return replace(damages, weight=weight)
+
+
+def _settle(damages: Damages, trial: Trial, settings: Settings) -> None:
+    """Choose the ridge of trials on a choice of some mild candidates from all over the network: what is
+    decided later is of that kind."""
+    settings.progress("choosing the ridge of trials")
+    mild = {str(key): key for key, subject in damages.subjects.items() if 0.002 <= subject.price <= 0.05}
+    names = spread({name: damages.subjects[key] for name, key in mild.items()}, SETTLED)
+    keys = [mild[name] for name in names]
+    widths = {key[0]: key[1] for key in keys if not isinstance(key, str)}
+    options = [key for key in keys if isinstance(key, str)][:1]  # others might exclude it
+    if keys:
+        ridge = trial.settle([Choice(widths, tuple(options))])
+        settings.progress(f"trials repair with a ridge of {ridge:g}")
+
+
+def _by_trials(prices: Prices, market: Market, trial: Trial, settings: Settings) -> dict[Key, float]:
+    """Damages of the candidates that have no price: of dims at every width from a few trials, of collapses
+    one trial each, as far as the seconds reach."""
+    dims = {key[0] for key in prices.unpriced if not isinstance(key, str)}
+    names = [key for key in prices.unpriced if isinstance(key, str)]
+    if not dims and not names:
+        return {}
+    found: dict[Key, float] = {}
+    tried = measure_sensitivities(trial, sorted(dims), settings.trial_seconds, settings.progress)
+    for name, sensitivity in tried.items():
+        found |= {(name, k): float(sensitivity.damage[k]) for k in market.widths[name][1:]}
+    found |= trial.within({name: Choice({}, (name,)) for name in names}, settings.trial_seconds)
+    return found
+
+
+def _places(found: Study, proposals: Sequence[Proposal]) -> dict[str, float]:
+    """Where dims are first held and spans end, from 0 to 1 along the program."""
+    order = [node.name for node in found.graph.module.graph.nodes]
+    at = {name: number / max(len(order) - 1, 1) for number, name in enumerate(order)}
+    places = {proposal.end: at[proposal.end] for proposal in proposals}
+    for name, width in found.widths.items():
+        places[name] = min((at[reader.slot.node] for reader in width.readers), default=0.0)
+    return places
+
+
+def make_trial(found: Study, proposals: Sequence[Proposal], settings: Settings) -> Trial:
+    """What tries choices of ``proposals`` and of the widths of ``found``."""
+    fits = {proposal.name: proposal.fit for proposal in proposals if proposal.fit is not None}
+    macs = evaluate(found.macs, {name: width.size for name, width in found.widths.items()})
+    saved = Saved(settings.cache, *what_trials_depend_on(found, settings))
+    return Trial(
+        found.graph,
+        found.axes,
+        found.widths,
+        found.fit,
+        found.held,
+        saved,
+        fits,
+        macs / batch_size(found.graph),
+        found.metric,
+    )
+
+
+def _problem(found: Study, market: Market, damages: Damages, settings: Settings) -> Problem:
+    problem = problem_of(damages, market.widths, market.proposals, market.nodes, evaluate(market.fixed, {}))
+    if settings.budget.kind == "layers":
+        return with_layers(problem, found.graph, market.proposals)
+    return problem
+
+
+@dataclass
+class _Deciding:
+    """The damages as they become better known; what the loop asks of them."""
+
+    found: Study
+    market: Market
+    trial: Trial
+    settings: Settings
+    damages: Damages
+    known: set[str] = field(default_factory=set[str])
+
+    def workbench(self, builder: PlanBuilder, clock: Clock) -> Workbench:
+        wholes = min(allowed(self.trial) // 3, MOST_WHOLES) * self.settings.corrections
+        built: dict[str, Graph] = {}
+        sizes = {name: width.size for name, width in self.found.widths.items()}
+
+        def build(choice: Choice) -> Graph:
+            key = choice.key(sizes)
+            if key not in built:
+                built[key] = builder.build(choice)
+            return built[key]
+
+        return Workbench(build, clock, self.trial.damage, self.learned, wholes, self.settings)
+
+    def learned(self, choice: Choice, damage: float, seed: int | None) -> Problem:
+        """The problem once ``choice`` was found to do ``damage``."""
+        key = choice.key({name: width.size for name, width in self.found.widths.items()})
+        if key not in self.known:
+            self.known.add(key)
+            expected = _problem(self.found, self.market, self.damages, self.settings).damage(choice)
+            self.damages = self.damages.learning(choice, expected, damage)
+        drawn = None if seed is None else 1000 * self.settings.seed + seed
+        return _problem(self.found, self.market, replace(self.damages, drawn=drawn), self.settings)
+
+
+def _settled(
+    found: Study,
+    problem: Problem,
+    original_ms: float,
+    bench: Workbench,
+    builder: PlanBuilder,
+    trial: Trial,
+) -> Outcome:
+    budget = bench.settings.budget
+    most = budget.layers(depth_of(found.graph).compute)
+    if most is not None:
+        return by_layers(problem, most, bench)
+    if budget.kind != "damage":
+        return by_latency(
+            problem, budget.value if budget.kind == "ratio" else budget.value / original_ms, bench
+        )
+    limit = budget.value if found.classifier else budget.value**2
+    outcome = by_damage(problem, limit, bench, lambda choice: found.damage(builder.applied(choice)))
+    return replace(outcome, damage=trial.damage(outcome.best.choice))
+
+
+def _finished(
+    builder: PlanBuilder, outcome: Outcome, damages: Damages, ratio: float, settings: Settings
+) -> Plan:
+    """The plan of what was settled on, with what was predicted and measured of it."""
+    allocation, problem = outcome.best.allocation, outcome.state.problem
+    known = math.isfinite(allocation.objective)
+    predictions = Predictions(
+        time_ratio=ratio,
+        damage=math.sqrt(outcome.damage),
+        bound=allocation.bound if known else None,
+        gap=allocation.gap if known else None,
+    )
+    choice = outcome.best.choice
+    actions = tuple(_action(builder.proposals[name], outcome) for name in choice.options)
+    plan = builder.plan(choice, predictions, actions)
+    alone = {dim.name: dict(zip(dim.widths, dim.damages, strict=True)) for dim in problem.dims}
+    dims = tuple(replace(d, damage=math.sqrt(alone[d.name].get(len(d.kept), 0.0))) for d in plan.dims)
+    return replace(plan, dims=dims)
+
+
+def _action(proposal: Proposal, outcome: Outcome) -> DepthAction:
+    """The decision on one span: the damage it does alone, and its time before and after."""
+    options = outcome.state.problem.options
+    damage = next(option.damage for option in options if option.name == proposal.name)
+    old, new = proposal.old_ms, proposal.new_ms
+    measured = outcome.state.vetoes.get(proposal.name)
+    if measured is not None:
+        old, new = measured.a_ms, measured.b_ms
+    return DepthAction(proposal.collapse, math.sqrt(damage), old, new)
+
+
+def _verdicts(outcome: Outcome, proposals: Sequence[Proposal]) -> Iterator[Remark]:
+    """What the clock said of each merge that was built."""
+    by_name = {proposal.name: proposal.collapse for proposal in proposals}
+    for name, found in outcome.state.vetoes.items():
+        collapse = by_name[name]
+        text = f"{describe(collapse)}: {found.a_ms:.4g} → {found.b_ms:.4g} ms, all else the same"
+        text += "" if found.credible_gain else ", which is no credible gain; the span stays"
+        yield Remark(
+            "applied" if found.credible_gain else "missed",
+            "veto",
+            collapse.span.name,
+            text,
+            {"old_ms": found.a_ms, "new_ms": found.b_ms, "low": found.low, "high": found.high},
+        )
+
+
+def _counts(found: Study, market: Market, damages: Damages, trial: Trial) -> Remark:
+    """How many candidates there are, were priced and tried."""
+    widths = sum(len(each) - 1 for each in market.widths.values())
+    maps = len(market.proposals)
+    priced = len(damages.prices.effects)
+    text = (
+        f"{widths} widths of {len(market.widths)} dims and {maps} collapses: {priced} priced by backward"
+        f" passes in {damages.prices.cpu_seconds:.1f} CPU s, {trial.made} trials; trials are off by a factor"
+        f" of {math.exp(min(damages.healing.residual(), 9.0)):.2f} from what the others say of them;"
+        f" interactions count with a weight of {damages.weight:g}"
+    )
+    figures: Mapping[str, float | int | str] = {
+        "widths": widths,
+        "collapses": maps,
+        "priced": priced,
+        "trials": trial.made,
+        "residual": round(min(damages.healing.residual(), 1e3), 4),
+        "weight": damages.weight,
+    }
+    return Remark("analysis", "prices", found.graph.name, text, figures)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from otgraph.audit.classify import check_task
-from otgraph.audit.compare import audit
+from otgraph.audit.compare import audit, compare_outputs
+from otgraph.audit.fidelity import Fidelity, Source
+from otgraph.audit.generalization import Generalization
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Audit
-from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.calibrate.feeds import fixed_batch
+from otgraph.data_digest import Sketch
+from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
-from otgraph.graph.specs import input_specs
+from otgraph.optimize.exports import Exports
 from otgraph.optimize.planner import make_plan
 from otgraph.optimize.settings import Settings
+from otgraph.optimize.task import decided
+from otgraph.optimize.verdict import Parts, divide
+from otgraph.plan.calibration import CalibrationReference
 from otgraph.plan.plan import Plan
 from otgraph.remark import Remark
 
@@ -33,8 +37,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Optimized:
-    """``graph``: the faster network, ``plan``: what was decided, ``audit``: what was measured. ``credible``:
-    the interval of the measured ratio clears 1; where it does not, keep the original."""
+    """``graph``: the faster network, ``plan``: what was decided, ``audit``: what was measured, and on which
+    inputs (``audit.generalization``). ``credible``: the interval of the measured ratio clears 1, or where
+    layers were asked for, which may pay elsewhere only, there are fewer; where not, keep the original."""
 
     graph: Graph
     plan: Plan
@@ -47,84 +52,188 @@ class Optimized:
 
 def optimize(
     graph: Graph,
-    data: Data,
+    data: ModelData,
     settings: Settings,
     *,
-    evaluation: Data | None = None,
+    evaluation: ModelData | None = None,
     metric: str | None = None,
 ) -> Optimized:
-    """Make ``graph`` faster within the budget of ``settings``, and audit the result on ``evaluation``.
+    """Make ``graph`` faster within the budget of ``settings``, and audit the result.
 
-    ``graph`` is untouched. Raises as ``make_plan``, ``Plan.apply`` and ``audit`` do.
+    The figures are those on ``evaluation`` where it is given, and on the share of ``data`` that was kept from
+    calibration, prices, trials and repair; where ``data`` are few, on all of them in turn, by refits that
+    leave some out. ``graph`` is untouched. Raises as ``make_plan``, ``Plan.apply`` and ``audit`` do.
     """
     started = (time.process_time(), time.perf_counter())
-    data = data.named([port.name for port in graph.signature.inputs])
-    evaluation = _checked(graph, evaluation or data, settings, metric)
-    plan = make_plan(graph, data, settings)
+    _check_choices(settings, metric)
+    settings = decided(graph, data, settings)
+    foreign = evaluation is not None and Sketch.of(data).seen(evaluation) == 0
+    parts = divide(data, settings.verdict, batch=fixed_batch(graph) or 1, in_turn=not foreign)
+    with Exports() as exports:
+        plan = _noted(make_plan(graph, parts.fit, settings, exports=exports), data, parts)
+        return _carried_out(graph, plan, parts, data, evaluation, settings, metric, started, exports)
+
+
+def _carried_out(
+    graph: Graph,
+    plan: Plan,
+    parts: Parts,
+    data: ModelData,
+    evaluation: ModelData | None,
+    settings: Settings,
+    metric: str | None,
+    started: tuple[float, float],
+    exports: Exports,
+) -> Optimized:
+    """Apply ``plan``, measure what it made, and say what came of it."""
     settings.progress("applying the plan")
     result = plan.apply_with_records(graph)
+    measured, handed = result.graph, result.graph
+    if settings.refit and parts.unseen is not None:
+        settings.progress("refitting on all inputs")
+        plan = replace(plan, data=data, calibration=CalibrationReference.of(data))
+        handed = plan.apply(graph)
     spent = Cost(time.process_time() - started[0], time.perf_counter() - started[1])
     settings.progress("auditing")
-    found = audit_graphs(graph, result.graph, evaluation, settings, spent, metric)
-    remarks = (*graph.remarks, *plan.remarks, *result.remarks)
-    small = replace(result.graph, remarks=remarks)
+    judge = _Judge(graph, plan, parts, settings, metric, exports)
+    found = judge.audit(measured, evaluation, spent)
+    remarks = (*graph.remarks, *plan.remarks, *result.remarks, *_advice(graph, found))
     return Optimized(
-        graph=small,
+        graph=replace(handed, remarks=remarks),
         plan=plan,
         audit=found,
         remarks=remarks,
         cost=spent,
-        credible=found.latency.credible_gain,
+        credible=_credible(plan, found),
         missed=_missed(plan, found),
     )
 
 
-def _checked(graph: Graph, evaluation: Data, settings: Settings, metric: str | None) -> Data:
-    """The audit's inputs; what would fail at the end, after all the work, fails now."""
+def _check_choices(settings: Settings, metric: str | None) -> None:
+    """What would fail at the end, after all the work, fails now."""
     get_engine(settings.engine)
-    check_task(settings.task)
     if metric is not None:
         load_metric(metric)
-    named = evaluation.named([port.name for port in graph.signature.inputs])
-    check_data(named, input_specs(graph))
-    return named
 
 
-def audit_graphs(
-    a: Graph, b: Graph, data: Data, settings: Settings, spent: Cost | None = None, metric: str | None = None
-) -> Audit:
-    """The audit of two graphs, by way of the ONNX files they are written to."""
-    optimisation: Mapping[str, object] | None = None
-    if spent is not None:
-        optimisation = {**vars(spent), "source": "otgraph optimize"}
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
-        paths = (Path(folder) / "original.onnx", Path(folder) / "optimized.onnx")
-        for graph, path in zip((a, b), paths, strict=True):
-            graph.save(path)
-        found = audit(
-            *paths,
+def _noted(plan: Plan, data: ModelData, parts: Parts) -> Plan:
+    """``plan``, which tells which of the user's inputs it was made with."""
+    if parts.unseen is None or plan.calibration is None:
+        return plan
+    return replace(plan, calibration=plan.calibration.within(len(data), parts.stretches))
+
+
+def _advice(graph: Graph, found: Audit) -> tuple[Remark, ...]:
+    gap = found.generalization
+    if gap is None or gap.ratio is None or not gap.advice:
+        return ()
+    figures = {"fitted": gap.fitted.drift, "unseen": gap.unseen.drift, "ratio": gap.ratio}
+    return (Remark("analysis", "generalization", graph.name, gap.advice, figures),)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Audits networks by way of the ONNX files they are written to."""
+
+    graph: Graph
+    plan: Plan
+    parts: Parts
+    settings: Settings
+    metric: str | None
+    exports: Exports
+
+    def audit(self, small: Graph, evaluation: ModelData | None, spent: Cost) -> Audit:
+        """``small`` against the original: on ``evaluation`` where given, else on what it has not seen; and
+        what it does on the inputs it was fitted on beside what it does on others."""
+        shown = evaluation or self.parts.unseen
+        a, b = self.exports.path_of(self.graph), self.exports.path_of(small)
+        found = self._measured(a, b, shown or self.parts.fit, spent)
+        if shown is None:
+            fitted = replace(found.fidelity, source="fitted")
+        else:
+            fitted = self._fidelity(a, [(b, self.parts.fit)], "fitted")
+        unseen = self._unseen(a, b, found, evaluation)
+        refitted = self.settings.refit and self.parts.unseen is not None
+        gap = unseen and Generalization(
+            fitted, unseen, len(self.parts.folds), "refitted" if refitted else "measured"
+        )
+        return replace(
+            found,
+            fidelity=found.fidelity if evaluation is not None else unseen or fitted,
+            generalization=gap,
+            a=replace(found.a, path=f"{self.graph.name}.onnx"),
+            b=replace(found.b, path=f"{self.graph.name}.optimized.onnx"),
+        )
+
+    def _unseen(self, a: Path, b: Path, found: Audit, evaluation: ModelData | None) -> Fidelity | None:
+        """The figures on inputs that nothing was fitted on; None where there are none."""
+        if self.parts.unseen is not None:
+            if evaluation is None:
+                return replace(found.fidelity, source="held-out")
+            return self._fidelity(a, [(b, self.parts.unseen)], "held-out")
+        if self.parts.folds:
+            return self._fidelity(a, self._refits(), "cross-fitted")
+        return None if evaluation is None or found.fitted_samples else found.fidelity
+
+    def _measured(self, a: Path, b: Path, data: ModelData, spent: Cost) -> Audit:
+        optimisation: Mapping[str, object] = {**vars(spent), "source": "otgraph optimize"}
+        settings = self.settings
+        return audit(
+            a,
+            b,
             data,
             engine=settings.engine,
             threads=settings.threads,
             optimisation=optimisation,
-            metric=metric,
-            task=settings.task,
+            metric=self.metric,
+            task=settings.reading or settings.task,
             seed=settings.seed,
         )
-    return replace(
-        found,
-        a=replace(found.a, path=f"{a.name}.onnx"),
-        b=replace(found.b, path=f"{a.name}.optimized.onnx"),
-    )
+
+    def _refits(self) -> list[tuple[Path, ModelData]]:
+        """The plan carried out once for each fold, repaired without it, and the fold."""
+        made: list[tuple[Path, ModelData]] = []
+        for at, (rest, fold) in enumerate(self.parts.folds):
+            self.settings.progress(f"repairing without fold {at + 1} of {len(self.parts.folds)}")
+            made.append((self.exports.path_of(self.plan.apply(self.graph, rest)), fold))
+        return made
+
+    def _fidelity(self, a: Path, networks: list[tuple[Path, ModelData]], source: Source) -> Fidelity:
+        settings = self.settings
+        found = compare_outputs(
+            a,
+            networks,
+            settings.reading,
+            engine=settings.engine,
+            threads=settings.threads,
+            metric=self.metric,
+            seed=settings.seed,
+        )
+        return replace(found, source=source)
+
+
+def _credible(plan: Plan, found: Audit) -> bool:
+    before, after = found.a.structure.compute_depth, found.b.structure.compute_depth
+    if plan.budget.kind == "layers" and before is not None and after is not None:
+        return after < before
+    return found.latency.credible_gain
 
 
 def _missed(plan: Plan, found: Audit) -> str | None:
-    """How a stated budget was missed, or None: a latency by more than a twentieth, a damage at all."""
+    """How a stated budget was missed, or None: a latency by more than a twentieth, layers at all, a damage
+    beyond what chance explains."""
     latency = found.latency
+    before, after = found.a.structure.compute_depth, found.b.structure.compute_depth
+    allowed = None if before is None else plan.budget.layers(before)
+    if allowed is not None and (after is None or after > allowed):
+        counted = "an unknown number" if after is None else after
+        return f"{plan.budget} was asked for ({allowed} of {before} on the longest path), {counted} counted"
     wanted = plan.budget.ratio(latency.a_ms)
     if wanted is not None and latency.low > wanted * 1.05:
         interval = f"[{latency.low:.3f}, {latency.high:.3f}]"
         return f"{plan.budget} was asked for, {latency.ratio:.3f}x {interval} measured"
-    if plan.budget.kind == "damage" and found.fidelity.drift > plan.budget.value:
-        return f"{plan.budget} was asked for, {found.fidelity.drift_name} {found.fidelity.drift:.4g} measured"
+    drift, interval = found.fidelity.drift, found.fidelity.drift_interval
+    if plan.budget.kind == "damage" and (interval[0] if interval else drift) > plan.budget.value:
+        between = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
+        return f"{plan.budget} was asked for, {found.fidelity.drift_name} {drift:.4g}{between} measured"
     return None

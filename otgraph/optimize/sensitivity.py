@@ -36,23 +36,27 @@ class Sensitivity:
 
 
 def measure_sensitivities(
-    trial: Trial, seconds: float = 120.0, progress: Callable[[str], None] = lambda _: None
+    trial: Trial,
+    names: Sequence[str],
+    seconds: float = 120.0,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Sensitivity]:
-    """The sensitivity of every dim of ``trial``, one dim at a time.
+    """The sensitivity of the dims ``names``, one at a time: those that no gradient tells of.
 
     All dims are tried at the first of ``PROBES``; further ones only while that takes less than ``seconds`` of
     CPU time in all.
     """
-    measured: dict[str, dict[int, float]] = {name: {} for name in trial.widths}
+    widths = {name: trial.widths[name] for name in names}
+    measured: dict[str, dict[int, float]] = {name: {} for name in widths}
     started = time.process_time()
     for number, share in enumerate(PROBES, 1):
-        for name, width in trial.widths.items():
+        for name, width in widths.items():
             if number > 1 and time.process_time() - started > seconds:
                 break
             progress(f"trying {name} at {share:.0%} (round {number} of {len(PROBES)})")
             k = min(max(1, round(width.size * share)), width.size - 1)
             measured[name][k] = trial.damage(Choice({name: k}))
-    return {name: _sensitivity(width, measured[name]) for name, width in trial.widths.items()}
+    return {name: _sensitivity(width, measured[name]) for name, width in widths.items()}
 
 
 def _sensitivity(width: Width, measured: Mapping[int, float]) -> Sensitivity:

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from otgraph.calibrate.divergence import Task
 from otgraph.calibrate.width import DEFAULT_CRITERION
 from otgraph.errors import UsageError
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.plan.budget import Budget
 from otgraph.pricing.timing import TimingOptions
+from otgraph.task import Reading, Task
 
 Moves = Literal["both", "width", "depth"]
 """What a plan may do: cut widths, collapse spans, or both."""
 
 
-def quiet(message: str) -> None:
-    """No progress is shown."""
+def quiet(message: object) -> None:
+    """Nothing is shown."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,16 @@ class Settings:
     a folder that keeps measurements, so that an interrupted run goes on where it was. ``corrections``: how
     often damages may be corrected by trials of the whole, ``trial_seconds``: CPU seconds that a round of
     trials may take. ``tolerance``: how near the measured ratio has to come to a latency budget. ``task``: how
-    the outputs are read."""
+    the outputs are to be read, and ``reading``, how they are, once that is decided (``task.decided``), which
+    ``on_reading`` is told. ``verdict``: the share of the calibration inputs that is kept from everything, to
+    judge the result by; 0 keeps none, and the figures flatter. ``refit``: hand over the plan refitted on all
+    inputs, once the figures are taken of the network that was fitted without those."""
 
     budget: Budget
     dims: Literal["all", "inner"] = "all"
     moves: Moves = "both"
     task: Task = "auto"
+    reading: Reading | None = None
     engine: str = "onnxruntime"
     threads: int = 1
     criterion: str = DEFAULT_CRITERION
@@ -47,16 +51,21 @@ class Settings:
     multiple: int = 8
     normalised: bool = False
     held_out: float = 0.25
+    verdict: float = 0.2
+    refit: bool = False
     seed: int = 0
     batch_size: int = 32
     rounds: int = 5
     tolerance: float = 0.02
+    form: Literal["values", "scores"] = "values"
+    probes: int = 4
     corrections: int = 1
     trial_seconds: float = 60.0
     candidates: int = 16
     pipeline: str = "apply"
     cache: Path | None = None
     progress: Callable[[str], None] = quiet
+    on_reading: Callable[[Reading], None] = quiet
 
     def __post_init__(self) -> None:
         if self.moves not in get_args(Moves):
@@ -65,7 +74,15 @@ class Settings:
             )
         if self.moves == "depth" and self.budget.kind == "keep":
             raise UsageError(
-                "moves 'depth': a fraction to keep says nothing of layers; give a latency or a max-drop"
+                "moves 'depth': a fraction to keep says nothing of layers; give a latency, layers or a"
+                " max-drop"
+            )
+        if self.moves == "width" and self.budget.kind == "layers":
+            raise UsageError("moves 'width': narrower layers are not fewer; give both or depth, or a latency")
+
+        if not 0 <= self.verdict <= 0.5:
+            raise UsageError(
+                f"verdict {self.verdict:g}: is the share of inputs that is kept to judge by; give 0 to 0.5"
             )
 
     @property

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
@@ -12,41 +10,44 @@ from otgraph.data import Array, Data
 from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
 from otgraph.latency.protocol import Comparison, Latency, compare, measure
+from otgraph.optimize.exports import Exports
 from otgraph.optimize.fusing import FusionClock
 
 
 class Stopwatch:
-    """Measures graphs against ``original`` on one engine. Usable as a context manager: it holds a folder.
+    """Measures graphs against ``original`` on one engine, from the files of ``exports``.
 
     Raises ``EngineMissing`` where the engine is not there.
     """
 
-    def __init__(self, original: Graph, data: Data, engine: str, threads: int, seed: int) -> None:
+    def __init__(
+        self, original: Graph, data: Data, engine: str, threads: int, seed: int, exports: Exports
+    ) -> None:
         self.engine = get_engine(engine)
         self.threads = threads
         self.seed = seed
         self.feeds = _first_sample(original, data)
-        self._folder = tempfile.TemporaryDirectory(prefix="otgraph-")
-        self._original = self._write(original, "original")
+        self._exports = exports
+        self._original = original
         self._count = 0
-
-    def __enter__(self) -> Stopwatch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
 
     def original(self) -> Latency:
         """The latency of the original by itself."""
-        return measure(self.engine, self._original, self.feeds, threads=self.threads, seed=self.seed)
+        path = self._exports.path_of(self._original)
+        return measure(self.engine, path, self.feeds, threads=self.threads, seed=self.seed)
 
-    def ratio(self, candidate: Graph) -> Comparison:
-        """``candidate`` against the original."""
-        return self._compare(self._original, self._candidate(candidate))
+    def describe(self) -> dict[str, str]:
+        """What the engine says of itself."""
+        return {key: str(value) for key, value in self.engine.describe().items()}
+
+    def ratio(self, candidate: Graph, *, quick: bool = False) -> Comparison:
+        """``candidate`` against the original. ``quick``: in one set of pairs instead of three with sessions
+        of their own, for the steps of a search."""
+        return self._compare(self._original, candidate, 1 if quick else 3)
 
     def between(self, a: Graph, b: Graph) -> Comparison:
         """``b`` against ``a``, neither of them the original."""
-        return self._compare(self._candidate(a), self._candidate(b))
+        return self._compare(a, b, 3)
 
     def fusions(self, graph: Graph, progress: Callable[[str], None]) -> FusionClock:
         """Times the fusions of ``graph`` while it is edited, on the same sample."""
@@ -54,18 +55,13 @@ class Stopwatch:
         inputs = tuple(torch.from_numpy(array) for array in arrays)
         return FusionClock(graph, inputs, self.engine, self.threads, self.seed, progress)
 
-    def _compare(self, a: Path, b: Path) -> Comparison:
-        seed = self.seed + self._count
-        return compare(self.engine, a, b, self.feeds, threads=self.threads, seed=seed)
-
-    def _candidate(self, graph: Graph) -> Path:
+    def _compare(self, a: Graph, b: Graph, repeats: int) -> Comparison:
         self._count += 1
-        return self._write(graph, f"candidate_{self._count}")
-
-    def _write(self, graph: Graph, name: str) -> Path:
-        path = Path(self._folder.name) / f"{name}.onnx"
-        graph.save(path)
-        return path
+        first, second = self._exports.path_of(a), self._exports.path_of(b)
+        seed = self.seed + self._count
+        return compare(
+            self.engine, first, second, self.feeds, threads=self.threads, seed=seed, repeats=repeats
+        )
 
 
 def _first_sample(graph: Graph, data: Data) -> Mapping[str, Array]:

@@ -9,23 +9,29 @@ import numpy as np
 import torch
 
 from otgraph.allocate.cost import Term
-from otgraph.calibrate.divergence import is_classifier, output_divergence
+from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.feeds import feeds
+from otgraph.calibrate.metric import Form, OutputMetric, form_of
 from otgraph.calibrate.width import Width, analyse_width
 from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
 from otgraph.errors import DataError, UsageError
 from otgraph.graph.axes.analysis import analyse, with_protected
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.legal import legalise
 from otgraph.graph.graph import Graph
 from otgraph.graph.half import half_weight
-from otgraph.graph.specs import input_specs
+from otgraph.graph.specs import bind
 from otgraph.optimize.settings import Settings
-from otgraph.optimize.trial import additive
+from otgraph.optimize.task import decided
+from otgraph.plan.calibration import data_digest
+from otgraph.plan.fingerprint import fingerprint_graph
 from otgraph.pricing.macs import macs_terms
 from otgraph.remark import Remark
 from otgraph.transport.coupling import Coupling
+
+METRIC_INPUTS = 64
+"""Inputs that the outputs' own energy is taken on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +41,19 @@ class Study:
     on both sides when they come in order): where there are trials, channels are chosen and repairs fitted on
     the one and judged on the other, since channels that are redundant on the inputs they were chosen on need
     not be so on others. ``macs``: multiply-accumulates of the network as a polynomial in the widths.
-    ``classifier``: damage is KL, else relative L2."""
+    ``classifier``: damage is KL, else relative L2. ``form``: how candidates are priced and tried, ``metric``:
+    the same bound to the outputs of ``held``."""
 
     graph: Graph
     axes: AxisMap
     widths: Mapping[str, Width]
-    data: Data
-    fit: Data
-    held: Data
+    data: ModelData
+    fit: ModelData
+    held: ModelData
     macs: tuple[Term, ...]
     classifier: bool
+    form: Form
+    metric: OutputMetric
     remarks: tuple[Remark, ...]
 
     def couplings(self, kept_counts: Mapping[str, int], *, certified: bool = False) -> dict[str, Coupling]:
@@ -64,7 +73,7 @@ class Study:
         inputs = list(feeds(self.graph, self.held))
         outputs = ([graph(*feed) for feed in inputs] for graph in (self.graph, candidate))
         found = output_divergence(*outputs, task="classifier" if self.classifier else "regression")
-        return additive(found.damage, classifier=self.classifier)
+        return found.damage if self.classifier else found.damage**2
 
 
 def study(graph: Graph, data: Data, settings: Settings) -> Study:
@@ -80,12 +89,12 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
             f"{graph.name}: weight {half} is in float16; optimise the float32 model, then build it with"
             " --precision fp16"
         )
-    data = data.named([port.name for port in graph.signature.inputs])
-    check_data(data, input_specs(graph))
+    data = bind(data, graph)
+    settings = decided(graph, data, settings)
     settings.progress("analysing the axes")
     graph = graph.with_example(_example(graph, data))
     axes = analyse(graph)
-    deep = settings.moves == "depth"
+    deep = settings.moves == "depth" or settings.budget.kind == "layers"  # no width shortens a path
     chosen = set[str]() if deep else {dim.name for dim in settings.selected(axes)}
     left = {dim.name: "left out by the rules" for dim in axes.prunable() if dim.name not in chosen}
     axes = with_protected(axes, left)
@@ -93,25 +102,41 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     seen = data if settings.budget.kind == "keep" else fit
     seen = fit.take(1) if deep else seen  # there is no dim to look at
     settings.progress(f"calibrating on {len(seen)} inputs")
-    found = analyse_width(graph, axes, seen, settings.criterion, settings.seed, settings.batch_size)
+    first = next(feeds(graph, held, settings.batch_size))
+    scores = [graph(*first)]
+    classifier = settings.task == "classifier"
+    form = form_of(scores, settings.form if classifier else "values")
+    found = analyse_width(graph, axes, seen, settings.criterion, settings.seed, settings.batch_size, form)
     if not found.widths and not deep:
         raise UsageError(f"{graph.name}: no dim could be calibrated; see inspect --blockers")
     axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))
     shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
     terms = tuple(term for cost in macs_terms(graph, axes, shapes) for term in cost.terms)
-    first = next(feeds(graph, held, settings.batch_size))
-    classifier = is_classifier([graph(*first)], settings.task)
-    return Study(
-        graph, axes, found.widths, data, fit, held, terms, classifier, (*axes.remarks, *found.remarks)
+    metric = OutputMetric.of([graph(*feed) for feed in feeds(graph, held.take(METRIC_INPUTS), 16)], form)
+    remarks = (*axes.remarks, *found.remarks)
+    return Study(graph, axes, found.widths, data, fit, held, terms, classifier, form, metric, remarks)
+
+
+def what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
+    """All that a trial's figure hangs on; kept figures are only for equal ones."""
+    return (
+        fingerprint_graph(found.graph).digest,
+        data_digest(found.fit),
+        data_digest(found.held),
+        settings.criterion,
+        found.form,
+        str(settings.seed),
+        torch.__version__,
+        "8",  # raised whenever a trial is made in another way
     )
 
 
-def _example(graph: Graph, data: Data) -> tuple[torch.Tensor, ...]:
+def _example(graph: Graph, data: ModelData) -> tuple[torch.Tensor, ...]:
     """Two of the user's own inputs: dynamic axes then have sizes that occur."""
     return next(feeds(graph, data, 2), graph.example)
 
 
-def _split(data: Data, settings: Settings) -> tuple[Data, Data]:
+def _split(data: ModelData, settings: Settings) -> tuple[ModelData, ModelData]:
     if len(data) < 4:
         raise DataError(
             f"{data.source}: holds {len(data)} samples; give at least 4, a few hundred are better"

@@ -1,14 +1,34 @@
-"""How the outputs are to be read, carried into the pipeline of a plan."""
+"""How the outputs are to be read: decided before anything else, and carried into the pipeline of a plan."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, cast
 
-from otgraph.calibrate.divergence import Task
+from otgraph.calibrate.reading import read_graph
+from otgraph.data_model import ModelData
+from otgraph.graph.graph import Graph
+from otgraph.optimize.settings import Settings
 from otgraph.rewrite.contract import Pass
 from otgraph.rewrite.options import option_names
 from otgraph.rewrite.pipeline import format_pipeline, parse_pipeline
+from otgraph.task import Task, check_task
+
+
+def decided(graph: Graph, data: ModelData, settings: Settings) -> Settings:
+    """``settings`` with ``reading`` found and ``task`` one of the two; as they are where that is done.
+
+    Whoever called for the settings is told at once (``Settings.on_reading``): a wrong reading should cost
+    seconds, not a run.
+
+    Raises:
+        UsageError: there is no such task, or the outputs have no shape that suits it.
+    """
+    if settings.reading is not None:
+        return settings
+    reading = read_graph(graph, data, check_task(settings.task))
+    settings.on_reading(reading)
+    return replace(settings, reading=reading, task=reading.task)
 
 
 def with_task(pipeline: str, task: Task) -> str:

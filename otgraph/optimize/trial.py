@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from otgraph.allocate.choice import Choice
+from otgraph.calibrate.metric import OutputMetric
 from otgraph.calibrate.span_fit import SpanFit
 from otgraph.calibrate.width import Width
 from otgraph.data import Data
@@ -35,13 +37,12 @@ with inputs that say more it is the best by far (digits: a third of the distance
 
 
 class Trial:
-    """Damage of cuts of ``graph``: repaired on ``fit``, judged on ``held``, which the repair has not seen.
+    """Damage of choices for ``graph``: repaired on ``fit``, judged on ``held``, which the repair has not
+    seen, in the units of ``metric``.
 
-    Damage is the squared relative L2 distance of the outputs, for classifiers too: independent errors add up
-    in it, and on the few inputs of a trial it is far steadier than KL, which hangs on the one or two inputs
-    that are nearly undecided. All trials repair with one of ``RIDGES``: see ``settle``. ``fits`` are the
-    collapses that can be tried, by name. ``saved`` keeps what was measured. ``macs``: multiply-accumulates of
-    one input.
+    All trials repair with one of ``RIDGES``: see ``settle``. ``fits``: the collapses that can be tried, by
+    name. ``saved`` keeps what was measured. ``macs``: multiply-accumulates of one input. ``made``: how many
+    trials were run; ``cost``: multiply-accumulates that one takes, about; ``count``: inputs that repair one.
     """
 
     def __init__(
@@ -54,68 +55,94 @@ class Trial:
         saved: Saved,
         fits: Mapping[str, SpanFit] | None = None,
         macs: float = 0.0,
+        metric: OutputMetric | None = None,
     ) -> None:
         self.graph = graph
         self.axes = axes
         self.widths = widths
         self.saved = saved
         self.fits = dict(fits or {})
-        self._count = min(max(int(EFFORT / 2 / max(macs, 1.0)), INPUTS[0]), INPUTS[1])
-        self._inputs = (fit, held.take(self._count))
+        self.metric = metric
+        self.made = 0
+        self.count = min(max(int(EFFORT / 2 / max(macs, 1.0)), INPUTS[0]), INPUTS[1])
+        self.cost = 2 * self.count * macs
+        self._inputs = (fit, held.take(self.count))
         self._repair: TrialRepair | None = None
-        self._ridge = RIDGES[0]
+        self._ridge = RIDGES[1]
 
-    def settle(self, cuts: Sequence[Choice]) -> float:
-        """Choose the ridge that repairs ``cuts`` best, by the mean logarithm of the damage, and use it from
-        now on."""
-        tried = {ridge: [self._damage(cut, ridge) for cut in cuts] for ridge in RIDGES}
-        scores = {r: sum(math.log(max(d, 1e-12)) for d in damages) for r, damages in tried.items()}
-        self._ridge = min(RIDGES, key=lambda ridge: scores[ridge])
+    @property
+    def judged(self) -> Data:
+        """The inputs that trials are judged on."""
+        return self._inputs[1]
+
+    def settle(self, choices: Sequence[Choice]) -> float:
+        """Choose the ridge that repairs ``choices`` best, by the mean logarithm of the damage, and use it
+        from now on. From the middle downhill: neighbours are tried as long as they are better."""
+        scores: dict[float, float] = {}
+
+        def score(at: int) -> float:
+            ridge = RIDGES[at]
+            if ridge not in scores:
+                scores[ridge] = sum(math.log(max(self._damage(c, ridge), 1e-12)) for c in choices)
+            return scores[ridge]
+
+        at = 1
+        step = 1 if score(2) < score(1) else -1
+        while 0 <= at + step < len(RIDGES) and score(at + step) < score(at):
+            at += step
+        self._ridge = RIDGES[at]
         return self._ridge
 
-    def damage(self, cut: Choice) -> float:
-        """The damage of one cut."""
-        return self._damage(cut, self._ridge)
+    def damage(self, choice: Choice) -> float:
+        """The damage of one choice."""
+        return self._damage(choice, self._ridge)
 
-    def _damage(self, cut: Choice, ridge: float) -> float:
-        key = cut.key({name: width.size for name, width in self.widths.items()})
+    def within(self, choices: Mapping[str, Choice], seconds: float) -> dict[str, float]:
+        """The damages of as many of ``choices`` as so many seconds of CPU time suffice for, by name."""
+        started = time.process_time()
+        found: dict[str, float] = {}
+        for name, choice in choices.items():
+            if time.process_time() - started > seconds:
+                break
+            found[name] = self.damage(choice)
+        return found
+
+    def _damage(self, choice: Choice, ridge: float) -> float:
+        key = choice.key({name: width.size for name, width in self.widths.items()})
         if not key:
             return 0.0
         key = f"{key} @{ridge:g}"
         known = self.saved.get(key)
         if known is None:
-            known = self._measure(cut, ridge)
+            known = self._measure(choice, ridge)
             self.saved.put(key, known)
         return known
 
-    def _measure(self, cut: Choice, ridge: float) -> float:
+    def _measure(self, choice: Choice, ridge: float) -> float:
         if self._repair is None:  # runs the original: not needed where everything is saved
             fit, judged = self._inputs
             replaced = {fit.collapse.span.branch or fit.collapse.span.exit for fit in self.fits.values()}
             self._repair = TrialRepair(
                 self.graph,
                 fit,
-                LeastSquaresOptions.quick(inputs=self._count),
+                LeastSquaresOptions.quick(inputs=self.count),
                 judged=judged,
                 extra=sorted(replaced),
             )
-        found = self._repair.damage(self._carried_out(cut), ridge)
-        return found.relative_l2**2
+        self.made += 1
+        reference, outputs = self._repair.outputs(self._carried_out(choice), ridge)
+        metric = self.metric or OutputMetric.of(reference)
+        return metric.damage(reference, outputs)
 
-    def _carried_out(self, cut: Choice) -> Graph:
+    def _carried_out(self, choice: Choice) -> Graph:
         masks: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
-        for name, k in sorted(cut.widths.items()):
+        for name, k in sorted(choice.widths.items()):
             if k < self.widths[name].size:
                 masks[name] = np.zeros(self.widths[name].size, bool)
                 masks[name][self.widths[name].curve.kept(k)] = True
         rewriter = Rewriter(self.graph.copy(), "trial")
         if masks:
             cut_channels(rewriter, self.axes, legalise(self.axes, masks))
-        if cut.options:
-            collapse_spans(rewriter, [self.fits[name].collapse for name in cut.options], self.fits)
+        if choice.options:
+            collapse_spans(rewriter, [self.fits[name].collapse for name in choice.options], self.fits)
         return rewriter.finish()
-
-
-def additive(damage: float, *, classifier: bool) -> float:
-    """A divergence in the unit in which damages add up."""
-    return damage if classifier else damage * damage

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_digest import METADATA, Sketch
+from otgraph.data_model import ModelData
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
-from otgraph.graph.specs import input_specs
+from otgraph.graph.specs import bind
 from otgraph.plan.fingerprint import check, fingerprint_graph
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context, Pass
@@ -36,15 +37,24 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     check(plan.fingerprint, fingerprint_graph(graph), plan.origin)
     passes = parse_pipeline(plan.pipeline)
     found, how = _find_data(plan, data)
-    if found is not None:
-        found = found.named([port.name for port in graph.signature.inputs])
-        check_data(found, input_specs(graph))
-    kept, remarks = (passes, ()) if found is not None else _without_repairs(passes, how)
+    bound = None if found is None else bind(found, graph)
+    kept, remarks = (passes, ()) if bound is not None else _without_repairs(passes, how)
     context = Context(
-        data=found, original=graph, couplings=plan.couplings(), collapses=plan.collapses(), seed=plan.seed
+        data=bound, original=graph, couplings=plan.couplings(), collapses=plan.collapses(), seed=plan.seed
     )
     result = PassManager(kept, on_failure="undo").run(graph, context)
-    return replace(result, remarks=(*remarks, *result.remarks, *_left(plan, result.graph)))
+    return replace(
+        result,
+        graph=_noted(result.graph, plan, bound),
+        remarks=(*remarks, *result.remarks, *_left(plan, result.graph)),
+    )
+
+
+def _noted(graph: Graph, plan: Plan, data: ModelData | None) -> Graph:
+    """``graph``, which carries into its file on which samples it was fitted, or chosen at least."""
+    named = None if plan.calibration is None else plan.calibration.sketch()
+    sketch = named if data is None else Sketch.of(data)
+    return graph if sketch is None else replace(graph, metadata={**graph.metadata, METADATA: str(sketch)})
 
 
 def _find_data(plan: Plan, data: Data | None) -> tuple[Data | None, str]:

@@ -1,4 +1,4 @@
-"""``Budget``: what the user asked for: a latency, a limit on the damage, or a plain fraction to keep."""
+"""``Budget``: what the user asked for: a latency, a depth, a limit on the damage, or a fraction to keep."""
 
 from __future__ import annotations
 
@@ -9,29 +9,40 @@ from typing import Literal
 
 from otgraph.errors import UsageError
 
-Kind = Literal["ratio", "time", "damage", "keep"]
+Kind = Literal["ratio", "time", "layers", "damage", "keep"]
 
 _LATENCY = re.compile(r"(?P<number>[0-9.eE+-]+) ?(?P<unit>x|us|ms|s)")
+_LAYERS = re.compile(r"(?P<number>[0-9.eE+-]+) ?(?P<unit>x?)")
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-_OPTION: dict[Kind, str] = {"ratio": "latency", "time": "latency", "damage": "max-drop", "keep": "keep"}
-_SUFFIX: dict[Kind, str] = {"ratio": "x", "time": "ms", "damage": "", "keep": ""}
+_OPTION: dict[Kind, str] = {
+    "ratio": "latency",
+    "time": "latency",
+    "layers": "layers",
+    "damage": "max-drop",
+    "keep": "keep",
+}
+_SUFFIX: dict[Kind, str] = {"ratio": "x", "time": "ms", "layers": "", "damage": "", "keep": ""}
+_EXAMPLES = "latency (0.6x or 8ms), layers (0.75x or 12), max-drop (0.01) or keep (0.5)"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One of four goals.
+    """One of five goals.
 
     ``kind`` says what ``value`` is: *ratio* a fraction of the original's measured latency, *time* a latency
-    in milliseconds, *damage* the largest divergence of the output (KL for classifiers, relative L2
-    otherwise), *keep* the fraction of every prunable dim. ``str()`` gives the option and its text, and
-    ``parse`` reads it back.
+    in milliseconds, *layers* how many compute layers (convolutions, matrix products and their like) the
+    longest path may have, or where ``relative`` the fraction of the original's, *damage* the largest
+    divergence of the output (KL for classifiers, relative L2 otherwise), *keep* the fraction of every
+    prunable dim. ``str()`` gives the option and its text, and ``parse`` reads it back.
     """
 
     kind: Kind
     value: float
+    relative: bool = False
 
     def __str__(self) -> str:
-        return f"{_OPTION[self.kind]} {_shortest(self.value)}{_SUFFIX[self.kind]}"
+        suffix = "x" if self.relative else _SUFFIX[self.kind]
+        return f"{_OPTION[self.kind]} {_shortest(self.value)}{suffix}"
 
     def ratio(self, original_ms: float) -> float | None:
         """The latency to reach as a fraction of ``original_ms``; None for a budget that states no latency."""
@@ -39,9 +50,17 @@ class Budget:
             return self.value
         return self.value / original_ms if self.kind == "time" else None
 
+    def layers(self, original: int) -> int | None:
+        """How many compute layers the longest path may have, of the ``original`` number: the fraction rounded
+        down, and one at least; None for a budget that states no layers."""
+        if self.kind != "layers":
+            return None
+        return max(1, math.floor(self.value * original + 1e-9)) if self.relative else int(self.value)
+
     @staticmethod
     def parse(text: str) -> Budget:
-        """Read what ``str()`` writes: ``latency 0.6x``, ``latency 8ms``, ``max-drop 0.01`` or ``keep 0.5``.
+        """Read what ``str()`` writes: ``latency 0.6x``, ``latency 8ms``, ``layers 0.75x``, ``layers 12``,
+        ``max-drop 0.01`` or ``keep 0.5``.
 
         Raises:
             UsageError: the text is none of these.
@@ -50,33 +69,40 @@ class Budget:
         match option:
             case "latency":
                 return parse_latency(value)
+            case "layers":
+                return parse_layers(value)
             case "max-drop":
                 return parse_max_drop(value)
             case "keep":
                 return parse_keep(value)
             case _:
                 raise UsageError(
-                    f"budget {text!r}: write 'latency 0.6x', 'latency 8ms', 'max-drop 0.01' or 'keep 0.5'"
+                    f"budget {text!r}: write 'latency 0.6x', 'latency 8ms', 'layers 0.75x', 'layers 12',"
+                    " 'max-drop 0.01' or 'keep 0.5'"
                 )
 
 
 def make_budget(
-    latency: str | None = None, max_drop: float | str | None = None, keep: float | str | None = None
+    latency: str | None = None,
+    max_drop: float | str | None = None,
+    keep: float | str | None = None,
+    layers: str | int | None = None,
 ) -> Budget:
-    """The budget of the options ``--latency``, ``--max-drop`` and ``--keep``, of which exactly one is given.
+    """The budget of the options ``--latency``, ``--layers``, ``--max-drop`` and ``--keep``, of which exactly
+    one is given.
 
     Raises:
         UsageError: none or several are given, or the value cannot be used.
     """
-    given = {"latency": latency, "max-drop": max_drop, "keep": keep}
+    given = {"latency": latency, "layers": layers, "max-drop": max_drop, "keep": keep}
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
         found = "none was given" if not named else f"{' and '.join(named)} were given"
-        raise UsageError(
-            f"budget: {found}; give exactly one of latency (0.6x or 8ms), max-drop (0.01) or keep (0.5)"
-        )
+        raise UsageError(f"budget: {found}; give exactly one of {_EXAMPLES}")
     if latency is not None:
         return parse_latency(latency)
+    if layers is not None:
+        return parse_layers(layers)
     return parse_max_drop(max_drop) if max_drop is not None else parse_keep(keep if keep is not None else "")
 
 
@@ -96,6 +122,26 @@ def parse_latency(text: str) -> Budget:
     if number <= 0:
         raise UsageError(f"latency {text!r}: a time is more than zero; write for example 8ms")
     return Budget("time", number * _MILLISECONDS[match["unit"]])
+
+
+def parse_layers(text: str | int) -> Budget:
+    """Compute layers on the longest path: ``0.75x`` of the original's, or a number such as ``12``."""
+    match = _LAYERS.fullmatch(str(text).strip())
+    number = _number(match["number"]) if match else None
+    if match is None or number is None:
+        raise UsageError(f"layers {str(text)!r}: write a ratio such as 0.75x or a number such as 12")
+    relative = match["unit"] == "x"
+    if relative and not 0 < number <= 1:
+        raise UsageError(
+            f"layers {str(text)!r}: the ratio is of the original's layers and lies between 0 and 1;"
+            " write for example 0.75x"
+        )
+    if not relative and (number < 1 or number != int(number)):
+        raise UsageError(
+            f"layers {str(text)!r}: a number of layers is whole and at least 1; write for example 12, or"
+            " 0.75x for a ratio"
+        )
+    return Budget("layers", number, relative)
 
 
 def parse_max_drop(text: float | str) -> Budget:

@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from otgraph.data import Data
+from otgraph.data_digest import Sketch
+from otgraph.data_model import ModelData
 from otgraph.data_sources import load_data
 from otgraph.errors import DataError
 
 
 @dataclass(frozen=True)
 class CalibrationReference:
-    """``source`` as it was given, a digest of the inputs (labels do not count), and the number of samples."""
+    """``source`` as it was given, a digest of the inputs (labels do not count), and the number of samples.
+
+    ``samples``: the text of a ``Sketch``, by which other data are known to hold some of these. Where
+    others were kept to judge by, these are ``stretches`` (first sample, and one past the last) of so many
+    ``drawn``.
+    """
 
     source: str
     digest: str
     count: int
+    samples: str | None = None
+    drawn: int | None = None
+    stretches: tuple[tuple[int, int], ...] | None = None
 
     @staticmethod
     def of(data: Data) -> CalibrationReference:
         """The reference of ``data``."""
-        return CalibrationReference(data.source, data_digest(data), len(data))
+        samples = str(Sketch.of(data)) if isinstance(data, ModelData) else None
+        return CalibrationReference(data.source, data_digest(data), len(data), samples)
+
+    def within(self, drawn: int, stretches: Sequence[tuple[int, int]]) -> CalibrationReference:
+        """The same, known to be ``stretches`` of so many samples."""
+        return replace(self, drawn=drawn, stretches=tuple(stretches))
+
+    def sketch(self) -> Sketch | None:
+        """Which samples these are, where that was noted."""
+        return None if self.samples is None else Sketch.parse(self.samples)
 
     def find(self, seed: int = 0) -> tuple[Data | None, str]:
         """The data that ``source`` names if it is still the same, else None; and in words what was found.
 
-        A part is found again where it is the first ``count`` samples, or ``count`` drawn with ``seed``.
+        A part is found again where it is the first ``count`` samples, or ``count`` drawn with ``seed``, or
+        ``stretches`` of ``drawn``.
         Only files are read. A source that is a Python callable is not called: applying somebody's plan must
         not run the code that it names.
         """
@@ -39,9 +60,11 @@ class CalibrationReference:
             data = load_data(self.source)
         except DataError as error:
             return None, str(error)
-        parts = (
-            (data,) if self.count in (0, len(data)) else (data.take(self.count), data.take(self.count, seed))
-        )
+        parts = [data]
+        if self.count not in (0, len(data)):
+            parts = [data.take(self.count), data.take(self.count, seed)]
+        if self.drawn is not None and self.stretches is not None:
+            parts.append(data.take(self.drawn, seed).between(self.stretches))
         for part in parts:
             if data_digest(part) == self.digest:
                 return part, f"read {self.source}"

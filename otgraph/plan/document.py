@@ -31,7 +31,7 @@ def write_document(plan: Plan) -> dict[str, Any]:
         "criterion": plan.criterion,
         "seed": plan.seed,
         "pipeline": plan.pipeline,
-        "calibration": None if plan.calibration is None else dict(vars(plan.calibration)),
+        "calibration": None if plan.calibration is None else _write_calibration(plan.calibration),
         "predictions": dict(vars(plan.predictions)),
         "dims": dims,
         "depth": [_write_action(action) for action in plan.depth],
@@ -61,7 +61,7 @@ def read_document(document: object, where: str) -> dict[str, Any]:
         "seed": int(plan["seed"]),
         "budget": _read_budget(plan["budget"], where),
         "pipeline": plan["pipeline"],
-        "calibration": None if calibration is None else CalibrationReference(**calibration),
+        "calibration": None if calibration is None else _read_calibration(calibration),
         "predictions": Predictions(**plan["predictions"]),
         "dims": _read_dims(plan, where),
         "depth": _read_actions(plan["depth"], where),
@@ -71,6 +71,21 @@ def read_document(document: object, where: str) -> dict[str, Any]:
             plan["fingerprint"]["program"],
         ),
     }
+
+
+def _write_calibration(reference: CalibrationReference) -> dict[str, Any]:
+    """Its fields, without those of which nothing is known."""
+    fields = {name: value for name, value in vars(reference).items() if value is not None}
+    if reference.stretches is not None:
+        fields["stretches"] = [list(stretch) for stretch in reference.stretches]
+    return fields
+
+
+def _read_calibration(fields: Mapping[str, Any]) -> CalibrationReference:
+    known = dict(fields)
+    if "stretches" in known:
+        known["stretches"] = tuple((int(first), int(last)) for first, last in known["stretches"])
+    return CalibrationReference(**known)
 
 
 def _write_dim(dim: DimDecision, arrays: dict[str, Any]) -> dict[str, Any]:

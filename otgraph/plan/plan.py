@@ -115,10 +115,6 @@ class Plan:
             raise PlanError(f"{path}: is no JSON ({error}); make a new plan") from error
         return Plan.from_json(document, str(path))
 
-    def with_data(self, data: Data) -> Plan:
-        """The same plan with its calibration inputs at hand."""
-        return replace(self, data=data)
-
     def apply(self, graph: Graph, data: Data | None = None) -> Graph:
         """A new graph with the plan carried out; what the passes said is in its ``remarks``.
 

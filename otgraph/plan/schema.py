@@ -12,8 +12,8 @@ import jsonschema
 
 from otgraph.errors import PlanError
 
-VERSION = 2
-"""The format of new plans. Version 1 had no depth; a plan of it reads as it is."""
+VERSION = 3
+"""The format of new plans. Version 1 had no depth, version 2 did not know samples; both read as they are."""
 
 
 def plan_schema() -> dict[str, Any]:

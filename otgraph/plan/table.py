@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from otgraph.plan.decision import DepthAction
+from otgraph.text_table import aligned
 
 if TYPE_CHECKING:
     from otgraph.plan.plan import Plan
@@ -27,11 +27,13 @@ def plan_table(plan: Plan) -> str:
     ]
     lines = [f"{name + ':':<13}{text}" for name, text in _facts(plan)]
     lines += (
-        ["", *_columns([("dim", "kept", "damage alone", "cost", "cost at least"), *rows])] if rows else []
+        ["", *aligned([("dim", "kept", "damage alone", "cost", "cost at least"), *rows], left=1)]
+        if rows
+        else []
     )
     depth = [_action(action) for action in plan.depth]
     lines += (
-        ["", *_columns([("span", "nodes", "becomes", "damage alone", "ms", "ms after"), *depth])]
+        ["", *aligned([("span", "nodes", "becomes", "damage alone", "ms", "ms after"), *depth], left=1)]
         if depth
         else []
     )
@@ -72,21 +74,11 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("passes", plan.pipeline),
     ]
     if plan.calibration is not None:
-        facts.insert(4, ("calibration", f"{plan.calibration.count} inputs of {plan.calibration.source}"))
+        used, drawn = plan.calibration.count, plan.calibration.drawn
+        kept = "" if drawn is None else f", {drawn - used} more kept to judge by"
+        facts.insert(4, ("calibration", f"{used} inputs of {plan.calibration.source}{kept}"))
     return facts
 
 
 def _figure(value: float | None, unit: str) -> str:
     return "" if value is None else f"{value:.3g}{unit}"
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows with aligned columns: the first to the left, numbers to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if at else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]

@@ -12,9 +12,9 @@ import onnx.inliner
 from onnx import TensorProto, numpy_helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from otgraph.audit.feeds import Batch, batches
 from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
+from otgraph.engines.feeds import Batch, batches
 from otgraph.engines.onnxruntime import first_line
 from otgraph.errors import ModelError
 from otgraph.precision.casts import mend_casts
@@ -118,9 +118,7 @@ def _hold_as_tensor(node: onnx.NodeProto) -> None:
 
 def _feeds(model: onnx.ModelProto, calibration: Data, name: str) -> list[Batch]:
     specs = open_session(model, name).inputs
-    data = calibration.named([spec.name for spec in specs])
-    check_data(data, specs)
-    return list(batches(data, specs))
+    return list(batches(ModelData.of(calibration, specs), specs))
 
 
 def _ranges(

@@ -11,9 +11,9 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from otgraph.audit.feeds import Batch, batches
 from otgraph.data import Data
-from otgraph.data_check import check_data
+from otgraph.data_model import ModelData
+from otgraph.engines.feeds import Batch, batches
 from otgraph.engines.onnxruntime import ORT_ERRORS, first_line
 from otgraph.errors import ModelError, UsageError
 from otgraph.precision.opset import opset_of, raise_opset
@@ -59,9 +59,7 @@ def to_int8(
     if not any(node.op_type in PRODUCTS for node in model.graph.node):
         return model, (Remark("missed", SOURCE, name, "has no products; nothing was quantised"),)
     specs = open_session(model, name).inputs
-    data = calibration.named([spec.name for spec in specs])
-    check_data(data, specs)
-    feeds = list(batches(data, specs))
+    feeds = list(batches(ModelData.of(calibration, specs), specs))
     recent, said = _recent(model, feeds[0], name)
     choices = _choices(symmetric=symmetric, per_channel=not said)
     quantised = check_converted(_quantised(recent, feeds, choices, name), model, name, "int8")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from otgraph.audit.feeds import Batch
+from otgraph.engines.feeds import Batch
 from otgraph.precision.session import open_session
 
 PREFIX = "otgraph_range_"

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from otgraph.graph.affine import Affine, affine_nodes, read_affine, read_weight
+from otgraph.graph.affine import Affine, affine_nodes, read_affine
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import original_name
 from otgraph.graph.span import Collapse
 from otgraph.graph.span_site import SpanSite, site_of
 from otgraph.latency.kernel import Kernel
-from otgraph.pricing.elementwise import batch_size
-from otgraph.pricing.timed_node import TimedNode
-from otgraph.repair.target import original_name
+from otgraph.pricing.timed_node import TimedNode, kernel_of
 from otgraph.rewrite.blank_fit import blank_fit
 from otgraph.rewrite.catalogue import load_pipelines
 from otgraph.rewrite.collapse import collapse_span
@@ -50,19 +49,9 @@ def span_effect(graph: Graph, axes: AxisMap, collapse: Collapse) -> Effect | Non
 
 def _kernel(site: SpanSite, collapse: Collapse) -> Kernel:
     if site.axis == -1:
-        return Kernel("linear", site.entry, site.exit, (max(math.prod(site.space), 1),))
-    sizes = collapse.kernel if collapse.map == "conv" else (1,) * len(site.stride)
-    pairs = site.padding(sizes)
-    return Kernel(
-        "depthwise" if collapse.map == "affine" else "conv",
-        site.entry,
-        site.exit,
-        site.source,
-        sizes,
-        site.stride,
-        (*(before for before, _ in pairs), *(after for _, after in pairs)),
-        (1,) * len(sizes),
-    )
+        return Kernel.of(site.window_of(), (max(math.prod(site.space), 1),))
+    kernel = collapse.kernel if collapse.map == "conv" else ()
+    return Kernel.of(site.window_of(kernel, site.exit if collapse.map == "affine" else 1), site.source)
 
 
 class ActivationEffects:
@@ -104,10 +93,10 @@ def _may_fuse(graph: Graph, collapse: Collapse) -> bool:
         after = _product(graph, users[0], up=False)
     if before is None or after is None:
         return False
-    first, second = (read_weight(graph, view) for view in (before, after))
-    kernels = zip(first.shape[2:], second.shape[2:], strict=False)
-    merged = second.shape[0] * first.shape[1] * before.groups * math.prod(a + b - 1 for a, b in kernels)
-    return merged <= first.numel() + second.numel()
+    first, second = before.window, after.window
+    kernels = zip(first.kernel, second.kernel, strict=False)
+    merged = second.outputs * first.inputs * math.prod(a + b - 1 for a, b in kernels)
+    return merged <= first.weights + second.weights
 
 
 def _product(graph: Graph, node: fx.Node, *, up: bool) -> Affine | None:
@@ -132,26 +121,11 @@ def _timed(name: str, axes: AxisMap, after: Graph, view: Affine) -> TimedNode | 
     if any(len(end) != 1 for end in ends):
         return None
     read, made = ends[0][0], ends[1][0]
-    weight = read_weight(after, view)
-    reads, makes = read[view.axis], made[view.axis]
-    if makes.size != weight.shape[0] or reads.size != weight.shape[1] * view.groups or view.transposed:
+    window, reads, makes = view.window, read[view.axis], made[view.axis]
+    if (reads.size, makes.size) != (window.inputs, window.outputs):
         return None
-    if view.kind == "linear":
-        rows = math.prod(axis.size for axis in read[:-1]) // batch_size(after)
-        return TimedNode(name, Kernel("linear", reads.size, makes.size, (max(rows, 1),)), reads, makes)
-    depthwise = view.groups > 1 and weight.shape[1] == 1 and weight.shape[0] == view.groups
-    kernel = Kernel(
-        "depthwise" if depthwise else "conv",
-        reads.size,
-        makes.size,
-        tuple(axis.size for axis in read[2:]),
-        tuple(weight.shape[2:]),
-        view.stride,
-        (*(before for before, _ in view.padding), *(after for _, after in view.padding)),
-        view.dilation,
-        1 if depthwise else view.groups,
-    )
-    return TimedNode(name, kernel, makes if depthwise else reads, makes)
+    kernel = kernel_of(after, window, [axis.size for axis in read])
+    return TimedNode(name, kernel, makes if kernel.kind == "depthwise" else reads, makes)
 
 
 def _simplified(graph: Graph) -> Graph:

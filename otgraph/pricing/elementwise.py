@@ -11,6 +11,7 @@ from otgraph.allocate.cost import NodeTime, Polynomial, Term, evaluate, multiply
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph, op_name
+from otgraph.graph.pointwise import ADDITIONS
 from otgraph.pricing.lengths import expand
 
 MS_PER_ELEMENT = (5e-7, 2e-6)
@@ -33,7 +34,7 @@ FOLLOWS: Mapping[str, str] = {
     **{f"onnx.{name}": name for name in _ATEN},
     **{f"aten.{aten}": name for name, names in _ATEN.items() for aten in names.split()},
     **dict.fromkeys(("aten.batch_norm", "onnx.BatchNormalization"), "norm"),
-    **dict.fromkeys(("aten.add", "aten.add_", "onnx.Add"), "add"),
+    **dict.fromkeys(ADDITIONS, "add"),
 }
 """What is fused into a convolution whose result nothing else reads: activations by ONNX's name for them."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from otgraph.allocate.cost import evaluate
 from otgraph.graph.affine import Affine, affine_nodes
@@ -13,6 +14,7 @@ from otgraph.graph.graph import Graph
 from otgraph.latency.kernel import Kernel
 from otgraph.pricing.elementwise import batch_size, fused_activations
 from otgraph.pricing.lengths import expand
+from otgraph.window import Window
 
 Candidates = Mapping[str, tuple[int, ...]]
 """The widths that each dim may get, by its name; a dim that is not named keeps its size."""
@@ -45,37 +47,18 @@ def timed_nodes(graph: Graph, axes: AxisMap) -> tuple[TimedNode, ...]:
     return tuple(_timed(graph, axes, view, activations) for view in affine_nodes(graph))
 
 
-def kernel_of(graph: Graph, axes: AxisMap, view: Affine) -> Kernel:
-    """The node as something that can be timed alone, at full widths and batch 1."""
-    sizes = [axis.size for axis in axes.values[view.data.name][0]]
-    weight = [axis.size for axis in axes.tensors[view.weight]]
-    if view.kind == "linear":
-        inputs, outputs = (weight[1], weight[0]) if view.layout == "oi" else (weight[0], weight[1])
-        return Kernel("linear", inputs, outputs, (_rows(graph, sizes),))
-    depthwise = view.groups > 1 and weight[1] == 1 and weight[0] == view.groups
-    pads = tuple(p[0] for p in view.padding) + tuple(p[1] for p in view.padding)
-    return Kernel(
-        "depthwise" if depthwise else "conv",
-        sizes[1],
-        weight[0],
-        tuple(sizes[2:]),
-        tuple(weight[2:]),
-        view.stride,
-        pads,
-        view.dilation,
-        1 if depthwise else view.groups,
-    )
-
-
-def _rows(graph: Graph, sizes: Sequence[int]) -> int:
-    rows = 1
-    for size in sizes[:-1]:
-        rows *= size
-    return max(rows // batch_size(graph), 1)
+def kernel_of(graph: Graph, window: Window, shape: Sequence[int]) -> Kernel:
+    """A node of that geometry as something that can be timed alone, at batch 1. ``shape``: of what it reads,
+    on the example of ``graph``."""
+    if window.axis == 1:
+        return Kernel.of(window, shape[2:])
+    return Kernel.of(window, (max(prod(shape[:-1]) // batch_size(graph), 1),))
 
 
 def _timed(graph: Graph, axes: AxisMap, view: Affine, activations: Mapping[str, str]) -> TimedNode:
-    kernel = replace(kernel_of(graph, axes, view), activation=activations.get(view.node.name, ""))
+    shape = [axis.size for axis in axes.values[view.data.name][0]]
+    kernel = kernel_of(graph, view.window, shape)
+    kernel = replace(kernel, activation=activations.get(view.node.name, ""))
     weight = axes.tensors[view.weight]
     outer, inner = (0, 1) if view.layout == "oi" else (1, 0)
     reads = weight[outer] if kernel.kind == "depthwise" else weight[inner]

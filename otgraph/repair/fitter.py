@@ -14,15 +14,14 @@ from otgraph.calibrate.normal import Choice, Correction, Normal, choose, solve
 from otgraph.calibrate.rows import Geometry
 from otgraph.graph.affine import Affine, is_shared, lay_weight, read_weight
 from otgraph.graph.graph import label
+from otgraph.graph.notes import is_stand_in, original_name
 from otgraph.remark import Remark
 from otgraph.repair.target import (
     Pair,
     Target,
     TargetMode,
     find_target,
-    is_stand_in,
     norm_of,
-    original_name,
 )
 
 SOURCE = "repair-least-squares"
@@ -67,20 +66,18 @@ class Fitter:
     def _skips(self, affine: Affine) -> bool:
         """A depthwise layer has a handful of weights per channel, of which a refit makes little; one that
         stands for an activation or a span has nothing else to it."""
-        if self.depthwise or affine.groups == 1 or is_stand_in(affine.output):
+        if self.depthwise or affine.window.groups == 1 or is_stand_in(affine.output):
             return False
         return read_weight(self.pair.new.graph, affine).shape[1] == 1
 
     def _refusal(self, affine: Affine) -> str | None:
         graph = self.pair.new.graph
-        if affine.transposed:
-            return "transposed convolutions are not refitted"
         if is_shared(graph, affine.weight):
             return f"the weight {affine.weight} has another user; refitting for one would break the other"
         weight = read_weight(graph, affine)
         if not weight.is_floating_point():
             return f"the weight is {weight.dtype}; only floating point is refitted"
-        width = Geometry.of(affine, weight).width
+        width = Geometry(affine.window).width
         if width > self.max_width:
             return f"{width} columns would need too large a system (limit {self.max_width})"
         return None
@@ -89,8 +86,7 @@ class Fitter:
         target = find_target(self.pair, affine, self.mode)
         if target is None:
             return "the original has no node of this name, so there is no target"
-        weight = read_weight(self.pair.new.graph, affine)
-        geometry = Geometry.of(affine, weight, self.precision)
+        geometry = Geometry(affine.window, self.precision)
         if geometry.shape(self.pair.new.values[affine.data.name][0]) != target.shape:
             return f"the original's output has shape {target.shape}, which does not fit this node"
         intercept = self._intercept(affine)
@@ -152,7 +148,7 @@ class Fitter:
     def _write(self, affine: Affine, correction: Correction, intercept: str | None) -> None:
         program = self.pair.new
         weight = read_weight(program.graph, affine)
-        geometry = Geometry.of(affine, weight)
+        geometry = Geometry(affine.window)
         new = geometry.weight(geometry.columns(weight) + correction.weight, weight)
         program.overrides[affine.weight] = lay_weight(affine, new).contiguous()
         if intercept is None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from otgraph.calibrate.batches import split_batches
-from otgraph.calibrate.divergence import Divergence, Outputs, Task, output_divergence
+from otgraph.calibrate.divergence import Divergence, Outputs, output_divergence
 from otgraph.calibrate.feeds import Feed
 from otgraph.calibrate.rows import Sampling
 from otgraph.data import Data
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import stood_for
 from otgraph.remark import Remark
 from otgraph.repair.fitter import SOURCE, Fitter
 from otgraph.repair.frontier import Program
@@ -22,8 +23,9 @@ from otgraph.repair.heap import give_back
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
 from otgraph.repair.memory import Memory
 from otgraph.repair.system import largest_system
-from otgraph.repair.target import TargetMode, fitted_input, stood_for
+from otgraph.repair.target import TargetMode, fitted_input
 from otgraph.repair.teacher import Taught, Teacher
+from otgraph.task import Task
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 """Relative ridges; inf corrects the constant alone. The unchanged layer is always one more candidate."""
@@ -93,7 +95,7 @@ def repair_least_squares(
     """Refit every affine node of ``new`` whose input changed, in program order.
 
     Each node's inputs come from the new network *as repaired so far*, its target from the original (which
-    positions are left is read from ``node.meta["otgraph"]["kept"]``). The normal equations are streamed, and
+    positions are left is what the nodes note, ``graph.notes.KEPT``). The normal equations are streamed, and
     the ridge pulls toward the old weights. The original runs once; walks through the new network
     follow. The first fits on one part of the inputs and chooses each node's ridge, and at the end the
     strength of the whole, on the part that *no* node was fitted on; what is locally best may not be so at the

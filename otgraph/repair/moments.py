@@ -13,17 +13,19 @@ import torch
 from torch import fx
 
 from otgraph.calibrate.batches import Batch, split_batches
-from otgraph.calibrate.divergence import Divergence, Task, output_divergence
+from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.calibrate.moments import MeanVariance, mean_variance
 from otgraph.calibrate.transport_map import AffineMap, gaussian_map
 from otgraph.data import Data
 from otgraph.graph.affine import Affine, BatchNorm, affine_nodes, is_shared, lay_weight, read_batch_norm
 from otgraph.graph.graph import Graph, label
+from otgraph.graph.notes import kept_of, original_name
 from otgraph.remark import Remark
 from otgraph.repair.heap import give_back
 from otgraph.repair.lockstep import Lockstep, Walked
 from otgraph.repair.memory import Memory
-from otgraph.repair.target import kept_of, norm_of, original_name, restrict
+from otgraph.repair.target import norm_of, restrict
+from otgraph.task import Task
 
 SOURCE = "repair-moments"
 
@@ -132,8 +134,8 @@ class _Run:
         if affine is None or not self._concerned(node) or norm_of(self.pair.new.graph, node) is not None:
             return
         graph = self.pair.new.graph
-        if affine.transposed or is_shared(graph, affine.weight):
-            self._miss(node, "its weight is shared or transposed")
+        if is_shared(graph, affine.weight):
+            self._miss(node, "its weight is shared")
         elif affine.bias is None or is_shared(graph, affine.bias):
             self._miss(node, "has no bias of its own to take the shift")
         elif (wanted := self._target(node, affine.axis)) is not None:

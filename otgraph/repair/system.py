@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from otgraph.calibrate.rows import BLOCK_BYTES, Geometry
-from otgraph.graph.affine import Affine, read_weight
+from otgraph.graph.affine import Affine
 from otgraph.graph.graph import Graph
 
 BLOCKS = 4
@@ -22,9 +22,7 @@ def largest_system(graph: Graph, layers: Iterable[Affine], max_width: int) -> in
 
 
 def _bytes(graph: Graph, layer: Affine, max_width: int) -> int:
-    if layer.transposed:
-        return 0
-    geometry = Geometry.of(layer, read_weight(graph, layer))
+    geometry = Geometry(layer.window)
     if geometry.width > max_width:
         return 0
     return BLOCKS * BLOCK_BYTES + SYSTEMS * 8 * geometry.groups * geometry.width**2

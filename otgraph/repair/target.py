@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,10 +14,9 @@ from torch import fx
 from otgraph.calibrate.rows import gathered
 from otgraph.graph.affine import Affine, BatchNorm, read_affine, read_batch_norm
 from otgraph.graph.graph import Graph, op_name
+from otgraph.graph.notes import FITTED_ON, Kept, is_stand_in, kept_of, original_name
+from otgraph.graph.pointwise import ADDITIONS
 from otgraph.repair.frontier import Program
-
-Kept = Mapping[int, np.ndarray]
-"""Axis → the positions of the original's axis that are left, in order."""
 
 
 class TargetMode(enum.Enum):
@@ -74,35 +73,14 @@ class Addition:
     norm: BatchNorm | None
 
 
-def kept_of(node: fx.Node) -> Kept:
-    """What ``prune-channels`` noted on a call node: per axis that lost positions those that are left."""
-    return (node.meta.get("otgraph") or {}).get("kept") or {}
-
-
-def original_name(node: fx.Node) -> str:
-    """The node of the original whose value ``node`` reproduces: that of its name, unless a rewrite put
-    ``node`` in the place of another and noted which."""
-    return (node.meta.get("otgraph") or {}).get("stands_for") or node.name
-
-
-def is_stand_in(node: fx.Node) -> bool:
-    """Whether a rewrite put ``node`` in the place of another."""
-    return original_name(node) != node.name
-
-
 def fitted_input(original: Graph, affine: Affine) -> str | None:
     """The node of the original on whose value the weights of ``affine`` were made: what it read there, or the
     entry of the span that it stands for. None where that is not known."""
     if is_stand_in(affine.output):
-        return affine.output.meta["otgraph"].get("fitted_on")
+        return FITTED_ON.of(affine.output)
     there = next((n for n in original.module.graph.nodes if n.name == affine.node.name), None)
     found = None if there is None else read_affine(original, there)
     return None if found is None else found.data.name
-
-
-def stood_for(graph: Graph) -> frozenset[str]:
-    """The nodes of the original that nodes of ``graph`` stand for."""
-    return frozenset(original_name(node) for node in graph.module.graph.nodes if is_stand_in(node))
 
 
 def restrict(value: torch.Tensor, kept: Kept) -> torch.Tensor:
@@ -206,5 +184,4 @@ def _shift(program: Program, norm: BatchNorm | None, gain: torch.Tensor) -> torc
     return bias - program.tensor(norm.mean).double() * gain
 
 
-ADDITIONS = ("aten.add", "aten.add_", "onnx.Add")
 _DEAD = 1e-4

@@ -13,10 +13,11 @@ from otgraph.calibrate.feeds import Feed
 from otgraph.calibrate.rows import Sampling, gathered
 from otgraph.graph.affine import affine_nodes, read_weight
 from otgraph.graph.graph import Graph, op_name
+from otgraph.graph.pointwise import ADDITIONS
 from otgraph.repair.checkpoints import Checkpoints
 from otgraph.repair.frontier import Program
 from otgraph.repair.memory import add_storages
-from otgraph.repair.target import ADDITIONS, addition_of
+from otgraph.repair.target import addition_of
 
 
 class Teacher:

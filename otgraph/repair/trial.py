@@ -62,9 +62,15 @@ class TrialRepair:
         Without any it is measured on those that it is fitted on, which flatters it. ``ridge``: another one
         than that of ``options``.
         """
+        return output_divergence(*self.outputs(new, ridge))
+
+    def outputs(
+        self, new: Graph, ridge: float | None = None
+    ) -> tuple[list[tuple[torch.Tensor, ...]], list[tuple[torch.Tensor, ...]]]:
+        """The original's outputs on the ``judged`` inputs, and those of ``new`` once repaired, by batch."""
         reference = self._teacher.outputs
         walked = self._walk(new, len(reference), whole=True, ridge=ridge).pair.new
-        return output_divergence([reference[i] for i in self._judged], outputs_of(walked, self._judged))
+        return [reference[i] for i in self._judged], outputs_of(walked, self._judged)
 
     def _walk(self, new: Graph, batches: int, *, whole: bool, ridge: float | None = None) -> Fitter:
         held_out = [index >= self._fitted for index in range(batches)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from otgraph.graph.affine import Affine, is_shared
+from otgraph.graph.affine import Affine, is_shared, lay_weight
 from otgraph.graph.graph import op_name
 from otgraph.graph.onnx.ops.arithmetic import Add
 from otgraph.rewrite.rewriter import Rewriter
@@ -24,8 +24,7 @@ _BIAS_POSITION = {
 
 def write_weight(rewriter: Rewriter, affine: Affine, weight: torch.Tensor) -> None:
     """Store ``weight``, laid (out, in/groups, *kernel) as ``read_weight`` gives it; sizes may change."""
-    as_stored = affine.layout == "oi" or affine.transposed
-    rewriter.set_tensor(affine.weight, weight if as_stored else weight.transpose(0, 1))
+    rewriter.set_tensor(affine.weight, lay_weight(affine, weight))
 
 
 def write_bias(rewriter: Rewriter, affine: Affine, bias: torch.Tensor) -> fx.Node:

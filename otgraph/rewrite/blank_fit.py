@@ -11,6 +11,7 @@ from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
 from otgraph.graph.span_site import SpanSite, site_of
+from otgraph.window import Window
 
 
 def blank_fit(graph: Graph, axes: AxisMap, collapse: Collapse) -> SpanFit | None:
@@ -23,19 +24,16 @@ def blank_fit(graph: Graph, axes: AxisMap, collapse: Collapse) -> SpanFit | None
     site = site_of(graph, axes, collapse.span)
     if site is None:
         return None
-    kernel = _kernel(site, collapse)
+    window = _window(site, collapse)
     generator = torch.Generator().manual_seed(zlib.crc32(collapse.name.encode()))
     weight = bias = None
     if collapse.map != "identity":
-        shape = _shape(site, collapse, kernel)
+        shape = _shape(window, collapse)
         spread = 0.5 / max(_row(shape), 1) ** 0.5
         weight = spread * torch.randn(shape, generator=generator)
         bias = 0.1 * torch.randn(site.exit, generator=generator)
-    pairs = site.padding(kernel) if site.axis == 1 else ()
-    padding = (*(before for before, _ in pairs), *(after for _, after in pairs))
-    groups = site.entry if collapse.map == "affine" and site.axis == 1 else 1
     none = float("nan")
-    return SpanFit(collapse, weight, bias, site.stride, padding, groups, site.axis, none, none, None, 0.0)
+    return SpanFit(collapse, weight, bias, window, none, none, None, 0.0)
 
 
 def _row(shape: tuple[int, ...]) -> int:
@@ -46,13 +44,13 @@ def _row(shape: tuple[int, ...]) -> int:
     return row
 
 
-def _kernel(site: SpanSite, collapse: Collapse) -> tuple[int, ...]:
+def _window(site: SpanSite, collapse: Collapse) -> Window:
     if collapse.map == "conv":
-        return collapse.kernel or site.kernel() or (1,) * len(site.stride)
-    return (1,) * len(site.stride)
+        return site.window_of(collapse.kernel or site.kernel() or ())
+    return site.window_of(groups=site.entry if collapse.map == "affine" else 1)
 
 
-def _shape(site: SpanSite, collapse: Collapse, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    if collapse.map == "affine":
-        return (site.exit, 1, *kernel) if site.axis == 1 else (site.exit,)
-    return (site.exit, site.entry, *kernel)
+def _shape(window: Window, collapse: Collapse) -> tuple[int, ...]:
+    if collapse.map == "affine" and window.axis == -1:
+        return (window.outputs,)
+    return (window.outputs, window.inputs // window.groups, *window.kernel)

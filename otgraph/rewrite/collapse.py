@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import fx
 
 from otgraph.calibrate.span_fit import SpanFit
 from otgraph.graph.graph import label
+from otgraph.graph.notes import FITTED_ON, KEPT, STANDS_FOR, kept_of, original_name
 from otgraph.graph.span import Collapse
-from otgraph.repair.target import kept_of, original_name
 from otgraph.rewrite.region import Region, cut_elsewhere, find_region, left_of
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.rewrite.shapes import ValueInfo, value_infos
@@ -27,8 +28,8 @@ def collapse_span(
 
     The identity makes the readers of the exit read the entry. Any other map takes the place of the exit, or
     of the branch where the span has one (then the addition stays). What nothing reads any more is erased. The
-    new node carries in ``meta["otgraph"]`` the name of the node it replaces, as ``stands_for``, that of the
-    span's entry, as ``fitted_on``, and the ``kept`` of the node it replaces. Where channels of the entry or
+    new node notes (``graph.notes``) the node that it replaces as ``STANDS_FOR``, the span's entry as
+    ``FITTED_ON``, and carries the ``KEPT`` of the node that it replaces. Where channels of the entry or
     of the replaced node were cut since the fit, which is the original's, its numbers are restricted to those
     that are left.
 
@@ -114,21 +115,21 @@ def _restricted(fit: SpanFit, region: Region) -> Numbers | str:
         other = cut_elsewhere(node, axis)
         if other is not None:
             return f"{label(node)} was also cut along axis {other}"
-    weight, bias, groups = fit.weight.detach(), fit.bias.detach(), fit.groups
+    weight, bias, window = fit.weight.detach(), fit.bias.detach(), fit.window
     columns, rows = left_of(region.entry, axis), left_of(region.replaced, axis)
     if fit.collapse.map == "affine":
         if not region.same_channels():
             return "its entry and its exit have kept different channels, which one factor each cannot join"
-        groups = groups if rows is None or groups == 1 else len(rows)
+        if rows is not None:
+            window = replace(window, inputs=len(rows), groups=len(rows))
     elif columns is not None:
-        if groups != 1:
+        if window.groups != 1:
             return "its entry was cut and its map has groups"
-        weight = weight.index_select(1, columns)
+        weight, window = weight.index_select(1, columns), replace(window, inputs=len(columns))
     if rows is not None:
         weight, bias = weight.index_select(0, rows), bias.index_select(0, rows)
-    if len(region.before) == 2 and fit.collapse.map == "affine":
-        weight, groups = weight.reshape(-1), 1
-    numbers = Numbers(weight, bias, fit.stride, _pairs(fit), groups)
+        window = replace(window, outputs=len(rows))
+    numbers = Numbers(weight, bias, window)
     made = numbers.shape(region.before)
     if made == region.after:
         return numbers
@@ -136,20 +137,13 @@ def _restricted(fit: SpanFit, region: Region) -> Numbers | str:
     return f"its map {given} {list(region.before)}, and {list(region.after)} is wanted"
 
 
-def _pairs(fit: SpanFit) -> tuple[tuple[int, int], ...]:
-    """The padding of each axis before and after."""
-    n, given = len(fit.stride), fit.padding
-    after = given[n:] if len(given) == 2 * n else given
-    return tuple(zip(given[:n], after, strict=True))
-
-
 def _put(rewriter: Rewriter, region: Region, numbers: Numbers, fitted_on: str) -> fx.Node:
     replaced = region.replaced
     new = make_stand_in(rewriter, numbers, region.entry, replaced, region.dtype)
-    rewriter.annotate(new, "stands_for", original_name(replaced))
-    rewriter.annotate(new, "fitted_on", fitted_on)
+    rewriter.annotate(new, STANDS_FOR, original_name(replaced))
+    rewriter.annotate(new, FITTED_ON, fitted_on)
     if kept_of(replaced):
-        rewriter.annotate(new, "kept", dict(kept_of(replaced)))
+        rewriter.annotate(new, KEPT, dict(kept_of(replaced)))
     rewriter.replace(replaced, new)
     _erase(rewriter, replaced, region.entry)
     return new if region.exit is replaced else region.exit

@@ -51,7 +51,7 @@ class Context:
 
 
 class Pass(abc.ABC):
-    """A rewrite or an analysis.
+    """A rewrite (``TransformPass``) or an analysis (``AnalysisPass``).
 
     A concrete pass is a frozen dataclass: its fields are its options, ``str()`` of it parses back, and its
     docstring is its manual page (a summary line, then the sections *What it does*, *When it applies*,
@@ -68,3 +68,15 @@ class Pass(abc.ABC):
 
     def __str__(self) -> str:
         return f"{self.name}{format_options(self)}"
+
+
+class AnalysisPass(Pass):
+    """Annotates nodes and remarks; the program stays as it is."""
+
+    kind: ClassVar[Literal["analysis", "transform"]] = "analysis"
+
+
+class TransformPass(Pass):
+    """Edits the program, and claims by its ``exactness`` what that does to the function."""
+
+    kind: ClassVar[Literal["analysis", "transform"]] = "transform"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import fx
 
@@ -11,6 +10,7 @@ from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.axes.expression import Expression
 from otgraph.graph.literals import RULES as ATEN_RULES
 from otgraph.graph.literals import rewrite_literals
+from otgraph.graph.notes import KEPT, kept_of
 from otgraph.graph.onnx.literals import RULES as ONNX_RULES
 from otgraph.rewrite.rewriter import Rewriter
 
@@ -22,8 +22,8 @@ def cut_channels(rewriter: Rewriter, axes: AxisMap, keep: Keep) -> None:
         axes: the axes of ``rewriter.graph`` as it is now.
         keep: dim name → mask, at least one index of each dim stays.
 
-    Afterwards every node whose value lost positions carries ``meta["otgraph"]["kept"]``: axis → the positions
-    that stayed, in terms of the axis before the first cut.
+    Afterwards every node whose value lost positions notes (``KEPT``) per axis the positions that stayed, in
+    terms of the axis before the first cut.
     """
     rewriter.record_cut(keep, axes)
     program = rewriter.graph.module.graph
@@ -52,11 +52,11 @@ def _note_kept(rewriter: Rewriter, node: fx.Node, axes: AxisMap, keep: Keep) -> 
     results = axes.values.get(node.name, ())
     if node.op == "get_attr" or len(results) != 1:
         return
-    before: dict[int, npt.NDArray[np.int64]] = node.meta.get("otgraph", {}).get("kept", {})
+    before = kept_of(node)
     kept = dict(before)
     for number, axis in enumerate(results[0]):
         mask = axis.mask(keep)
         if not mask.all():
             kept[number] = before[number][mask] if number in before else np.flatnonzero(mask)
     if kept != before:
-        rewriter.annotate(node, "kept", kept)
+        rewriter.annotate(node, KEPT, kept)

@@ -61,11 +61,6 @@ def masking_error(original: Graph, cut: Graph, axis_map: AxisMap, keep: Keep, *i
     return relative_error(mask_graph(original, axis_map, keep)(*inputs), cut(*inputs))
 
 
-def law_holds(original: Graph, cut: Graph, axis_map: AxisMap, keep: Keep, tolerance: float = 1e-5) -> bool:
-    """Whether ``cut`` obeys the masking law on the example inputs of ``original``."""
-    return masking_error(original, cut, axis_map, keep, *original.example) <= tolerance
-
-
 def _relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
     if a.shape != b.shape:
         return float("inf")

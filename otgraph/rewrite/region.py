@@ -11,8 +11,9 @@ from torch import fx
 
 from otgraph.graph.affine import argument
 from otgraph.graph.graph import Graph, label, op_name
+from otgraph.graph.notes import is_stand_in, kept_of, original_name
+from otgraph.graph.pointwise import ADDITIONS
 from otgraph.graph.span import Span
-from otgraph.repair.target import ADDITIONS, is_stand_in, kept_of, original_name
 from otgraph.rewrite.shapes import ValueInfo
 
 

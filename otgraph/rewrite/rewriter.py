@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
 
+from otgraph.graph import notes
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import Note
 from otgraph.graph.onnx.make_node import make_node
 from otgraph.remark import Remark, RemarkKind
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,17 @@ class Rewriter:
         self.graph = replace(graph, name=self.graph.name, remarks=self.graph.remarks)
         self.edits += 1
 
-    def annotate(self, node: fx.Node, key: str, value: Any) -> None:
-        """Write ``node.meta["otgraph"][key]``. Not an edit: the program computes the same."""
-        node.meta["otgraph"] = {**node.meta.get("otgraph", {}), key: value}
+    def annotate(self, node: fx.Node, note: Note[T], value: T) -> None:
+        """Let ``node`` carry ``value`` as ``note``. Not an edit: the program computes the same."""
+        note.write(node, value)
+
+    def inherit_notes(self, heir: fx.Node, node: fx.Node) -> None:
+        """Let ``heir``, which has the value of ``node`` now, carry its notes and stand for it."""
+        notes.inherit_notes(heir, node)
+
+    def clear_notes(self, node: fx.Node) -> None:
+        """Let ``node``, which has another value now, carry no note."""
+        notes.clear_notes(node)
 
     def remark(self, kind: RemarkKind, where: str, message: str, **metrics: float | int | str) -> None:
         """Say what was done, or not done and why."""

@@ -13,29 +13,27 @@ from otgraph.graph.onnx.ops.arithmetic import Add, Mul
 from otgraph.graph.onnx.ops.convolution import Conv
 from otgraph.graph.onnx.ops.matmul import MatMul
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.window import Window
 
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
-    """An affine map, its kind told by the axes of ``weight``: (C,) a factor per channel of the last axis,
-    (out, in) a product over the last axis, (out, in/groups, *kernel) a convolution over axis 1. ``bias``:
-    (out,). ``padding``: one (before, after) pair per spatial axis."""
+    """An affine map of the geometry ``window``, its kind told by the axes of ``weight``: (C,) a factor per
+    channel of the last axis, (out, in) a product over the last axis, (out, in/groups, *kernel) a convolution
+    over axis 1. ``bias``: (out,)."""
 
     weight: torch.Tensor
     bias: torch.Tensor
-    stride: tuple[int, ...] = ()
-    padding: tuple[tuple[int, int], ...] = ()
-    groups: int = 1
+    window: Window
 
     def shape(self, entry: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape of the result for an entry of this shape; None where the map takes no such entry."""
-        sizes = [int(size) for size in self.weight.shape]
-        if len(sizes) <= 2:
-            return (*entry[:-1], sizes[0]) if entry[-1] == sizes[-1] else None
-        if entry[1] != sizes[1] * self.groups or len(sizes) != len(entry):
+        window = self.window
+        if window.axis == -1:
+            return (*entry[:-1], window.outputs) if entry[-1] == window.inputs else None
+        if entry[1] != window.inputs or len(entry) != 2 + len(window.kernel):
             return None
-        axes = zip(entry[2:], sizes[2:], self.stride, self.padding, strict=True)
-        return (entry[0], sizes[0], *((n + sum(pads) - k) // step + 1 for n, k, step, pads in axes))
+        return (entry[0], window.outputs, *window.positions(entry[2:]))
 
 
 def make_stand_in(
@@ -80,14 +78,15 @@ def _make_aten(
     if numbers.weight.dim() == 2:
         return insertion.call(aten.linear.default, entry, weight, bias)
     functions = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
-    n = numbers.weight.dim() - 2
-    padding = [before for before, _ in numbers.padding]
-    if any(before != after for before, after in numbers.padding):
-        amounts = [amount for pair in reversed(numbers.padding) for amount in pair]
+    window = numbers.window
+    n = len(window.kernel)
+    padding = [before for before, _ in window.padding]
+    if any(before != after for before, after in window.padding):
+        amounts = [amount for pair in reversed(window.padding) for amount in pair]
         entry = insertion.call(aten.pad.default, entry, amounts, name=f"{insertion.name}_padded")
         padding = [0] * n
-    spaces = list(numbers.stride), padding, [1] * n
-    return insertion.call(functions[n], entry, weight, bias, *spaces, numbers.groups)
+    spaces = list(window.stride), padding, list(window.dilation)
+    return insertion.call(functions[n], entry, weight, bias, *spaces, window.groups)
 
 
 def _make_onnx(
@@ -97,14 +96,15 @@ def _make_onnx(
         function, part = (Mul, "scaled") if numbers.weight.dim() == 1 else (MatMul, "product")
         product = insertion.call(function, entry, weight, name=f"{insertion.name}_{part}")
         return insertion.call(Add, product, bias)
+    window = numbers.window
     return insertion.call(
         Conv,
         entry,
         weight,
         bias,
-        dilations=[1] * len(numbers.stride),
-        group=numbers.groups,
-        kernel_shape=list(numbers.weight.shape[2:]),
-        pads=[*(before for before, _ in numbers.padding), *(after for _, after in numbers.padding)],
-        strides=list(numbers.stride),
+        dilations=list(window.dilation),
+        group=window.groups,
+        kernel_shape=list(window.kernel),
+        pads=list(window.onnx_pads),
+        strides=list(window.stride),
     )

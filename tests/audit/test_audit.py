@@ -227,6 +227,10 @@ def shown(found: Audit) -> str:
     return captured.get()
 
 
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
 def test_what_went_and_what_is_new_is_listed_by_name(tmp_path: Path) -> None:
     small = shallower(tmp_path / "a.onnx")
     found = audit(tmp_path / "a.onnx", small, data(), repeats=1)
@@ -278,7 +282,8 @@ def test_long_lists_are_cut_in_the_text_only(report: Audit) -> None:
 
 def test_the_task_decides_how_outputs_are_read(files: tuple[Path, Path]) -> None:
     unlabelled = Data((Chunk(data().chunks[0].arrays),), "test.npz")
-    auto = audit(*files, unlabelled, repeats=1)
+    told: list[str] = []
+    auto = audit(*files, unlabelled, on_reading=lambda reading: told.append(reading.text), repeats=1)
     asked = audit(*files, unlabelled, task="classifier", repeats=1)
     values = audit(*files, unlabelled, task="regression", max_drift=1e-9, repeats=1)
     tasks = [(f.to_json()["fidelity"]["task"], f.fidelity.task_asked) for f in (auto, asked, values)]
@@ -288,9 +293,10 @@ def test_the_task_decides_how_outputs_are_read(files: tuple[Path, Path]) -> None
     assert values.thresholds[0].text.startswith("relative L2 of ")
     for found in (auto, asked, values):
         validate(found.to_json())
-    hint = "y was read as scores of 4 classes; if it is not that, say --task regression"
-    assert hint in shown(auto) and hint in render_html(auto)
-    assert hint not in shown(asked) and hint not in shown(values)
+    hint = "classifier of 4 classes, damage is KL: y looks like logits; --task regression reads it as values"
+    assert told == [hint]  # before anything is measured
+    assert hint in flat(shown(auto)) and hint in render_html(auto)
+    assert "looks like" not in shown(asked) and "looks like" not in shown(values)
 
 
 def test_a_task_that_does_not_suit_is_refused(files: tuple[Path, Path]) -> None:

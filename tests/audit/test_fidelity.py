@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from otgraph.audit.classify import class_scores, rows_kind
-from otgraph.audit.fidelity import Fidelity, fidelity
+from otgraph.audit.fidelity import Fidelity, fidelity, look
 from otgraph.data import Array, Chunk, Data
 from otgraph.data_check import Shape, TensorSpec
 from otgraph.engines.engine import NodeTime, Session
@@ -127,10 +126,9 @@ def test_sequences_of_distributions_are_compared_per_position() -> None:
 
 
 def test_feature_maps_and_single_columns_are_no_classifiers() -> None:
-    assert rows_kind(DRAW.normal(size=(4, 6, 9)).astype(np.float32)) is None
-    assert rows_kind(np.ones((4, 1), np.float32)) is None
-    assert rows_kind(np.ones((4, 3), np.int64)) is None
-    assert compare(np.ones((4, 1), np.float32), np.ones((4, 1), np.float32)).classification is None
+    for outputs in (DRAW.normal(size=(4, 6, 9)), np.ones((4, 1)), np.ones((4, 3), np.int64)):
+        rows = outputs if outputs.dtype.kind == "i" else outputs.astype(np.float32)
+        assert compare(rows, rows).classification is None
 
 
 def test_two_float_outputs_are_no_classifier() -> None:
@@ -234,26 +232,39 @@ def test_a_metric_must_give_a_number() -> None:
         fidelity(Lookup(y=a), Lookup(y=a), numbers(2), metric, "m")
 
 
-def test_a_stated_task_overrides_the_look() -> None:
-    features = {"y": DRAW.normal(size=(4, 6, 9)).astype(np.float32)}
-    scores = {"y": DRAW.normal(size=(4, 9)).astype(np.float32)}
-    assert class_scores(features, "auto") is None
-    assert class_scores(features, "classifier") == ("y", "logits")
-    assert class_scores(scores, "auto") == class_scores(scores, "classifier") == ("y", "logits")
-    assert class_scores(scores, "regression") is None
+def test_outputs_are_read_by_all_that_is_looked_at_and_not_by_the_first_sample() -> None:
+    rows = np.concatenate([np.eye(4, dtype=np.float32), 5 * DRAW.normal(size=(20, 4)).astype(np.float32)])
+    found = compare(rows, rows)
+    assert found.classification is not None and found.classification.rows == "logits"
+    unit = DRAW.normal(size=(20, 64)).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    assert compare(unit, -unit).drift == pytest.approx(2) and compare(unit, unit).drift_name == "relative L2"
 
 
-@pytest.mark.parametrize(
-    ("outputs", "shapes"),
-    [
-        ({"y": np.ones((2, 3, 4, 5), np.float32)}, r"y \(2, 3, 4, 5\)"),
-        ({"y": np.ones((2, 3), np.float32), "z": np.ones((2, 3), np.float32)}, r"y \(2, 3\), z \(2, 3\)"),
-        ({"y": np.ones((2, 3), np.int64)}, "none of floating point"),
-    ],
-)
-def test_a_classifier_without_class_scores_is_refused(outputs: dict[str, np.ndarray], shapes: str) -> None:
-    with pytest.raises(
-        UsageError, match=f"^task classifier: .* the model gives {shapes}; use --task regression"
-    ):
-        class_scores(outputs, "classifier")
-    assert class_scores(outputs, "auto") is None
+def test_a_reading_is_followed() -> None:
+    features = DRAW.normal(size=(4, 6, 9)).astype(np.float32)
+    session = Lookup(y=features)
+    assert look(session, numbers(4)).task == "regression"
+    asked = look(session, numbers(4), "classifier")
+    found = fidelity(session, session, numbers(4), None, "", asked)
+    assert found.classification is not None and found.classification.per_position
+    assert found.task_asked == "classifier" and found.to_json()["task_why"] == "as asked"
+
+
+def test_a_task_that_does_not_suit_the_outputs_is_refused() -> None:
+    session = Lookup(y=np.ones((2, 3, 4, 5), np.float32))
+    message = r"^task classifier: .* the model gives y \(1, 3, 4, 5\); use --task regression"
+    with pytest.raises(UsageError, match=message):
+        look(session, numbers(2), "classifier")
+
+
+def test_outputs_that_cannot_be_scores_are_not_run_again_to_be_looked_at() -> None:
+    runs: list[int] = []
+
+    class Counted(Lookup):
+        def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            runs.append(1)
+            return super().run(feeds)
+
+    assert look(Counted(y=np.ones((9, 3, 4, 5), np.float32)), numbers(9)).task == "regression"
+    assert len(runs) == 1

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from otgraph.calibrate import collect as collect_module
-from otgraph.calibrate.collect import collect, collect_mean_variance
+from otgraph.calibrate.collect import collect
 from otgraph.calibrate.feeds import feeds
-from otgraph.calibrate.moments import Moments, MomentSum, mean_variance
+from otgraph.calibrate.moments import MomentSum, mean_variance
 from otgraph.calibrate.observe import observe
 from otgraph.calibrate.slot import Slot, whole
 from otgraph.data import Chunk, Data
@@ -61,19 +61,6 @@ def test_streamed_moments_equal_the_direct_ones(net: Net) -> None:
     np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-6)
     np.testing.assert_allclose(moments.second, rows.T @ rows / len(rows), rtol=1e-6)
     np.testing.assert_allclose(moments.covariance(), np.cov(rows.T, bias=True), rtol=1e-4, atol=1e-6)
-
-
-def test_statistics_add_up(net: Net) -> None:
-    graph = capture(net, torch.zeros(2, 3, 5, 5))
-    slot = whole(node_of(graph, "relu"), 1, 6)
-    both = data(7, 4)
-    parts = [collect(graph, Data((chunk,)), [slot]) for chunk in both.chunks]
-    merged, direct = parts[0].merge(parts[1]).of(slot), collect(graph, both, [slot]).of(slot)
-    np.testing.assert_allclose(merged.second, direct.second, rtol=1e-12)
-    assert merged.count == direct.count
-    other = collect(graph, both, [whole(slot.node, 1, 6), whole("output", 1, 4)][:1])
-    with pytest.raises(ValueError, match="different requests"):
-        other.merge(collect(graph, both, []))
 
 
 @pytest.mark.parametrize(
@@ -163,16 +150,3 @@ def test_mean_and_variance_merge_exactly() -> None:
     rows = value.double().movedim(1, 0).reshape(3, -1)
     np.testing.assert_allclose(merged.mean, rows.mean(1), rtol=1e-12)
     np.testing.assert_allclose(merged.variance, rows.var(1, correction=0), rtol=1e-12)
-
-
-def test_mean_and_variance_of_named_values(net: Net) -> None:
-    graph, source = capture(net, torch.zeros(2, 3, 5, 5)), data(6)
-    name = node_of(graph, "relu")
-    found = collect_mean_variance(graph, feeds(graph, source, 4), {name: 1})[name]
-    direct = mean_variance(torch.relu(net.a(stacked(source))).detach(), 1)
-    np.testing.assert_allclose(found.variance, direct.variance, rtol=1e-5)
-
-
-def test_empty_moments_merge() -> None:
-    nothing = Moments(0, np.zeros(2), np.zeros((2, 2)))
-    assert nothing.merge(nothing).count == 0

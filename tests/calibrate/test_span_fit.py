@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from otgraph.calibrate import observe as observing
 from otgraph.calibrate import span_fit, span_sums
-from otgraph.calibrate.span_fit import FitOptions, SpanFit, fit_collapse, fit_collapses
+from otgraph.calibrate.span_fit import FitOptions, SpanFit, fit_collapses
 from otgraph.calibrate.span_rows import Source
 from otgraph.data import Data
 from otgraph.errors import DataError
@@ -24,6 +24,7 @@ from otgraph.graph.span import Collapse, Estimator, MapKind, Span
 from otgraph.graph.span_maps import find_collapses
 from otgraph.graph.spans import find_spans
 from otgraph.transport.bures import Gaussian, gaussian_transport
+from otgraph.window import Window
 
 
 class Residual(nn.Module):
@@ -73,6 +74,10 @@ def values_of(graph: Graph, data: Data, *names: str) -> list[torch.Tensor]:
     return [seen[name] for name in names]
 
 
+def fit_collapse(graph: Graph, data: Data, collapse: Collapse) -> SpanFit:
+    return fit_collapses(graph, data, (collapse,))[collapse.name]
+
+
 def applied(fit: SpanFit, entry: torch.Tensor) -> torch.Tensor:
     """What a network with the fit in the span's place computes there, by torch's own operators."""
     if fit.weight is None:
@@ -82,11 +87,10 @@ def applied(fit: SpanFit, entry: torch.Tensor) -> torch.Tensor:
     elif fit.axis == -1:
         made = functional.linear(entry, fit.weight, fit.bias)
     else:
-        n = len(fit.stride)
-        after = fit.padding[n:] or fit.padding
-        pads = [v for b, a in zip(reversed(fit.padding[:n]), reversed(after), strict=True) for v in (b, a)]
+        window = fit.window
+        pads = [amount for pair in reversed(window.padding) for amount in pair]
         made = functional.conv2d(
-            functional.pad(entry, pads), fit.weight, fit.bias, fit.stride, groups=fit.groups
+            functional.pad(entry, pads), fit.weight, fit.bias, window.stride, groups=window.groups
         )
     return made + entry if fit.collapse.span.branch else made
 
@@ -125,7 +129,7 @@ def test_a_span_that_is_one_convolution_is_found_exactly() -> None:
     data = data_of(graph)
     fit = fit_collapse(graph, data, one(graph, Span("conv2d", "conv2d_2", ("conv2d_1", "conv2d_2")), "conv"))
     assert fit.error < 1e-6 and fit.ridge == 1e-5
-    assert (fit.stride, fit.padding, fit.groups, fit.axis) == ((2, 2), (1, 1), 1, 1)
+    assert fit.window == Window(4, 3, 1, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)) and fit.axis == 1
     assert fit.weight is not None and fit.weight.shape == (3, 4, 3, 3)
     assert error_of(fit, graph, data_of(graph, seed=5)) < 1e-6
 
@@ -187,7 +191,7 @@ def test_the_gaussian_map_gives_the_exit_its_distribution() -> None:
     data = data_of(graph, 80)
     fit = fit_collapses(graph, data, [one(graph, span, "linear", "gaussian")], ALL).popitem()[1]
     entry, exit_ = (v.flatten(0, 1).double().numpy() for v in values_of(graph, data, span.entry, span.exit))
-    assert fit.weight is not None and fit.axis == -1 and fit.stride == () and fit.padding == ()
+    assert fit.weight is not None and fit.axis == -1 and fit.window.kernel == fit.window.padding == ()
     expected = gaussian_transport(Gaussian.of(entry), Gaussian.of(exit_)) - np.eye(5)
     np.testing.assert_allclose(fit.weight.numpy(), expected, atol=1e-3)
     made = Gaussian.of(applied(fit, torch.from_numpy(entry).float()).double().numpy())
@@ -285,5 +289,5 @@ def test_an_activation_is_a_span_too() -> None:
     slope = torch.stack(
         [torch.cov(torch.stack(pair))[0, 1] / pair[0].var() for pair in zip(z, y, strict=True)]
     )
-    assert fit.weight is not None and fit.weight.shape == (4, 1, 1, 1) and fit.groups == 4
+    assert fit.weight is not None and fit.weight.shape == (4, 1, 1, 1) and fit.window.groups == 4
     torch.testing.assert_close(fit.weight.flatten().double(), slope, rtol=1e-4, atol=1e-5)

@@ -94,7 +94,7 @@ def test_the_predicted_cost_is_the_damage_where_readers_are_convolutions_of_one_
     torch.manual_seed(1)
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1, bias=False)).eval()
     graph = capture(net, (torch.randn(2, 2, 7, 7),))
-    (width,) = analyse_width(graph, analyse(graph), data).widths.values()
+    (width,) = analyse_width(graph, analyse(graph), data, form=None).widths.values()
     coupling = width.coupling(np.array([0, 2, 3]))
     x = torch.from_numpy(data.chunks[0].arrays["input_1"])
     hidden = net[:2](x)
@@ -103,6 +103,19 @@ def test_the_predicted_cost_is_the_damage_where_readers_are_convolutions_of_one_
     change = (net[2](hidden) - net[2](replaced)).square().sum(1).double().mean()
     assert coupling.cost == pytest.approx(float(change.detach()), rel=1e-4)
     assert damage(width.readings, coupling.target) == pytest.approx(coupling.cost, rel=1e-6)
+
+
+def test_under_the_pulled_back_gain_the_cost_is_the_damage_at_the_outputs(data: Data) -> None:
+    """Where the reader is the last layer, and reads one position, nothing is approximate but the probes."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    graph = capture(net.eval(), (torch.randn(2, 2, 7, 7),))
+    probed = Data.from_arrays({name: a[:16] for name, a in data.chunks[0].arrays.items()})
+    (width,) = analyse_width(graph, analyse(graph), probed).widths.values()
+    (plain,) = analyse_width(graph, analyse(graph), probed, form=None).widths.values()
+    whole = net(torch.from_numpy(probed.chunks[0].arrays["input_1"])).square().sum(1).double().mean()
+    one, other = width.curve.distortion[0], plain.curve.distortion[0]
+    assert one == pytest.approx(float(other / whole.detach()), rel=0.5)
 
 
 @pytest.mark.parametrize("criterion", sorted(CRITERIA))

@@ -21,6 +21,7 @@ from otgraph.cli.main import run_command
 from otgraph.engines.artifact import Built, Layer
 from otgraph.errors import ModelError, PlanError
 from otgraph.remark import Remark
+from otgraph.task import Reading
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,12 @@ class FakeApi(SimpleNamespace):
         self.Plan = FakePlan
 
     def _note(self, name: str, *args: Any, **kwargs: Any) -> None:
+        on_reading = kwargs.pop("on_reading", None)
         self.calls[name] = (args, kwargs)
         if self.fail is not None and name in self.fail:
             raise self.fail[name]
+        if on_reading is not None:
+            on_reading(Reading("classifier", "auto", "y looks like logits", "y", "logits", 2))
 
     def load_model(self, spec: str, shapes: Any) -> FakeGraph:
         self._note("load_model", spec, shapes)

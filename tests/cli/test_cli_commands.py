@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from otgraph.data_digest import Sketch
 from otgraph.engines.artifact import ShapeRange
 from otgraph.engines.catalogue import ENGINES
 
@@ -16,7 +17,8 @@ AUDIT = ("audit", "a.onnx", "b.onnx", "--data", "test.npz")
 def test_audit_passes_its_thresholds_on(command, api) -> None:
     flags = ("--min-speedup", "1.5", "--max-drift", "0.1", "--metric", "m:f", "--task", "regression")
     ran = command(*AUDIT, *flags, "--html", "r.html")
-    assert (ran.code, ran.out) == (0, "AUDIT passed=True\nwrote r.html\n")
+    assert (ran.code, ran.out.splitlines()[1:]) == (0, ["AUDIT passed=True", "wrote r.html"])
+    assert ran.out.startswith("task   classifier of 2 classes, damage is KL: y looks like logits;")
     (a, b, data), given = api.calls["audit"]
     assert (a, b, len(data)) == ("a.onnx", "b.onnx", 3)
     assert given == {
@@ -28,9 +30,38 @@ def test_audit_passes_its_thresholds_on(command, api) -> None:
         "max_drift": 0.1,
         "metric": "m:f",
         "task": "regression",
+        "fitted_on": None,
         "seed": 0,
     }
     assert Path("r.html").exists()
+
+
+def test_audit_learns_from_a_plan_which_samples_are_known(command, api) -> None:
+    sketch = Sketch(1, 1, frozenset([bytes(6)]))
+    Path("plan.json").write_text(f'{{"calibration": {{"samples": "{sketch}"}}}}')
+    assert command(*AUDIT, "--plan", "plan.json").code == 0
+    assert api.calls["audit"][1]["fitted_on"] == sketch
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "plan.json: cannot be read (No such file or directory); give a plan file"),
+        ("{", "plan.json: is no plan; give a file that otgraph plan wrote"),
+        ("[]", "plan.json: is no plan; give a file that otgraph plan wrote"),
+        (
+            '{"calibration": null}',
+            "plan.json: does not tell which samples it was made with; make the plan again",
+        ),
+        ('{"calibration": {"samples": "2"}}', "plan.json: does not tell which samples it was made with"),
+    ],
+)
+def test_a_plan_that_does_not_tell_is_refused(command, api, text: str | None, message: str) -> None:
+    if text is not None:
+        Path("plan.json").write_text(text)
+    ran = command(*AUDIT, "--plan", "plan.json")
+    assert ran.code == 2 and ran.err.startswith(f"error: {message}")
+    assert "audit" not in api.calls
 
 
 def test_a_missed_audit_exits_with_1(command, api) -> None:

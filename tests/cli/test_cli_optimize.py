@@ -19,6 +19,8 @@ def test_it_reads_optimises_prints_and_writes(command, api) -> None:
     assert ran.out == (
         "model  net.onnx: x: float32[batch, 3] → y: float32[batch, 2]\n"
         "calib  calib.npz: 4 samples\n"
+        "task   classifier of 2 classes, damage is KL: y looks like logits; --task regression reads it as"
+        " values\n"
         "\n"
         "conv1 [16] → [8]  damage 0.001\n"
         "\n"
@@ -49,6 +51,7 @@ def test_every_option_reaches_the_api(command, api) -> None:
         "classifier",
         "--data",
         "test.npz",
+        "--refit-all",
         "--shape",
         "x=2,3",
         "--remarks",
@@ -64,6 +67,7 @@ def test_every_option_reaches_the_api(command, api) -> None:
     assert len(evaluation) == 3 and callable(show)
     assert given == {
         "latency": None,
+        "layers": None,
         "max_drop": None,
         "keep": 0.5,
         "dims": "inner",
@@ -76,6 +80,7 @@ def test_every_option_reaches_the_api(command, api) -> None:
         "exclude": ["c"],
         "multiple": 4,
         "seed": 7,
+        "refit": True,
     }
     assert "missed: fold-batch-norm: bn3: is shared" in ran.out
     assert "data   test.npz: 3 samples" in ran.out
@@ -104,8 +109,12 @@ def test_one_kind_of_move_can_be_left_out(
         ),
         (
             ("--keep", "0.5", "--depth-only"),
-            "error: --depth-only: a fraction to --keep says nothing of layers; give --latency or --max-drop"
-            " instead\n",
+            "error: --depth-only: a fraction to --keep says nothing of layers; give --latency, --layers or"
+            " --max-drop instead\n",
+        ),
+        (
+            ("--layers", "0.75x", "--width-only"),
+            "error: --width-only: narrower layers are not fewer; leave it out, or give --latency instead\n",
         ),
     ],
 )
@@ -115,6 +124,19 @@ def test_moves_that_leave_nothing_are_refused_before_the_model_is_read(
     ran = command(name, "net.onnx", "--calib", "calib.npz", "-o", output, *flags)
     assert (ran.code, ran.out, ran.err) == (2, "", message)
     assert api.calls == {} and not Path(output).exists()
+
+
+@pytest.mark.parametrize(("name", "asked"), [("optimize", "optimize"), ("plan", "make_plan")])
+def test_a_budget_in_layers_reaches_the_api(command, api, name: str, asked: str) -> None:
+    output = "out.onnx" if name == "optimize" else "plan.json"
+    assert command(name, "net.onnx", "--calib", "calib.npz", "--layers", "0.75x", "-o", output).code == 0
+    assert api.calls[asked][1]["layers"] == "0.75x" and api.calls[asked][1]["latency"] is None
+
+
+def test_inputs_to_judge_by_are_the_users_or_left_to_be_chosen(command, api) -> None:
+    assert command(*BASE, "--keep", "0.5").code == 0
+    given = api.calls["optimize"][1]
+    assert given["evaluation"] is None and given["refit"] is False
 
 
 def test_a_fraction_may_be_kept_of_widths_only(command, api) -> None:
@@ -132,7 +154,13 @@ def test_json_is_one_object_and_nothing_else(command, api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "code"), [(("--latency", "0.6x"), 1), (("--max-drop", "0.1"), 1), (("--keep", "0.5"), 0)]
+    ("budget", "code"),
+    [
+        (("--latency", "0.6x"), 1),
+        (("--layers", "12"), 1),
+        (("--max-drop", "0.1"), 1),
+        (("--keep", "0.5"), 0),
+    ],
 )
 def test_without_a_credible_gain_the_original_is_kept(
     command, api, budget: tuple[str, str], code: int
@@ -158,7 +186,9 @@ def test_a_missed_threshold_exits_with_1_and_still_writes(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "error: budget: none was given; give exactly one of latency (0.6x or 8ms), max-drop"),
+        ((), "error: budget: none was given; give exactly one of latency (0.6x or 8ms), layers"),
+        (("--layers", "0.75"), "error: layers '0.75': a number of layers is whole and at least 1"),
+        (("--layers", "5", "--keep", "0.5"), "error: budget: layers and keep were given; give exactly one"),
         (
             ("--latency", "0.6x", "--keep", "0.5"),
             "error: budget: latency and keep were given; give exactly one",
@@ -213,6 +243,7 @@ def test_a_missing_model_is_an_error(command, api) -> None:
 def test_plan_writes_a_plan_and_apply_carries_it_out(command, api) -> None:
     ran = command("plan", "net.onnx", "--calib", "calib.npz", "--max-drop", "0.02", "-o", "plan.json")
     assert ran.code == 0 and ran.out.endswith("conv1 [16] → [8]  damage 0.001\nwrote plan.json\n")
+    assert ran.out.index("task   classifier of 2 classes") < ran.out.index("conv1")
     _, given = api.calls["make_plan"]
     assert given["max_drop"] == 0.02 and given["multiple"] == 8 and given["criterion"] is None
     ran = command("apply", "net.onnx", "plan.json", "-o", "out.onnx", "--calib", "calib.npz", "--remarks")

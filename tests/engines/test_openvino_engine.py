@@ -126,8 +126,9 @@ def test_options_of_other_engines_are_refused(path: Path, tmp_path: Path) -> Non
 
 def test_an_engines_figures_are_never_anothers(tmp_path: Path) -> None:
     from otgraph.latency.kernel import Kernel  # noqa: PLC0415
+    from otgraph.window import Window  # noqa: PLC0415
 
-    kernel = Kernel("linear", 8, 8, (4,))
+    kernel = Kernel.of(Window(8, 8, 1), (4,))
     tables = [
         LatencyTable(tmp_path / "t.sqlite", {**get_engine(name).describe(), "threads": threads})
         for name, threads in (("onnxruntime", 1), ("onnxruntime", 2), ("openvino", 1))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from otgraph.graph import compose as composition
 from otgraph.graph.compose import LinearMap, add, compose, linear_map, regroup
-from otgraph.graph.window import Window, add_windows, compose_windows, pointwise
+from otgraph.window import Window, add_windows, compose_windows, pointwise
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

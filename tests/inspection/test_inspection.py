@@ -26,7 +26,7 @@ def inputs(columns: int = 6) -> Data:
 
 @pytest.fixture(scope="module")
 def found() -> Inspection:
-    return inspect(network(), inputs())
+    return otg.inspect(network(), inputs())
 
 
 def test_each_dim_that_can_be_cut_has_a_curve(found: Inspection) -> None:
@@ -60,7 +60,7 @@ def test_without_inputs_nothing_is_annotated() -> None:
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="input_1"):
-        inspect(network(), inputs(columns=5))
+        otg.inspect(network(), inputs(columns=5))
 
 
 class Ranked(nn.Module):

@@ -67,9 +67,13 @@ def trial(found: Study, saved: Saved) -> Trial:
     return Trial(found.graph, found.axes, found.widths, found.fit, found.held, saved)
 
 
+def measured(run: Trial, seconds: float = 120.0) -> dict[str, Sensitivity]:
+    return measure_sensitivities(run, list(run.widths), seconds)
+
+
 @pytest.fixture(scope="module")
 def curves(found: Study) -> dict[str, Sensitivity]:
-    return measure_sensitivities(trial(found, Saved(None)))
+    return measured(trial(found, Saved(None)))
 
 
 def test_every_dim_has_a_falling_curve(curves: dict[str, Sensitivity], found: Study) -> None:
@@ -99,15 +103,22 @@ def test_a_trial_of_nothing_is_nothing_and_more_cut_is_more_damage(found: Study)
 def test_the_ridge_is_the_one_that_repairs_best(found: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trial(found, Saved(None))
     cut = Choice({name: width.size // 2 for name, width in found.widths.items()})
-    damages = {0.03: 4.0, 0.3: 1.0, 3.0: 2.0, 30.0: 3.0}
+    damages = {0.03: 1.0, 0.3: 4.0, 3.0: 5.0}  # from the middle downhill: the largest is not looked at
     monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: damages[ridge])
     assert run.damage(cut) == 4.0
-    assert run.settle([cut]) == 0.3
+    assert run.settle([cut]) == 0.03
     assert run.damage(cut) == 1.0
 
 
+@pytest.mark.parametrize("best", [0.03, 0.3, 3.0, 30.0])
+def test_any_ridge_can_be_the_best(found: Study, monkeypatch: pytest.MonkeyPatch, best: float) -> None:
+    run = trial(found, Saved(None))
+    monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: 1 + abs(np.log(ridge / best)))
+    assert run.settle([Choice(dict.fromkeys(found.widths, 1))]) == best
+
+
 def test_no_time_means_one_probe_each(found: Study) -> None:
-    quick = measure_sensitivities(trial(found, Saved(None)), seconds=0.0)
+    quick = measured(trial(found, Saved(None)), seconds=0.0)
     assert all(len(curve.measured) == 1 for curve in quick.values())
 
 
@@ -117,17 +128,17 @@ def test_no_time_means_one_probe_each(found: Study) -> None:
 def test_an_interrupted_run_goes_on_where_it_was(
     found: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = measure_sensitivities(trial(found, Saved(tmp_path, "this")))
+    first = measured(trial(found, Saved(tmp_path, "this")))
 
     def fail(*_: object) -> float:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(Trial, "_measure", fail)
-    again = measure_sensitivities(trial(found, Saved(tmp_path, "this")))
+    again = measured(trial(found, Saved(tmp_path, "this")))
     for name, curve in first.items():
         assert np.array_equal(curve.damage, again[name].damage)
     with pytest.raises(AssertionError, match="measured again"):
-        measure_sensitivities(trial(found, Saved(tmp_path, "that")))
+        measured(trial(found, Saved(tmp_path, "that")))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "b"}', "null"])

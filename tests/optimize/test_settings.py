@@ -29,3 +29,9 @@ def test_a_fraction_says_nothing_of_layers() -> None:
         assert Settings(make_budget(keep=0.5), moves=moves).moves == moves
     assert Settings(make_budget(latency="8ms"), moves="depth").moves == "depth"
     assert Settings(make_budget(max_drop=0.1), moves="depth").moves == "depth"
+
+
+def test_widths_alone_leave_all_layers() -> None:
+    with pytest.raises(UsageError, match="moves 'width': narrower layers are not fewer; give both or depth"):
+        Settings(make_budget(layers="0.75x"), moves="width")
+    assert Settings(make_budget(layers=12), moves="depth").budget.layers(50) == 12

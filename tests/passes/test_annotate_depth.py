@@ -96,7 +96,7 @@ def test_without_inputs_it_says_so(graph: Graph) -> None:
 
 @pytest.fixture(scope="module")
 def report(graph: Graph) -> DepthReport:
-    return inspect_depth(graph, DATA)
+    return otg.inspect_depth(graph, DATA)
 
 
 def test_the_tables_show_errors_and_shares(report: DepthReport) -> None:
@@ -125,4 +125,4 @@ def test_without_inputs_the_structure_is_shown(graph: Graph) -> None:
 
 def test_inputs_that_do_not_fit_are_refused(graph: Graph) -> None:
     with pytest.raises(DataError, match="x"):
-        inspect_depth(graph, Data.from_arrays({"x": np.zeros((4, 5, 8, 8), np.float32)}))
+        otg.inspect_depth(graph, Data.from_arrays({"x": np.zeros((4, 5, 8, 8), np.float32)}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from otgraph.errors import PipelineError, PlanError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse, Span
+from otgraph.graph.specs import bind
 from otgraph.plan import apply as plan_apply
 from otgraph.plan.budget import Budget
 from otgraph.plan.calibration import CalibrationReference
@@ -23,7 +24,7 @@ from otgraph.plan.decision import DepthAction, DimDecision
 from otgraph.plan.fingerprint import fingerprint_graph
 from otgraph.plan.plan import Plan
 from otgraph.remark import Remark
-from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.contract import AnalysisPass, Context, Pass, TransformPass
 from otgraph.rewrite.pipeline import parse_pipeline
 from otgraph.rewrite.rewriter import Rewriter
 
@@ -31,11 +32,10 @@ SEEN: list[tuple[str, Context]] = []
 
 
 @dataclass(frozen=True)
-class Cut(Pass):
+class Cut(AnalysisPass):
     """Stands for the passes that need no data."""
 
     name: ClassVar[str] = "cut"
-    kind: ClassVar[Literal["analysis", "transform"]] = "analysis"
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
         SEEN.append((self.name, context))
@@ -49,11 +49,10 @@ class Repair(Cut):
 
 
 @dataclass(frozen=True)
-class Breaks(Pass):
+class Breaks(TransformPass):
     """Claims to be exact, and is not."""
 
     name: ClassVar[str] = "breaks"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
         rewriter.set_tensor("0.weight", rewriter.graph.tensor("0.weight") * 2)
@@ -89,7 +88,7 @@ def test_passes_get_the_decisions_the_data_and_the_original() -> None:
     result = _plan(graph).apply(small, data)
     assert [name for name, _ in SEEN] == ["cut", "repair-it", "cut"]
     context = SEEN[1][1]
-    assert (context.data, context.original, context.seed) == (data, small, 3)
+    assert context.data == bind(data, graph) and (context.original, context.seed) == (small, 3)
     assert context.couplings["0.weight"].target.tolist() == [0, 0, 2, -1]
     assert result.remarks[: len(small.remarks)] == small.remarks
     x = torch.randn(5, 3)
@@ -98,7 +97,7 @@ def test_passes_get_the_decisions_the_data_and_the_original() -> None:
 
 def test_data_in_memory_is_used() -> None:
     graph = _graph()
-    records = _plan(graph).with_data(_data()).apply_with_records(graph).records
+    records = replace(_plan(graph), data=_data()).apply_with_records(graph).records
     assert [record.step for record in records] == ["cut", "repair-it", "cut"]
 
 

@@ -49,13 +49,32 @@ def test_latency_that_is_neither(text: str) -> None:
         ({"keep": 0}, "keep '0': write the fraction of channels to keep, between 0 and 1, such as 0.5"),
         (
             {},
-            "budget: none was given; give exactly one of latency (0.6x or 8ms), max-drop (0.01)"
-            " or keep (0.5)",
+            "budget: none was given; give exactly one of latency (0.6x or 8ms), layers (0.75x or 12),"
+            " max-drop (0.01) or keep (0.5)",
         ),
         (
             {"latency": "0.6x", "keep": 0.5},
-            "budget: latency and keep were given; give exactly one of latency (0.6x or 8ms), max-drop (0.01)"
-            " or keep (0.5)",
+            "budget: latency and keep were given; give exactly one of latency (0.6x or 8ms),"
+            " layers (0.75x or 12), max-drop (0.01) or keep (0.5)",
+        ),
+        (
+            {"latency": "0.6x", "layers": "0.75x"},
+            "budget: latency and layers were given; give exactly one of latency (0.6x or 8ms),"
+            " layers (0.75x or 12), max-drop (0.01) or keep (0.5)",
+        ),
+        ({"layers": "few"}, "layers 'few': write a ratio such as 0.75x or a number such as 12"),
+        (
+            {"layers": "1.2x"},
+            "layers '1.2x': the ratio is of the original's layers and lies between 0 and 1;"
+            " write for example 0.75x",
+        ),
+        *(
+            (
+                {"layers": text},
+                f"layers {text!r}: a number of layers is whole and at least 1; write for example 12, or 0.75x"
+                " for a ratio",
+            )
+            for text in ("0", "12.5", "-3", "0.75")
         ),
     ],
 )
@@ -77,10 +96,27 @@ def test_text_is_the_options() -> None:
         make_budget(latency="8ms"),
         make_budget(max_drop=0.01),
         make_budget(keep="0.5"),
+        make_budget(layers="0.75x"),
+        make_budget(layers=12),
     ]
-    assert [str(b) for b in budgets] == ["latency 0.6x", "latency 8ms", "max-drop 0.01", "keep 0.5"]
+    texts = ["latency 0.6x", "latency 8ms", "max-drop 0.01", "keep 0.5", "layers 0.75x", "layers 12"]
+    assert [str(b) for b in budgets] == texts and [Budget.parse(text) for text in texts] == budgets
     with pytest.raises(UsageError, match=r"budget 'speed 3': write 'latency 0\.6x'"):
         Budget.parse("speed 3")
+
+
+@pytest.mark.parametrize(
+    ("text", "original", "allowed"),
+    [("0.75x", 50, 37), ("0.5x", 50, 25), ("0.7x", 10, 7), ("1x", 9, 9), ("0.01x", 9, 1), ("12", 50, 12)],
+)
+def test_so_many_layers_are_allowed(text: str, original: int, allowed: int) -> None:
+    assert make_budget(layers=text).layers(original) == allowed
+    assert make_budget(layers=text).ratio(8.0) is None and make_budget(keep=0.5).layers(original) is None
+
+
+def test_one_layer_and_all_of_them_are_not_the_same() -> None:
+    assert make_budget(layers="1") != make_budget(layers="1x")
+    assert make_budget(layers="1").layers(9) == 1
 
 
 def test_ratio_of_a_measured_latency() -> None:

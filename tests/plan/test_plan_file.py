@@ -111,9 +111,9 @@ def _resaved(plan: Plan, folder: Path) -> str:
 
 def test_a_plan_of_the_first_version_still_reads(plan: Plan) -> None:
     document = plan.to_json()
-    assert document["version"] == 2
+    assert document["version"] == 3
     old = Plan.from_json({**document, "version": 1})
-    assert replace(old, version=2) == plan and old.to_json()["version"] == 1
+    assert replace(old, version=3) == plan and old.to_json()["version"] == 1
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def _array(dtype: str, values: list[float]) -> dict[str, Any]:
         ),
         (_set("dims/1/name", "a.weight"), "dims: a.weight is named twice; keep one"),
         (_set("budget", "quick"), "budget: budget 'quick': write 'latency 0.6x'"),
-        (_set("version", 3), "has version 3, this otgraph reads up to 2; update otgraph or make a new plan"),
-        (_set("version", 0), "version: 0 is not one of [1, 2]; make a new plan"),
+        (_set("version", 4), "has version 4, this otgraph reads up to 3; update otgraph or make a new plan"),
+        (_set("version", 0), "version: 0 is not one of [1, 2, 3]; make a new plan"),
         (_set("fingerprint/program", "zz"), "fingerprint.program: 'zz' does not match"),
         (_set("device/cores", [1]), "device.cores: [1] is not of type"),
         (_set("calibration", {"source": "x"}), "calibration"),

@@ -69,7 +69,7 @@ def test_what_is_predicted_to_go_and_to_come_does(graph: Graph) -> None:
         for view, node in zip(new, effect.adds, strict=True):
             weight = after.tensor(view.weight)
             assert (node.kernel.outputs, node.kernel.inputs) == tuple(weight.shape[:2])
-            assert node.kernel.kernel == tuple(weight.shape[2:]) and node.kernel.stride == view.stride
+            assert node.kernel.kernel == tuple(weight.shape[2:]) and node.kernel.window == view.window
         checked += 1
     assert checked >= 4
 

@@ -24,6 +24,7 @@ from otgraph.pricing import timing
 from otgraph.pricing.timed_node import Candidates, TimedNode, timed_nodes
 from otgraph.pricing.timing import OVERHEAD, TimingOptions, affine_times, node_times
 from otgraph.pricing.widths import candidate_widths
+from otgraph.window import Window
 
 WHOLE = 10.0
 
@@ -50,11 +51,14 @@ def kernels(graph: Graph, axes: AxisMap) -> list[Kernel]:
 
 def test_every_node_is_seen_as_the_kernel_it_is(graph: Graph, axes: AxisMap) -> None:
     first, depthwise, pointwise, grouped, linear = kernels(graph, axes)
-    assert first == Kernel("conv", 3, 16, (8, 8), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), activation="Relu")
-    assert depthwise == Kernel("depthwise", 16, 16, (4, 4), (3, 3), (1, 1), (1, 0, 1, 0), (1, 1))
-    assert pointwise == Kernel("conv", 16, 24, (4, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, "Relu")
-    assert grouped == Kernel("conv", 24, 24, (4, 2), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 2)
-    assert linear == Kernel("linear", 192, 5, (1,))
+    ones, none = (1, 1), ((0, 0), (0, 0))
+    strided = Window(3, 16, 1, (3, 3), (2, 2), ((1, 1), (1, 1)), ones)
+    assert first == Kernel("conv", strided, (8, 8), "Relu")
+    uneven = Window(16, 16, 16, (3, 3), ones, ((1, 1), (0, 0)), ones)
+    assert depthwise == Kernel("depthwise", uneven, (4, 4)) and depthwise.groups == 1
+    assert pointwise == Kernel("conv", Window(16, 24, 1, ones, ones, none, ones), (4, 2), "Relu")
+    assert grouped == Kernel("conv", Window(24, 24, 2, ones, ones, none, ones), (4, 2))
+    assert linear == Kernel("linear", Window(192, 5, 1), (1,))
 
 
 def steps(kernel: Kernel, inputs: int, outputs: int) -> float:
@@ -133,8 +137,8 @@ def test_a_grouped_node_goes_with_its_macs(graph: Graph, axes: AxisMap, wanted: 
     assert wanted[node.kernel].points(node.kernel) == [(24, 24)]
 
 
-CONV = Kernel("conv", 32, 24, (7, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
-UNRUNNABLE = Kernel("conv", 8, 8, (3, 3), (3, 3), (1, 1), (0, 0, 0, 0), (1, 1))
+CONV = Kernel.of(Window(32, 24, 1, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)), (7, 7))
+UNRUNNABLE = Kernel.of(Window(8, 8, 1, (3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1)), (3, 3))
 ENGINE: Any = SimpleNamespace()
 OPTIONS = TimingOptions()
 
@@ -212,7 +216,9 @@ def test_what_no_node_saves_is_a_share_of_the_sum(
 
 def audited(ratio: float, low: float, high: float, drift: float = 0.0) -> Any:
     latency = SimpleNamespace(a_ms=10.0, ratio=ratio, low=low, high=high)
-    return SimpleNamespace(latency=latency, fidelity=SimpleNamespace(drift=drift, drift_name="KL"))
+    return SimpleNamespace(
+        latency=latency, fidelity=SimpleNamespace(drift=drift, drift_name="KL", drift_interval=None)
+    )
 
 
 @pytest.mark.parametrize(

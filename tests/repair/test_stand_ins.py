@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,16 +18,17 @@ from otgraph.data import Chunk, Data
 from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import is_stand_in
 from otgraph.graph.onnx.importer import import_model
 from otgraph.graph.span import Collapse, Span
 from otgraph.repair.least_squares import LeastSquaresOptions, repair_least_squares
 from otgraph.repair.lockstep import run_with, same_nodes
 from otgraph.repair.moments import MomentOptions, repair_moments
-from otgraph.repair.target import is_stand_in
 from otgraph.repair.trial import TrialRepair
 from otgraph.rewrite.collapse import collapse_span
 from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.window import Window
 
 
 class Linear(nn.Module):
@@ -103,8 +105,12 @@ def mixer_case(dialect: str) -> tuple[Graph, Collapse, SpanFit]:
 
 def numbers(span: Span, weight: torch.Tensor, bias: torch.Tensor, axis: int) -> tuple[Collapse, SpanFit]:
     collapse = Collapse(span, "linear")
-    where = ((1, 1), (0, 0)) if axis == 1 else ((), ())
-    return collapse, SpanFit(collapse, weight.detach(), bias.detach(), *where, 1, axis, 0.0, 0.0, 0.1, 0.0)
+    window = Window(weight.shape[1], len(weight), 1, *POINT if axis == 1 else ())
+    return collapse, SpanFit(collapse, weight.detach(), bias.detach(), window, 0.0, 0.0, 0.1, 0.0)
+
+
+POINT = (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1)
+"""Of one position: kernel, stride, padding, dilation."""
 
 
 CASES: dict[str, Callable[[], tuple[Graph, Collapse, SpanFit]]] = {
@@ -209,7 +215,7 @@ def test_after_a_cut_a_stand_in_aims_at_the_channels_that_are_left(case: str) ->
     rewriter = Rewriter(graph.copy(), "test")
     cut_channels(rewriter, analyse(graph), {stream: np.array([True, True, True, True, False, True])})
     pruned = rewriter.finish()
-    wrong = SpanFit(collapse, torch.randn_like(fit.weight), *list(vars(fit).values())[2:])  # type: ignore[arg-type]
+    wrong = replace(fit, weight=torch.randn_like(fit.weight))
     new = collapsed(pruned, collapse, wrong, drift=False)
     repair = repair_least_squares(new, graph, data(graph, 60), EXACT)
     assert error(graph, new, {}) > 0.1 and error(graph, new, dict(repair.updates)) < 1e-4
@@ -221,7 +227,8 @@ def test_a_linearised_activation_is_refitted_though_it_is_depthwise() -> None:
     layers[0].bias.data += 9  # type: ignore[union-attr]  # the activation does nothing
     graph = capture(nn.Sequential(*layers), torch.randn(2, 3, 7, 7))
     collapse = Collapse(Span("conv2d", "relu", ("relu",)), "affine")
-    fit = SpanFit(collapse, torch.ones(6, 1, 1, 1), torch.zeros(6), (1, 1), (0, 0), 6, 1, 0.0, 0.0, 0.1, 0.0)
+    window = Window(6, 6, 6, *POINT)
+    fit = SpanFit(collapse, torch.ones(6, 1, 1, 1), torch.zeros(6), window, 0.0, 0.0, 0.1, 0.0)
     rewriter = Rewriter(graph.copy(), "test")
     assert not isinstance(collapse_span(rewriter, collapse, fit), str)
     rewriter.set_tensor(
@@ -238,7 +245,7 @@ def test_moments_of_a_stand_in_become_those_of_what_it_stands_for(case: str) -> 
     torch.manual_seed(0)
     graph, collapse, fit = CASES[case]()
     assert fit.weight is not None and fit.bias is not None
-    off = SpanFit(collapse, fit.weight * 3, fit.bias - 2, *list(vars(fit).values())[3:])  # type: ignore[arg-type]
+    off = replace(fit, weight=fit.weight * 3, bias=fit.bias - 2)
     new = collapsed(graph, collapse, off, drift=False)
     options = MomentOptions(strengths=(1.0,))
     repair = repair_moments(new, graph, data(graph, 200), options)

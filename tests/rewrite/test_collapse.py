@@ -24,6 +24,7 @@ from otgraph.rewrite.collapse import collapse_span, collapse_spans
 from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.program_text import program_text
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.window import Window
 
 
 class Residual(nn.Module):
@@ -100,11 +101,20 @@ def whole(dialect: str) -> tuple[Graph, Span]:
     return graph, Span(span.entry, "relu_3", (*span.nodes, *rest))
 
 
-def fit(collapse: Collapse, weight: torch.Tensor | None, **fields: object) -> SpanFit:
-    out = 0 if weight is None else len(weight)
-    bias = None if weight is None else torch.randn(out, dtype=torch.float64)
-    given = {"stride": (), "padding": (), "groups": 1, "axis": 1, "error": 0.1, "fitted": 0.1, "ridge": 0.5}
-    return SpanFit(collapse, weight, bias, **{**given, "seconds": 0.0, **fields})  # type: ignore[arg-type]
+def fit(
+    collapse: Collapse,
+    weight: torch.Tensor,
+    stride: tuple[int, ...] = (),
+    padding: tuple[int, ...] = (),
+    groups: int = 1,
+) -> SpanFit:
+    """``padding`` as ONNX writes it, or one number per axis."""
+    n, out = len(stride), len(weight)
+    pairs = tuple(zip(padding[:n], padding[n:] or padding, strict=True))
+    groups = out if weight.dim() == 1 else groups
+    columns = weight.shape[1] if weight.dim() > 1 else 1
+    window = Window(columns * groups, out, groups, tuple(weight.shape[2:]), stride, pairs, (1,) * n)
+    return SpanFit(collapse, weight, torch.randn(out, dtype=torch.float64), window, 0.1, 0.1, 0.5, 0.0)
 
 
 def edited(graph: Graph, collapse: Collapse, found: SpanFit | None) -> Graph:
@@ -255,7 +265,9 @@ def test_products_over_the_last_axis_and_an_exit_that_is_the_output(
     span = Span(span.entry, exit_, (*span.nodes[:-1], exit_), span.branch)
     collapse = Collapse(span, kind)  # type: ignore[arg-type]
     weight = {"affine": torch.randn(4), "linear": torch.randn(4, 4), "identity": None}[kind]
-    found = fit(collapse, weight, axis=-1)
+    found = SpanFit(collapse, None, None, Window(4, 4, 1), 0.1, 0.1, None, 0.0)
+    if weight is not None:
+        found = fit(collapse, weight)
     new = edited(graph, collapse, found)
     x = torch.randn(3, 5, 4)
     y = value(graph, "tanh", x)
@@ -276,7 +288,7 @@ def test_the_run_of_blocks_that_ends_in_the_output_becomes_one_linear_map(dialec
     exit_ = next(n.name for n in reversed(graph.module.graph.nodes) if n.op == "call_function")
     span = Span(span.entry, exit_, (*span.nodes[:-1], exit_))
     collapse = Collapse(span, "linear")
-    found = fit(collapse, torch.randn(4, 4), axis=-1)
+    found = fit(collapse, torch.randn(4, 4))
     new = edited(graph, collapse, found)
     x = torch.randn(3, 5, 4)
     assert found.weight is not None and found.bias is not None
@@ -339,7 +351,7 @@ def test_spans_in_a_row_are_done_from_the_last() -> None:
     first = Collapse(Span("relu", "relu_1", ("linear_1", "relu_1")), "identity")
     second = Collapse(Span("relu_1", "relu_2", ("linear_2", "relu_2")), "linear")
     third = Collapse(Span("relu_2", "relu_3", ("linear_3", "relu_3")), "affine")
-    fits = {c.name: fit(c, torch.randn(*s), axis=-1) for c, s in ((second, (4, 4)), (third, (4,)))}
+    fits = {c.name: fit(c, torch.randn(*s)) for c, s in ((second, (4, 4)), (third, (4,)))}
     rewriter = Rewriter(graph.copy(), "test")
     done = collapse_spans(rewriter, [first, second, third], fits)
     new = rewriter.finish()
@@ -398,16 +410,14 @@ def test_what_is_refused_and_why() -> None:
     assert refusal(graph, flat) == "its entry has shape [2, 4] and its exit [2, 2, 2]"
     good = Collapse(Span("tanh", "relu", ("linear", "relu")), "linear")
     assert refusal(graph, good) == "its map was not fitted"
-    assert refusal(graph, good, fit(good, torch.randn(4, 3), axis=-1)) == (
+    assert refusal(graph, good, fit(good, torch.randn(4, 3))) == (
         "its map takes no entry of [2, 4], and [2, 4] is wanted"
     )
-    assert refusal(graph, good, fit(good, torch.randn(3, 4), axis=-1)) == (
+    assert refusal(graph, good, fit(good, torch.randn(3, 4))) == (
         "its map gives [2, 3] for an entry of [2, 4], and [2, 4] is wanted"
     )
     rank = Collapse(Span("sigmoid", shape, (shape,)), "linear")
-    assert (
-        refusal(graph, rank, fit(rank, torch.randn(4, 4), axis=-1)) == "its entry has 2 axes and its exit 3"
-    )
+    assert refusal(graph, rank, fit(rank, torch.randn(4, 4))) == "its entry has 2 axes and its exit 3"
 
 
 def test_channels_that_were_cut_differently_are_not_joined() -> None:
@@ -423,10 +433,10 @@ def test_channels_that_were_cut_differently_are_not_joined() -> None:
         refusal(pruned, Collapse(span, "identity")) == "its entry and its exit have kept different channels"
     )
     affine, linear = Collapse(span, "affine"), Collapse(span, "linear")
-    assert refusal(pruned, affine, fit(affine, torch.randn(4), axis=-1)) == (
+    assert refusal(pruned, affine, fit(affine, torch.randn(4))) == (
         "its entry and its exit have kept different channels, which one factor each cannot join"
     )
-    found = fit(linear, torch.randn(4, 4), axis=-1)
+    found = fit(linear, torch.randn(4, 4))
     new = edited(pruned, linear, found)
     x = torch.randn(3, 3)
     assert found.weight is not None and found.bias is not None

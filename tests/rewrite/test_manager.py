@@ -17,7 +17,7 @@ from otgraph.graph.axes.axis_map import AxisMap, Dim, Port
 from otgraph.graph.axes.expression import Atom
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.contract import Context, Exactness, Pass, TransformPass
 from otgraph.rewrite.instrument import SaveFailing
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.masking import relative_error
@@ -29,11 +29,10 @@ Action = Callable[[Rewriter, Context], None]
 
 
 @dataclass(frozen=True)
-class Scripted(Pass):
+class Scripted(TransformPass):
     """Does what the test says; each claim is a class of its own."""
 
     name: ClassVar[str] = "scripted"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     action: Action = lambda rewriter, context: None
 
     def run(self, rewriter: Rewriter, context: Context) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.contract import Context, TransformPass
 from otgraph.rewrite.manual import OptionPage, manual_page
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class Sample(Pass):
+class Sample(TransformPass):
     """Does one thing
     on two lines.
 
@@ -26,7 +26,6 @@ class Sample(Pass):
     """
 
     name: ClassVar[str] = "sample"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     keep_share: float
     dims: Literal["all", "inner"] = "all"
 

@@ -12,7 +12,7 @@ from torch import nn
 from otgraph.graph.axes.axis_map import AxisMap, Dim, Port
 from otgraph.graph.axes.expression import Atom, Product
 from otgraph.graph.capture import capture
-from otgraph.rewrite.masking import law_holds, mask_graph, masking_error, relative_error
+from otgraph.rewrite.masking import mask_graph, masking_error, relative_error
 
 
 def network(width: int) -> nn.Module:
@@ -58,12 +58,11 @@ def pair():
 def test_cut_equals_masked_original(pair) -> None:
     original, cut, keep = pair
     assert masking_error(original, cut, axes(6), {"c": keep}, *original.example) < 1e-6
-    assert law_holds(original, cut, axes(6), {"c": keep})
 
 
 def test_another_mask_breaks_the_law(pair) -> None:
     original, cut, keep = pair
-    assert not law_holds(original, cut, axes(6), {"c": np.roll(keep, 1)})
+    assert masking_error(original, cut, axes(6), {"c": np.roll(keep, 1)}, *original.example) > 1e-3
 
 
 def test_masking_sets_variances_to_one_and_leaves_the_original(pair) -> None:

@@ -10,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otgraph.errors import PipelineError
-from otgraph.rewrite.contract import Context, Pass
+from otgraph.rewrite.contract import AnalysisPass, Context, Pass, TransformPass
 from otgraph.rewrite.pipeline import format_pipeline, parse_pipeline
 from otgraph.rewrite.rewriter import Rewriter
 
 
 @dataclass(frozen=True)
-class EveryType(Pass):
+class EveryType(TransformPass):
     name: ClassVar[str] = "every-type"
-    kind: ClassVar[Literal["analysis", "transform"]] = "transform"
     keep_share: float = 0.5
     count: int = 1
     deep: bool = False
@@ -34,9 +33,8 @@ class EveryType(Pass):
 
 
 @dataclass(frozen=True)
-class Needs(Pass):
+class Needs(AnalysisPass):
     name: ClassVar[str] = "needs"
-    kind: ClassVar[Literal["analysis", "transform"]] = "analysis"
     keep: float
 
     def __post_init__(self) -> None:

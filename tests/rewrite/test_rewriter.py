@@ -10,6 +10,7 @@ from torch import nn
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.graph.notes import Note
 from otgraph.rewrite.rewriter import Rewriter
 
 
@@ -106,9 +107,9 @@ def test_inserted_node_keeps_arguments_and_metadata(graph: Graph) -> None:
 
 def test_annotations_are_no_edits_and_stay_off_the_original(graph: Graph) -> None:
     first = Rewriter(graph.copy())
-    first.annotate(node(first.graph, "relu"), "width", 3)
+    first.annotate(node(first.graph, "relu"), Note[int]("width"), 3)
     second = Rewriter(first.finish().copy())
-    second.annotate(node(second.graph, "relu"), "depth", 4)
+    second.annotate(node(second.graph, "relu"), Note[int]("depth"), 4)
     assert first.edits == second.edits == 0
     assert "otgraph" not in node(graph, "relu").meta
     assert node(first.graph, "relu").meta["otgraph"] == {"width": 3}

@@ -13,7 +13,6 @@ from otgraph.graph.onnx.tensors import ONNX_TYPES, TORCH_TYPES, to_torch
 
 _SCALARS = (AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING)
 _LISTS = (AttributeProto.FLOATS, AttributeProto.INTS, AttributeProto.STRINGS)
-SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _MADE_UP = {"Split": {"num_outputs"}, "ConstantOfShape": {"value", "dtype"}}
 """Keywords that restate something else of the node; see ``to_keywords``."""
 

@@ -14,10 +14,10 @@ from otgraph.graph.channelwise import plain_name
 from otgraph.graph.compose import LinearMap, add, linear_map
 from otgraph.graph.graph import Graph, label
 from otgraph.graph.pieces import Kind, Piece, Values
-from otgraph.graph.window import Window, add_windows, pointwise
 from otgraph.rewrite.linear.chains import Pieces
 from otgraph.rewrite.linear.composition import Composition, composition
 from otgraph.rewrite.linear.fusion import Fusion, needs_add, needs_pad, over_growth
+from otgraph.window import Window, add_windows, pointwise
 
 _SUMS = {"aten.add": 1.0, "aten.sub": -1.0, "onnx.Add": 1.0, "onnx.Sub": -1.0, "onnx.Sum": 1.0}
 """Operators that add two values, and the sign of the second."""

@@ -10,9 +10,9 @@ from torch import fx
 
 from otgraph.graph.graph import Graph
 from otgraph.graph.pieces import Kind, Piece, Values, read_piece
-from otgraph.graph.window import Window
 from otgraph.rewrite.linear.composition import Composition, composition
 from otgraph.rewrite.linear.fusion import Fusion, needs_add, needs_pad, over_growth
+from otgraph.window import Window
 
 Pieces = Mapping[fx.Node, Piece | str]
 """Every node that is a map; and, for others whose operator could be one, why they are none."""

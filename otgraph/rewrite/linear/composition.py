@@ -9,7 +9,7 @@ import torch
 
 from otgraph.graph.compose import Edge, LinearMap, compose, why_no_border
 from otgraph.graph.pieces import Piece
-from otgraph.graph.window import Window, compose_windows
+from otgraph.window import Window, compose_windows
 
 
 def composition(pieces: Sequence[Piece]) -> LinearMap:

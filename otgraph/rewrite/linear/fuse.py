@@ -10,7 +10,6 @@ from torch import fx
 
 from otgraph.graph.graph import label
 from otgraph.graph.pieces import Kind, Piece, Value
-from otgraph.graph.window import Pads
 from otgraph.rewrite.linear.branches import Limits, fuse_sum
 from otgraph.rewrite.linear.chains import Chain, Pieces, chains, read_pieces
 from otgraph.rewrite.linear.fusion import Accept, Fusion, accept_all, not_finite
@@ -18,6 +17,7 @@ from otgraph.rewrite.linear.identities import drop_identities
 from otgraph.rewrite.linear.place import place
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.rewrite.shapes import ValueInfo, value_infos
+from otgraph.window import Pads
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 

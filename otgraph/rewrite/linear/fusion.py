@@ -11,7 +11,7 @@ from torch import fx
 from otgraph.graph.affine import Affine
 from otgraph.graph.compose import LinearMap
 from otgraph.graph.graph import Graph, label
-from otgraph.graph.window import Window
+from otgraph.window import Window
 
 
 @dataclass(frozen=True, eq=False)

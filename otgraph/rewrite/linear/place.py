@@ -11,10 +11,9 @@ from otgraph.graph.affine import is_shared, lay_weight
 from otgraph.graph.graph import op_name
 from otgraph.graph.onnx.ops.arithmetic import Add
 from otgraph.graph.onnx.ops.shape import Pad
-from otgraph.graph.window import Pads
-from otgraph.repair.target import original_name
 from otgraph.rewrite.linear.fusion import Fusion, needs_add, needs_pad
 from otgraph.rewrite.rewriter import Rewriter
+from otgraph.window import Pads
 
 _CONVOLUTIONS = {1: torch.ops.aten.conv1d, 2: torch.ops.aten.conv2d, 3: torch.ops.aten.conv3d}
 
@@ -23,14 +22,13 @@ def place(rewriter: Rewriter, fusion: Fusion) -> fx.Node:
     """Make the edit that ``fusion`` describes.
 
     The host stays, under its name, and now reads the entry of the fusion. Its tensors keep their names unless
-    others read them too: then new ones are stored. What the last node carried of ``meta["otgraph"]`` goes to
-    the node that has the value now, and ``stands_for`` names the original's node that gave it.
+    others read them too: then new ones are stored. What the last node noted (``graph.notes``) goes to the
+    node that has the value now, which stands for it.
 
     Returns:
         The node that has the value of the fusion's last.
     """
     host, last = fusion.host.node, fusion.nodes[-1]
-    carried = {**last.meta.get("otgraph", {}), "stands_for": original_name(last)}
     weight, bias = _weight(rewriter, fusion), _bias(rewriter, fusion)
     source, pads = fusion.entry, fusion.window.padding
     if needs_pad(rewriter.graph, fusion.window, fusion.fill):
@@ -45,10 +43,9 @@ def place(rewriter: Rewriter, fusion: Fusion) -> fx.Node:
     else:
         _call_aten(rewriter, fusion, [source, weight, bias], pads)
     if last is not host:
-        host.meta.pop("otgraph", None)
+        rewriter.clear_notes(host)
         rewriter.replace(last, value)
-    for key, item in carried.items():
-        rewriter.annotate(value, key, item)
+    rewriter.inherit_notes(value, last)
     for node in reversed(fusion.nodes):
         if node is not host:
             _erase(rewriter, node, {fusion.entry, *fusion.nodes})

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from otgraph.data import Array, Data
-from otgraph.data_check import TensorSpec, check_data
-
-__all__ = ["Batch", "batch_size", "batches", "check_data", "first_feeds"]
+from otgraph.data_check import TensorSpec
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -25,9 +27,24 @@ class Window:
     dilation: tuple[int, ...] = ()
 
     @property
+    def axis(self) -> Literal[1, -1]:
+        """Where the channels lie: before the positions, or last where nothing slides."""
+        return 1 if self.kernel else -1
+
+    @property
     def extents(self) -> tuple[int, ...]:
         """Per axis the distance from the first tap to the last."""
         return tuple((k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def onnx_pads(self) -> tuple[int, ...]:
+        """The padding in ONNX's order: before every axis, then after."""
+        return (*(before for before, _ in self.padding), *(after for _, after in self.padding))
+
+    def positions(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The spatial sizes of the output for an input of spatial ``sizes``."""
+        axes = zip(sizes, self.extents, self.stride, self.padding, strict=True)
+        return tuple((size + sum(pads) - extent - 1) // step + 1 for size, extent, step, pads in axes)
 
     @property
     def weights(self) -> int:
