@@ -56,9 +56,9 @@ class Reading:
         """One line for people: what was decided, why, and what overrides it."""
         if self.task == "regression":
             other = "" if self.asked != "auto" else "; --task classifier reads them as class scores"
-            return f"regression, damage is relative L2: {self.why}{other}"
+            return f"regression, damage is relative L2; {self.why}{other}"
         other = "" if self.asked != "auto" else "; --task regression reads it as values"
-        return f"classifier of {self.classes} classes, damage is KL: {self.why}{other}"
+        return f"classifier of {self.classes} classes, damage is KL; {self.why}{other}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by field name."""
@@ -112,7 +112,7 @@ def read_outputs(
         why = "rows at positions are no distributions, and a feature map has that shape as well"
     if kind is None:
         return Reading("regression", task, f"{name}: {why}")
-    found = "as asked" if task == "classifier" else f"{name} looks like {kind}"
+    found = "as asked" if task == "classifier" else f"{name}: rows look like {kind}"
     return Reading("classifier", task, found, name, kind, rows.shape[1])
 
 

@@ -23,7 +23,7 @@ PIPELINES = {
     # are matched on few inputs: after least squares it seldom helps, and it walks both networks whole.
     "apply": (
         "reroute-channels,prune-channels,collapse-spans,linearize-activations,repair-least-squares,"
-        "repair-moments{inputs=64},fold-batch-norm,fuse-linear,cleanup"
+        "repair-moments{inputs=32},fold-batch-norm,fuse-linear,cleanup"
     ),
     # What a candidate's latency depends on, without the repairs, which change no shape.
     "trial": (

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 from otgraph.calibrate.activations import ActivationStatistics
-from otgraph.calibrate.depth import DEPTH, DepthOptions, SpanDepth, analyse_depth
+from otgraph.calibrate.depth import DEPTH, DepthAnalysis, DepthOptions, SpanDepth, analyse_depth
+from otgraph.calibrate.probing import probing
 from otgraph.calibrate.span_fit import FitOptions
 from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.depth import depth_of
+from otgraph.pricing.prices import edges_of, price
 from otgraph.rewrite.contract import AnalysisPass, Context
 from otgraph.rewrite.rewriter import Rewriter
+
+PRICED = 32
+"""Inputs that the outputs are looked at on."""
 
 
 @final
@@ -46,7 +52,8 @@ class AnnotateDepth(AnalysisPass):
 
     Remarks
         *analysis* per span: the held-out squared error of each kind of map over the energy of what it
-        reproduces (for a residual span the branch's update, else the exit less its mean), and how many
+        reproduces (for a residual span the branch's update, else the exit less its mean), by how much the
+        map by itself moves the outputs (relative L2, to first order, before any repair), and how many
         candidates were discarded; per activation: the share lost, and how often it is off, curved and on; of
         the whole: depth, candidates, seconds. *missed* where there are no inputs.
 
@@ -71,8 +78,12 @@ class AnnotateDepth(AnalysisPass):
             threshold=self.threshold,
             fit=FitOptions(inputs=self.inputs, seed=context.seed),
         )
-        found = analyse_depth(graph, analyse(graph), context.data, options)
+        axes = analyse(graph)
+        found = analyse_depth(graph, axes, context.data, options)
+        damages = _damages(rewriter, axes, context, found)
         for span in found.spans:
+            names = [collapse.name for collapse in span.collapses if collapse.name in damages]
+            span = replace(span, damages={name: damages[name] for name in names})
             _annotate(rewriter, span.span.exit, span)
             _remark_span(rewriter, span)
         for activation in found.activations:
@@ -91,6 +102,19 @@ class AnnotateDepth(AnalysisPass):
         )
 
 
+def _damages(rewriter: Rewriter, axes: AxisMap, context: Context, found: DepthAnalysis) -> dict[str, float]:
+    """What each fitted map does to the outputs by itself, to first order (squared relative L2)."""
+    fits = [fit for span in found.spans for fit in span.fits.values()]
+    if context.data is None or not fits:
+        return {}
+    graph = rewriter.graph
+    inputs = probing(graph, axes, context.data.take(PRICED, context.seed), "values", edges_of({}, fits))
+    prices = price(graph, {}, {}, fits, inputs, seed=context.seed)
+    for remark in prices.remarks:
+        rewriter.remark(remark.kind, remark.where, remark.message, **remark.metrics)
+    return {str(key): prices.of(key) for key in prices.effects}
+
+
 def _annotate(rewriter: Rewriter, name: str, value: SpanDepth | ActivationStatistics) -> None:
     node = next(node for node in rewriter.graph.module.graph.nodes if node.name == name)
     rewriter.annotate(node, DEPTH, {**(DEPTH.of(node) or {}), value.span.name: value})
@@ -102,6 +126,10 @@ def _remark_span(rewriter: Rewriter, span: SpanDepth) -> None:
         for kind in ("identity", "affine", "linear", "conv")
         if (fit := span.best(kind)) is not None
     }
+    for kind in ("identity", "affine", "linear", "conv"):
+        fit = span.best(kind)
+        if fit is not None and fit.collapse.name in span.damages:
+            figures[f"outputs_{kind}"] = round(span.damages[fit.collapse.name] ** 0.5, 4)
     text = (
         "error of each map in its place (1 = adding nothing)"
         if span.span.branch

@@ -22,7 +22,8 @@ class AnnotateWidth(AnalysisPass):
     What it does
         Streams first and second moments of what reads each dim over the calibration inputs, and computes
         nested channel sets for every k with their cost, by semi-relaxed optimal transport under the
-        re-routing cost (or by another criterion). The result is the note ``WIDTH``
+        re-routing cost (or by another criterion). The ground metric is pulled back from the outputs by a few
+        backward passes, so costs are damages there. The result is the note ``WIDTH``
         (``node.meta["otgraph"]["width"]``): dim name → ``Width``.
 
     When it applies
@@ -39,8 +40,9 @@ class AnnotateWidth(AnalysisPass):
         ['linear']
 
     Remarks
-        *analysis* per dim: its size, and the cost at three quarters, half and a quarter of it, relative to
-        dropping all. *missed* where there are no inputs, or where a dim could not be observed.
+        *analysis* per dim: its size, and what keeping three quarters, half and a quarter of it does to the
+        outputs, to first order (squared relative L2; where no gradient arrives, squared outputs of what
+        reads the dim). *missed* where there are no inputs, or where a dim could not be observed.
 
     Options
         ``criterion``: rerouting, cholesky, energy, magnitude, wasserstein, barycentre, intra-fusion or
@@ -64,13 +66,12 @@ class AnnotateWidth(AnalysisPass):
         for name, width in found.widths.items():
             node = writer_of(graph.module.graph, axes, name)
             rewriter.annotate(node, WIDTH, {**(WIDTH.of(node) or {}), name: width})
-            whole = float(width.curve.distortion[0]) or 1.0
             shares = {
-                f"d{q}": round(float(width.curve.distortion[width.size * q // 100]) / whole, 6)
+                f"d{q}": float(f"{float(width.curve.distortion[width.size * q // 100]):.4g}")
                 for q in (75, 50, 25)
             }
             rewriter.remark(
-                "analysis", name, "cost of keeping 75, 50, 25 % (1 = dropping all)", n=width.size, **shares
+                "analysis", name, "damage at the outputs of keeping 75, 50, 25 %", n=width.size, **shares
             )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from otgraph.calibrate.width import WIDTH, Width
 from otgraph.errors import PipelineError
-from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.legal import legalise
 from otgraph.graph.axes.name_pattern import allowed
@@ -76,7 +75,7 @@ class PruneChannels(TransformPass):
                 f"{self.name}: weight {half} is in float16, whose rounding hides what a cut does; cut the"
                 " float32 network, and run to-fp16 after it"
             )
-        axes = analyse(rewriter.graph)
+        axes = context.axes_of(rewriter.graph)
         if context.couplings:
             wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}
         else:

@@ -14,7 +14,6 @@ from otgraph.calibrate.batches import split_batches
 from otgraph.calibrate.means import collect_means
 from otgraph.calibrate.readers import Reader, find_readers
 from otgraph.graph.affine import Affine, is_shared, read_weight
-from otgraph.graph.axes.analysis import analyse
 from otgraph.graph.graph import Graph
 from otgraph.repair.target import norm_of
 from otgraph.rewrite.affine_edit import write_bias, write_weight
@@ -73,7 +72,7 @@ class RerouteChannels(TransformPass):
         if not context.couplings:
             rewriter.remark("missed", graph.name, "no plan that removes channels was given; see otgraph plan")
             return
-        found = find_readers(graph, analyse(graph))
+        found = find_readers(graph, context.axes_of(graph))
         cut = {
             dim: coupling for dim, coupling in context.couplings.items() if coupling.size > len(coupling.kept)
         }

@@ -196,7 +196,7 @@ def test_a_stated_task_is_what_everything_judges_by(graph: Graph, optimized: otg
     assert scores.audit.fidelity.classification is not None
     assert scores.audit.fidelity.task_asked == "classifier"
     assert scores.plan.pipeline.count("task=classifier") == 2
-    assert told == ["classifier of 5 classes, damage is KL: as asked"]
+    assert told == ["classifier of 5 classes, damage is KL; as asked"]
 
 
 def test_the_audit_names_no_temporary_file(optimized: otg.Optimized) -> None:

@@ -49,7 +49,7 @@ LAYERS: dict[str, set[str]] = {
     | {"graph", "calibrate", "rewrite", "plan", "load", "inspection", "optimize"}
     | {"engines", "latency", "audit", "device"},
     "cli": FOUNDATION | {"sample", "rewrite", "plan", "engines", "audit", "device", "api"},
-    "passes": FOUNDATION | {"transport", "graph", "calibrate", "repair", "rewrite", "precision"},
+    "passes": FOUNDATION | {"pricing", "transport", "graph", "calibrate", "repair", "rewrite", "precision"},
 }
 """Unit of otgraph → the units it may import besides itself. ``data*.py`` at the top are the unit ``data``."""
 ENGINES = {

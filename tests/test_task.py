@@ -194,13 +194,14 @@ def test_a_label_beside_the_scores_does_not_hide_them() -> None:
 
 def test_the_text_says_what_why_and_what_overrides_it() -> None:
     assert read(trained(10)).text == (
-        "classifier of 10 classes, damage is KL: y looks like logits; --task regression reads it as values"
+        "classifier of 10 classes, damage is KL; y: rows look like logits;"
+        " --task regression reads it as values"
     )
     assert read(normalised(draw(384))).text == (
-        "regression, damage is relative L2: y: rows have unit length, as embeddings have;"
+        "regression, damage is relative L2; y: rows have unit length, as embeddings have;"
         " --task classifier reads them as class scores"
     )
-    assert read(trained(10), task="classifier").text == "classifier of 10 classes, damage is KL: as asked"
+    assert read(trained(10), task="classifier").text == "classifier of 10 classes, damage is KL; as asked"
 
 
 def test_the_embedded_classifier_is_one_on_both_sides() -> None:

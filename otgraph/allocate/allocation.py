@@ -122,7 +122,8 @@ def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMIT
         solution = _least_time_together(problem, problem.effects, limit, start, limits)
         return _allocation(problem, solution, problem.time(solution.choice))
     if problem.damage(start) > raised(limit, TOLERANCE):
-        start = least_damage(problem, problem.prices, Caps(), start, limits, Relaxation(problem)).choice
+        relaxation = Relaxation(problem, Caps())
+        start = least_damage(problem, problem.prices, Caps(), start, limits, relaxation).choice
     _check_reached(problem.damage(start), limit)
     cuts = [(problem.prices, limit)]
     relaxation = Relaxation(problem)
@@ -142,7 +143,8 @@ def _least_time_together(
         walk = walk.at_choice(plain_start(problem, limit, start, limits))
     meet_limit(walk, limit)
     if walk.damage > raised(limit, TOLERANCE):
-        least = least_damage_together(problem, effects, Caps(), start, limits, Relaxation(problem))
+        relaxation = Relaxation(problem, Caps())
+        least = least_damage_together(problem, effects, Caps(), start, limits, relaxation)
         walk = walk.at_choice(least.choice)
     _check_reached(walk.damage, limit)
     return least_time_together(problem, effects, limit, walk, limits, Relaxation(problem))

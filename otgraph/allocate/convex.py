@@ -9,6 +9,7 @@ the plain sum.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -19,7 +20,7 @@ from otgraph.allocate.cp_sat import Limits, Solution
 from otgraph.allocate.exact import CLOSED, least_damage, least_time
 from otgraph.allocate.greedy import meet_budget, meet_limit
 from otgraph.allocate.interaction import Effects
-from otgraph.allocate.local_search import lessen_damage, lessen_time
+from otgraph.allocate.local_search import by_worth, lessen_damage, lessen_time
 from otgraph.allocate.problem import TOLERANCE, Caps, Problem, raised
 from otgraph.allocate.relaxation import Relaxation, Relaxed
 from otgraph.allocate.tangents import Floats, Tangents
@@ -34,6 +35,12 @@ LEAST_RISE, PATIENCE = 0.002, 3
 AROUND = 4
 """So many times the damage is made linear around the best choice, at most."""
 
+TAKEN = 4
+"""So many options are taken for a try where local search has ended; those that are taken are all given up."""
+
+NEAR = 1.05
+"""Pairs of moves are only looked at where single ones have come this near to the best choice."""
+
 PLAIN = 0.1
 """The share of the effort that the plain sum may take; what it finds is only where the search starts."""
 
@@ -46,9 +53,7 @@ def least_damage_together(
     plain = replace(limits, effort=PLAIN * limits.effort)
     first = least_damage(problem, problem.prices, caps, start, plain, relaxation)
     search = _LeastDamage(problem, effects, caps, first.choice, relaxation)
-    search.bound_from_below()
-    search.go_around()
-    return search.solution()
+    return search.run()
 
 
 def least_time_together(
@@ -57,9 +62,7 @@ def least_time_together(
     """Low time with a damage of at most ``limit``, from where ``walk`` stands, which keeps it, and a lower
     bound. ``relaxation``: of the problem."""
     search = _LeastTime(problem, effects, limit, walk, relaxation)
-    search.bound_from_below()
-    search.go_around()
-    return search.solution()
+    return search.run()
 
 
 def plain_start(problem: Problem, limit: float, start: Choice, limits: Limits) -> Choice:
@@ -87,23 +90,54 @@ class _Search(ABC):
         """Whether that keeps the limit."""
 
     @abstractmethod
-    def lessen(self, walk: Walk) -> None:
+    def lessen(self, walk: Walk, *, pairs: bool = True) -> None:
         """Local search."""
 
     @abstractmethod
     def meet(self, walk: Walk) -> None:
         """Go to where the limit is kept."""
 
+    @abstractmethod
+    def bound_from_below(self) -> None:
+        """Minimize over the relaxation, for the bound and for where to search from."""
+
+    @abstractmethod
+    def go_around(self) -> None:
+        """Make the damage linear around the best choice until that finds nothing better."""
+
+    def run(self) -> Solution:
+        """All of it."""
+        self.bound_from_below()
+        self.go_around()
+        for _ in range(AROUND):
+            if self.closed or not self.turn_options():
+                break
+            self.go_around()
+        status: Literal["optimal", "feasible"] = "optimal" if self.closed else "feasible"
+        return Solution(self.best.choice(), self.bound, status)
+
+    def turn_options(self) -> bool:
+        """Give up an option for good and make up for that elsewhere, and search from there; the same with
+        taking some of the others, the cheapest. Whether one of them led to something better."""
+        base, before = self.best, self.value(self.best)
+        order = by_worth(base)
+        others = [option for option in order if not base.chosen[option]]
+        for option in [*(option for option in order if base.chosen[option]), *others[:TAKEN]]:
+            walk = copy.copy(base)
+            walk.move_option(option)
+            walk.hold([option])
+            self.meet(walk)
+            self.lessen(walk, pairs=False)
+            walk.hold([])
+            if self.allowed(walk) and self.value(walk) <= NEAR * self.value(self.best):
+                self.search_from(walk)
+        return self.value(self.best) < before
+
     @property
     def closed(self) -> bool:
         """Whether the bound proves the best choice."""
         found = math.isfinite(self.bound)
         return found and self.value(self.best) - self.bound <= CLOSED * abs(self.bound)
-
-    def solution(self) -> Solution:
-        """What was found."""
-        status: Literal["optimal", "feasible"] = "optimal" if self.closed else "feasible"
-        return Solution(self.best.choice(), self.bound, status)
 
     def rounded(self, relaxed: Relaxed) -> Walk:
         """The choice nearest to a solution of the relaxation that keeps the limit, as far as that is
@@ -145,8 +179,8 @@ class _LeastDamage(_Search):
     def allowed(self, walk: Walk) -> bool:
         return self.problem.within(walk.choice(), self.caps)
 
-    def lessen(self, walk: Walk) -> None:
-        lessen_damage(walk, self.caps)
+    def lessen(self, walk: Walk, *, pairs: bool = True) -> None:
+        lessen_damage(walk, self.caps, pairs=pairs)
 
     def meet(self, walk: Walk) -> None:
         meet_budget(walk, self.caps)
@@ -172,7 +206,6 @@ class _LeastDamage(_Search):
         self.search_from_best(found)
 
     def go_around(self) -> None:
-        """Make the damage linear around the best choice until that finds nothing better."""
         for _ in range(AROUND):
             prices = self.tangents.around(self.best)
             relaxed = self.relaxation.minimize(self.relaxation.damage(prices))
@@ -196,8 +229,8 @@ class _LeastTime(_Search):
     def allowed(self, walk: Walk) -> bool:
         return walk.damage <= raised(self.limit, TOLERANCE)
 
-    def lessen(self, walk: Walk) -> None:
-        lessen_time(walk, raised(self.limit, TOLERANCE / 2))
+    def lessen(self, walk: Walk, *, pairs: bool = True) -> None:
+        lessen_time(walk, raised(self.limit, TOLERANCE / 2), pairs=pairs)
 
     def meet(self, walk: Walk) -> None:
         meet_limit(walk, self.limit)
@@ -226,7 +259,6 @@ class _LeastTime(_Search):
         self.relaxation.hold_cuts([(self.tangents.at(point), self.limit)])
 
     def go_around(self) -> None:
-        """Make the damage linear around the best choice until that finds nothing better."""
         for _ in range(AROUND):
             prices = self.tangents.around(self.best)
             here = self.problem.priced(self.best.choice(), prices)

@@ -60,7 +60,7 @@ def _down(walk: Walk, limit: float, layers: int | None = None) -> bool:
     fits = np.isfinite(harm) & ((saved > least) | ((saved > 0) & narrower)) & (damage + harm <= limit)
     gains = np.where(fits, saved / np.maximum(harm, 1e-100), -np.inf)
     saved, harm = walk.saved_by_options(), walk.harm_of_options()
-    fits = (saved > least) & (damage + harm <= limit) & short_enough(walk, layers)
+    fits = np.isfinite(harm) & (saved > least) & (damage + harm <= limit) & short_enough(walk, layers)
     return _move(walk, gains, np.where(fits, saved / np.maximum(harm, 1e-100), -np.inf))
 
 

@@ -37,24 +37,25 @@ class Goal:
     layers: int | None
 
 
-def lessen_damage(walk: Walk, caps: Caps) -> None:
-    """Lower the damage where ``walk`` stands, within ``caps`` (or where it is beyond them, no further)."""
+def lessen_damage(walk: Walk, caps: Caps, *, pairs: bool = True) -> None:
+    """Lower the damage where ``walk`` stands, within ``caps`` (or where it is beyond them, no further), by
+    single moves and, if wanted, ``pairs`` of them."""
 
     def descend() -> bool:
-        most, time, least = max(caps.time, walk.time), walk.time, LEAST_GAIN * walk.damage
+        most, time, least = max(caps.time, walk.time), walk.time, LEAST_GAIN * abs(walk.damage)
 
         def score(saved: Floats, harm: Floats) -> Floats:
             return np.where((time - saved <= most) & (harm < -least), -harm, -np.inf)
 
         layers = None if caps.layers is None else max(caps.layers, walk.layers())
-        return _moved(walk, Goal(score, layers))
+        return _moved(walk, Goal(score, layers), pairs=pairs)
 
     _repeat(descend)
 
 
-def lessen_time(walk: Walk, limit: float, layers: int | None = None) -> None:
+def lessen_time(walk: Walk, limit: float, layers: int | None = None, *, pairs: bool = True) -> None:
     """Lower the time where ``walk`` stands, the damage at most ``limit`` and the longest path at most
-    ``layers`` (or no higher, where they are above that)."""
+    ``layers`` (or no higher, where they are above that), by single moves and, if wanted, ``pairs``."""
 
     def descend() -> bool:
         # finite, for a level that a dim has not does infinite damage
@@ -64,7 +65,8 @@ def lessen_time(walk: Walk, limit: float, layers: int | None = None) -> None:
         def score(saved: Floats, harm: Floats) -> Floats:
             return np.where((damage + harm <= most) & (saved > least), saved, -np.inf)
 
-        return _moved(walk, Goal(score, None if layers is None else max(layers, walk.layers())))
+        most_layers = None if layers is None else max(layers, walk.layers())
+        return _moved(walk, Goal(score, most_layers), pairs=pairs)
 
     _repeat(descend)
 
@@ -75,9 +77,9 @@ def _repeat(descend: Callable[[], bool]) -> None:
             break
 
 
-def _moved(walk: Walk, goal: Goal) -> bool:
-    """Make the best single move, or else the best pair; False when there is none."""
-    for moves in (_single, _two_dims, _option_first):
+def _moved(walk: Walk, goal: Goal, *, pairs: bool) -> bool:
+    """Make the best single move, or else the best of the ``pairs``; False when there is none."""
+    for moves in (_single, _two_dims, _option_first) if pairs else (_single,):
         best = max(moves(walk, goal), key=lambda found: found[0], default=None)
         if best is not None:
             for move in best[1]:
@@ -134,10 +136,18 @@ def _two_dims(walk: Walk, goal: Goal) -> Iterator[Found]:
 def _option_first(walk: Walk, goal: Goal) -> Iterator[Found]:
     """The best moves after each of the options, those first that are the cheapest way of saving time."""
     saved, harm = walk.saved_by_options(), walk.harm_of_options()
+    for option in by_worth(walk)[:FIRST_OPTIONS]:
+        after = copy.copy(walk)
+        after.move_option(option)
+        for gain, moves in _single(after, goal, float(saved[option]), float(harm[option])):
+            yield gain, (option, *moves)
+
+
+def by_worth(walk: Walk) -> list[int]:
+    """The options that may be moved, those first that are cheapest: by the damage their move adds less what
+    the time that it saves is worth, as time is paid for where ``walk`` stands."""
     full = walk.problem.time(walk.problem.full())
     worth = walk.damage / (full - walk.time) if full > walk.time else 0.0
-    for option in np.argsort(harm - worth * saved, kind="stable")[:FIRST_OPTIONS]:
-        after = copy.copy(walk)
-        after.move_option(int(option))
-        for gain, moves in _single(after, goal, float(saved[option]), float(harm[option])):
-            yield gain, (int(option), *moves)
+    harm = walk.harm_of_options()
+    order = np.argsort(harm - worth * walk.saved_by_options(), kind="stable")
+    return [int(option) for option in order if np.isfinite(harm[option])]

@@ -185,10 +185,8 @@ class Relaxation:
                 least += term.coefficient * math.prod(widths[each][-1] for each in term.dims)
         if scope is problem.scopes[0]:
             return parts, least
-        columns, value, offset = active
-        return [*parts, (columns, np.full(len(columns), value * (scope.constant + least)))], offset * (
-            scope.constant + least
-        )
+        (columns, value, offset), least = active, least + scope.constant
+        return [*parts, (columns, np.full(len(columns), value * least))], offset * least
 
     def _active(self, scope: Scope) -> tuple[Integers, float, float]:
         """Whether a scope counts: columns, their coefficient, and a constant."""
@@ -243,9 +241,11 @@ class Relaxation:
             if limit < math.inf:
                 self.hold(self.damage(prices), raised(limit, TOLERANCE))
 
-    def hold(self, form: Linear, limit: float) -> int:
-        """Add ``form ≤ limit``; the row's number."""
+    def hold(self, form: Linear, limit: float) -> int | None:
+        """Add ``form ≤ limit``; the row's number, None where nothing can change the form."""
         columns = np.flatnonzero(form.coefficients)
+        if not len(columns):
+            return None
         scale = max(float(np.abs(form.coefficients).max(initial=0.0)), sys.float_info.min)
         values = form.coefficients[columns] / scale
         high = (limit - form.constant) / scale
@@ -254,8 +254,10 @@ class Relaxation:
             self.solver.add(columns, values, high)
         return len(self.rows.high) - 1
 
-    def release(self, row: int) -> None:
+    def release(self, row: int | None) -> None:
         """Take back what ``hold`` added."""
+        if row is None:
+            return
         self.rows.high[row] = math.inf
         if self.solver is not None:
             self.solver.release(row)
@@ -335,9 +337,9 @@ class _Solver:
             return None
         values = np.array([variable.solution_value() for variable in self.variables[: self.main]], np.float64)
         duals = np.array([constraint.dual_value() for constraint in self.constraints], np.float64)
-        return values, *self._proved(objective, duals)
+        return values, *self.proved(objective, duals)
 
-    def _proved(self, objective: Floats, duals: Floats) -> tuple[float, Floats]:
+    def proved(self, objective: Floats, duals: Floats) -> tuple[float, Floats]:
         """The bound that ``duals`` prove, less what rounding may have added, and the reduced costs."""
         sides = np.where(duals > 0, self.low, self.high)
         duals = np.where(np.isfinite(sides), duals, 0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +50,14 @@ class Walk:
         self._options()
         self._terms()
         self._tables(most)
+        self.held = np.zeros(len(problem.options), np.bool_)
         self._choose(np.zeros(len(problem.options), np.bool_))
         self._stand()
+
+    def hold(self, options: Collection[int]) -> None:
+        """Let no move change ``options``, and any move all others."""
+        self.held = np.zeros(len(self.chosen), np.bool_)
+        self.held[list(options)] = True
 
     def at_choice(self, choice: Choice) -> Walk:
         """The same walk, standing at ``choice``."""
@@ -189,7 +196,8 @@ class Walk:
         return (self.active.astype(np.float64) - self.active_moved) @ self.totals
 
     def harm_of_options(self) -> Floats:
-        """The damage added by each move of an option, shape (options,)."""
+        """The damage added by each move of an option, shape (options,); infinite for those that would change
+        one that is held."""
         here = self.damages[self.rows, self.at]
         change = self.absorbed.astype(np.float64) - self.absorbed_moved
         taken = self.moved.astype(np.float64) - self.chosen
@@ -199,6 +207,7 @@ class Walk:
             squares = change @ self.squares + taken @ self.effects.option_squares
             together = 2 * steps @ self.sum(self.effects) + np.square(steps).sum(1) - squares
             harms += self.effects.weight * together
+        harms[((self.moved != self.chosen) & self.held).any(1)] = np.inf
         return harms
 
     def layers(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from otgraph.audit.economy import Optimisation, break_even
-from otgraph.audit.fidelity import Fidelity, fidelity, look, pooled
+from otgraph.audit.fidelity import Fidelity, fidelity, look
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_threshold
 from otgraph.audit.structure import structure
@@ -104,7 +104,8 @@ def audit(
 
 def compare_outputs(
     a: Path,
-    parts: Sequence[tuple[Path, ModelData]],
+    b: Path,
+    data: ModelData,
     reading: Reading | None,
     *,
     engine: str,
@@ -112,15 +113,13 @@ def compare_outputs(
     metric: str | None = None,
     seed: int = 0,
 ) -> Fidelity:
-    """The fidelity of several files, each to ``a`` and on data of its own, as one; nothing is timed.
+    """The fidelity of ``b`` to ``a`` on ``data``; nothing is timed.
 
     Raises as ``audit`` does.
     """
     metric_function = None if metric is None else load_metric(metric)
-    runner = engine_for(a, engine)
-    session = runner.load(a, threads=threads)
-    pairs = [(session, runner.load(b, threads=threads), data) for b, data in parts]
-    return pooled(pairs, metric_function, metric or "", reading, seed)
+    session_a, session_b = (engine_for(path, engine).load(path, threads=threads) for path in (a, b))
+    return fidelity(session_a, session_b, data, metric_function, metric or "", reading, seed)
 
 
 def _check_inputs(a: Path, b: Path, session_a: Session, session_b: Session) -> None:

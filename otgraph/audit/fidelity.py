@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from otgraph.audit.classify import Classification, ClassTally
-from otgraph.audit.intervals import Floats, Interval, at_least_zero, intervals
+from otgraph.audit.intervals import Floats, Interval, at_least_zero, intervals, kin, share_interval
 from otgraph.audit.metric import Metric, MetricResult, evaluate
 from otgraph.data import Array, Data
 from otgraph.data_check import TensorSpec
-from otgraph.engines.engine import Session
 from otgraph.engines.feeds import Batch, batches
 from otgraph.errors import ModelError
 from otgraph.task import LOOKED_AT, Reading, Task, may_be_scores, read_outputs
@@ -21,6 +20,18 @@ from otgraph.task import LOOKED_AT, Reading, Task, may_be_scores, read_outputs
 Source = Literal["data", "fitted", "held-out", "cross-fitted"]
 """What samples are to B: data that were given to compare on, those it was fitted on, or calibration inputs
 that were kept apart: from B itself, or in turn from refits of it."""
+
+
+class Network(Protocol):
+    """What can be run: a session of an engine, or anything that does as one does."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class OutputFidelity:
     non_finite: int
     relative_l2_interval: Interval | None = None
     cosine_interval: Interval | None = None
+    equal_interval: Interval | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by field name."""
@@ -90,7 +102,10 @@ class Fidelity:
         if self.classification is not None:
             return self.classification.kl_interval
         worst = max(self.outputs, key=_drift, default=None)
-        return None if worst is None else worst.relative_l2_interval
+        if worst is None or worst.relative_l2 is not None or worst.equal_interval is None:
+            return None if worst is None else worst.relative_l2_interval
+        low, high = worst.equal_interval
+        return 1 - high, 1 - low
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values by field name, ``drift`` included."""
@@ -114,7 +129,7 @@ def _drift(output: OutputFidelity) -> float:
 
 
 def look(
-    session: Session, data: Data, task: Task = "auto", specs: Sequence[TensorSpec] | None = None
+    session: Network, data: Data, task: Task = "auto", specs: Sequence[TensorSpec] | None = None
 ) -> Reading:
     """Run ``session`` on some inputs drawn from all of ``data``, and read what comes out.
 
@@ -135,8 +150,8 @@ def look(
 
 
 def fidelity(
-    a: Session,
-    b: Session,
+    a: Network,
+    b: Network,
     data: Data,
     metric: Metric | None,
     metric_name: str,
@@ -152,13 +167,13 @@ def fidelity(
 
 
 def pooled(
-    parts: Sequence[tuple[Session, Session, Data]],
+    parts: Sequence[tuple[Network, Network, Data]],
     metric: Metric | None,
     metric_name: str,
     reading: Reading | None = None,
     seed: int = 0,
 ) -> Fidelity:
-    """As ``fidelity``, over several pairs of sessions, each on its own part of the data, in their order."""
+    """As ``fidelity``, over several pairs of networks, each on its own part of the data, in their order."""
     first, other, data = parts[0]
     specs = (*first.inputs, *other.inputs)
     if reading is None:
@@ -192,7 +207,7 @@ def pooled(
     )
 
 
-def paired_outputs(a: Session, b: Session) -> dict[str, str]:
+def paired_outputs(a: Network, b: Network) -> dict[str, str]:
     """A's output names → B's: by name, or by position when the names differ (exporters rename)."""
     names_a, names_b = [spec.name for spec in a.outputs], [spec.name for spec in b.outputs]
     if len(names_a) != len(names_b):
@@ -203,7 +218,7 @@ def paired_outputs(a: Session, b: Session) -> dict[str, str]:
     return dict(zip(names_a, names_b, strict=True))
 
 
-def _run(session: Session, batch: Batch) -> dict[str, Array]:
+def _run(session: Network, batch: Batch) -> dict[str, Array]:
     return {name: batch.real(array) for name, array in session.run(batch.feeds).items()}
 
 
@@ -228,16 +243,17 @@ class _Tally:
     def __init__(self) -> None:
         self._sums: list[Floats] = []
         self._max = 0.0
-        self._equal = self._elements = self._non_finite = 0
+        self._equal: list[Floats] = []
+        self._non_finite = 0
         self._float = False
 
     def add(self, a: Array, b: Array, samples: int) -> None:
-        self._equal += int((a == b).sum())
-        self._elements += a.size
+        rows = samples if a.shape[:1] == (samples,) else 1
+        same = np.asarray(a == b, np.float64).reshape(rows, -1)
+        self._equal.append(np.stack([same.sum(1), np.full(rows, same.shape[1], np.float64)], 1))
         if a.dtype.kind != "f" or b.dtype.kind != "f":
             return
         self._float = True
-        rows = samples if a.shape[:1] == (samples,) else 1
         x: Floats = np.asarray(a, np.float64).reshape(rows, -1)
         y: Floats = np.asarray(b, np.float64).reshape(rows, -1)
         finite = np.isfinite(x) & np.isfinite(y)
@@ -249,9 +265,12 @@ class _Tally:
         self._max = max(self._max, float(np.abs(gap).max(initial=0)))
 
     def result(self, name: str, seed: int) -> OutputFidelity:
-        equal = self._equal / max(self._elements, 1)
+        counts = np.concatenate(self._equal)
+        equal = float(counts[:, 0].sum() / max(counts[:, 1].sum(), 1))
         if not self._float:
-            return OutputFidelity(name, None, None, None, equal, 0)
+            found = intervals(counts, {"equal": _share}, seed)["equal"]
+            between = share_interval(found, equal, len(counts), kin(counts[:, 0]))
+            return OutputFidelity(name, None, None, None, equal, 0, equal_interval=between)
         sums = np.concatenate(self._sums)
         relative, cosine = float(_relative(sums.sum(0))), float(_cosine(sums.sum(0)))
         found = intervals(sums, {"relative": _relative, "cosine": _cosine}, seed)
@@ -265,6 +284,11 @@ class _Tally:
             relative_l2_interval=at_least_zero(found["relative"]),
             cosine_interval=_within_one(found["cosine"]),
         )
+
+
+def _share(sums: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[..., 0] / sums[..., 1]
 
 
 def _relative(sums: Floats) -> Floats:

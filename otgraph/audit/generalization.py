@@ -35,11 +35,11 @@ class Generalization:
     @property
     def large(self) -> bool:
         """Unseen inputs fare worse than chance explains, and by enough to matter: the interval of the unseen
-        figure lies beyond the fitted one, and their ratio beyond ``RATIO``."""
-        interval = self.unseen.drift_interval
-        if interval is None or self.ratio is None:
+        figure lies beyond that of the fitted one, and their ratio beyond ``RATIO``."""
+        fitted, unseen = self.fitted.drift_interval, self.unseen.drift_interval
+        if fitted is None or unseen is None or self.ratio is None:
             return False
-        return interval[0] > self.fitted.drift and self.ratio > RATIO
+        return unseen[0] > fitted[1] and self.ratio > RATIO
 
     @property
     def advice(self) -> str:

@@ -104,7 +104,8 @@ def fidelity_lines(found: Fidelity) -> list[tuple[str, str]]:
         lines.append((f"{found.metric.name}, A → B", f"{found.metric.a:.6g} → {found.metric.b:.6g}"))
     for output in found.outputs:
         if output.relative_l2 is None:
-            lines.append((f"{output.name}: equal elements", share(output.equal)))
+            between = _between(output.equal_interval, percent)
+            lines.append((f"{output.name}: equal elements", f"{share(output.equal)}{between}"))
             continue
         cosine = "–" if output.cosine is None else f"{output.cosine:.5f}"
         cosine += _between(output.cosine_interval, "{:.5f}".format)

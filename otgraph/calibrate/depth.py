@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -30,12 +30,15 @@ class SpanDepth:
     """One span with its candidates.
 
     ``fits``: by the names of the collapses; those that were ``screened`` out have none.
+    ``damages``: what each does to the outputs by itself, to first order and unrepaired, where that was asked
+    for.
     """
 
     span: Span
     collapses: tuple[Collapse, ...]
     fits: Mapping[str, SpanFit]
     screened: Mapping[str, Screened]
+    damages: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SpanDepth:
         return self  # a value; copies of a graph share it
@@ -66,6 +69,7 @@ class SpanDepth:
                     "seconds": None if fit is None else round(fit.seconds, 4),
                     "bound": None if bound is None else bound.bound,
                     "discarded": bound is not None and bound.discarded,
+                    "damage": self.damages.get(collapse.name),
                 }
             )
         return {

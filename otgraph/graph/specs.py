@@ -7,15 +7,17 @@ import torch
 from otgraph.data import Data
 from otgraph.data_check import TensorSpec
 from otgraph.data_model import ModelData
-from otgraph.graph.graph import Graph
+from otgraph.graph.graph import Graph, Port
 
 
 def input_specs(graph: Graph) -> tuple[TensorSpec, ...]:
     """One spec per input, in call order."""
-    return tuple(
-        TensorSpec(port.name, torch.empty(0, dtype=port.dtype).numpy().dtype, port.shape)
-        for port in graph.signature.inputs
-    )
+    return tuple(map(_spec, graph.signature.inputs))
+
+
+def output_specs(graph: Graph) -> tuple[TensorSpec, ...]:
+    """One spec per output, in the order they are returned."""
+    return tuple(map(_spec, graph.signature.outputs))
 
 
 def bind(data: Data, graph: Graph) -> ModelData:
@@ -25,3 +27,7 @@ def bind(data: Data, graph: Graph) -> ModelData:
         DataError: they do not fit: an array is missing, empty, of another type or shape, or holds NaN.
     """
     return ModelData.of(data, input_specs(graph))
+
+
+def _spec(port: Port) -> TensorSpec:
+    return TensorSpec(port.name, torch.empty(0, dtype=port.dtype).numpy().dtype, port.shape)

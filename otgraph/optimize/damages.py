@@ -24,14 +24,14 @@ Vector = npt.NDArray[np.float64]
 TRIALS = 12
 """So many candidates are tried at first."""
 
-MOST_TRIALS = 36
+MOST_TRIALS = 27
 """And so many at most, where they cost little."""
 
 EFFORT = 300e9
 """Multiply-accumulates that all trials of single candidates may take together, beyond the first."""
 
 RESIDUAL = 0.5
-"""While trials are off by more than this (standard deviation of their logarithm) from what the others say of
+"""Where trials are off by more than this (standard deviation of their logarithm) from what the others say of
 them, more are made."""
 
 MILD = 0.3
@@ -134,22 +134,30 @@ def subjects_of(
 
 
 def heal(damages: Damages, trial: Trial, settings: Settings) -> Damages:
-    """Trials of candidates that are spread over place, size and kind; more while the residual asks for it."""
+    """Trials of candidates that are spread over place, size and kind."""
     pool = {
         str(at): (key, subject)
         for at, (key, subject) in enumerate(damages.subjects.items())
         if 1e-6 < subject.price * math.exp(damages.healing.of([subject])[0][0]) <= MILD
     }
-    while pool:
-        room = TRIALS if not damages.tried else min(TRIALS // 2, allowed(trial) - len(damages.tried))
-        known = [damages.subjects[key] for key in damages.tried if key in damages.subjects]
-        left = {name: subject for name, (key, subject) in pool.items() if key not in damages.tried}
-        names = spread(left, max(room, 0), known)
-        for number, name in enumerate(names, 1):
-            settings.progress(f"trying {_title(pool[name][0])} ({number} of {len(names)})")
-            damages = damages.trying(trial, [pool[name][0]])
-        if not names or damages.healing.residual() <= RESIDUAL:
-            break
+    names = spread({name: subject for name, (_, subject) in pool.items()}, TRIALS)
+    for number, name in enumerate(names, 1):
+        settings.progress(f"trying {_title(pool[name][0])} ({number} of {len(names)})")
+        damages = damages.trying(trial, [pool[name][0]])
+    return damages
+
+
+def refine(damages: Damages, choice: Choice, trial: Trial, settings: Settings) -> Damages:
+    """Trials of the parts of ``choice``, the least certain of what does most first: as many as are worth
+    their time while trials contradict each other, else a few."""
+    left = allowed(trial) - len(damages.tried)
+    count = left if damages.healing.residual() > RESIDUAL else min(left, TRIALS // 4)
+    healed, deviations = damages.healed()
+    parts = [key for key in parts_of(choice) if key in damages.subjects and key not in damages.tried]
+    parts.sort(key=lambda key: -healed[key] * deviations[key])
+    for number, key in enumerate(parts[: max(count, 0)], 1):
+        settings.progress(f"trying {_title(key)} ({number} of {min(count, len(parts))})")
+        damages = damages.trying(trial, [key])
     return damages
 
 

@@ -44,7 +44,11 @@ class PlanBuilder:
         """The network of ``choice`` without repairs and with blank maps: numbers do not matter to the
         clock."""
         steps = parse_pipeline(with_apart(load_pipelines()["trial"], self.apart))
-        return PassManager(steps, on_failure="undo").run(self.found.graph, self._context(choice)).graph
+        return (
+            PassManager(steps, on_failure="undo", checked=False)
+            .run(self.found.graph, self._context(choice))
+            .graph
+        )
 
     def judge_fusions(self, choice: Choice, clock: Clock) -> FusionClock:
         """Time each fusion that changes the shape of what it leaves; those are kept apart that are not
@@ -59,6 +63,7 @@ class PlanBuilder:
             couplings=self.found.couplings(choice.widths),
             collapses=tuple(self.proposals[name].collapse for name in choice.options),
             seed=self.settings.seed,
+            axes=self.found.axes,
         )
 
     def applied(self, choice: Choice) -> Graph:

@@ -23,6 +23,7 @@ from otgraph.optimize.damages import (
     heal,
     interaction_weight,
     problem_of,
+    refine,
     subjects_of,
 )
 from otgraph.optimize.exports import Exports
@@ -59,7 +60,7 @@ from otgraph.rewrite.collapse import describe
 SETTLED = 6
 """So many candidates make the choice that the ridge of trials is settled on."""
 
-MOST_WHOLES = 12
+MOST_WHOLES = 9
 """So many choices are tried whole at most: fewer where a trial costs much (``allowed``)."""
 
 
@@ -115,11 +116,12 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     market = find_market(found, settings, times, original_ms)
     trial = make_trial(found, market.proposals, settings)
     damages = expected_damages(found, market, trial, settings)
-    problem = _problem(found, market, damages, settings)
+    problem = _problem(found, market, replace(damages, weight=0.0), settings)
     builder = PlanBuilder(
         found, settings, clock.describe(), {proposal.name: proposal for proposal in market.proposals}
     )
-    bench = _Deciding(found, market, trial, settings, damages).workbench(builder, clock)
+    deciding = _Deciding(found, market, trial, settings, damages, damages.weight)
+    bench = deciding.workbench(builder, clock)
     outcome = _settled(found, problem, original_ms, bench, builder, trial)
     settings.progress("judging fusions")
     judge = builder.judge_fusions(outcome.best.choice, clock)
@@ -276,6 +278,7 @@ class _Deciding:
     trial: Trial
     settings: Settings
     damages: Damages
+    weight: float
     known: set[str] = field(default_factory=set[str])
 
     def workbench(self, builder: PlanBuilder, clock: Clock) -> Workbench:
@@ -291,15 +294,25 @@ class _Deciding:
 
         return Workbench(build, clock, self.trial.damage, self.learned, wholes, self.settings)
 
-    def learned(self, choice: Choice, damage: float, seed: int | None) -> Problem:
-        """The problem once ``choice`` was found to do ``damage``."""
+    def learned(self, choice: Choice, damage: float, number: int) -> Problem:
+        """The problem once ``choice`` was found to do ``damage``: by turns as expected, with interactions,
+        and as it may well be.
+
+        Interactions come second: they foretell random plans better than sums of prices, but a search finds
+        the plans whose effects cancel on the few inputs that prices are made on.
+        """
         key = choice.key({name: width.size for name, width in self.found.widths.items()})
         if key not in self.known:
             self.known.add(key)
-            expected = _problem(self.found, self.market, self.damages, self.settings).damage(choice)
+            plain = replace(self.damages, weight=0.0)
+            expected = _problem(self.found, self.market, plain, self.settings).damage(choice)
             self.damages = self.damages.learning(choice, expected, damage)
-        drawn = None if seed is None else 1000 * self.settings.seed + seed
-        return _problem(self.found, self.market, replace(self.damages, drawn=drawn), self.settings)
+        if number == 0:
+            self.damages = refine(self.damages, choice, self.trial, self.settings)
+        drawn = 1000 * self.settings.seed + number if number % 2 else None
+        weight = self.weight if number % 3 == 2 else 0.0
+        damages = replace(self.damages, drawn=drawn, weight=weight)
+        return _problem(self.found, self.market, damages, self.settings)
 
 
 def _settled(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from otgraph.audit.compare import audit, compare_outputs
-from otgraph.audit.fidelity import Fidelity, Source
+from otgraph.audit.fidelity import Fidelity, Source, pooled
 from otgraph.audit.generalization import Generalization
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Audit
@@ -18,6 +18,7 @@ from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
 from otgraph.optimize.exports import Exports
+from otgraph.optimize.graph_network import GraphNetwork
 from otgraph.optimize.planner import make_plan
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.task import decided
@@ -151,7 +152,7 @@ class _Judge:
         if shown is None:
             fitted = replace(found.fidelity, source="fitted")
         else:
-            fitted = self._fidelity(a, [(b, self.parts.fit)], "fitted")
+            fitted = self._fidelity(a, b, self.parts.fit, "fitted")
         unseen = self._unseen(a, b, found, evaluation)
         refitted = self.settings.refit and self.parts.unseen is not None
         gap = unseen and Generalization(
@@ -170,9 +171,9 @@ class _Judge:
         if self.parts.unseen is not None:
             if evaluation is None:
                 return replace(found.fidelity, source="held-out")
-            return self._fidelity(a, [(b, self.parts.unseen)], "held-out")
+            return self._fidelity(a, b, self.parts.unseen, "held-out")
         if self.parts.folds:
-            return self._fidelity(a, self._refits(), "cross-fitted")
+            return self._refits()
         return None if evaluation is None or found.fitted_samples else found.fidelity
 
     def _measured(self, a: Path, b: Path, data: ModelData, spent: Cost) -> Audit:
@@ -190,19 +191,23 @@ class _Judge:
             seed=settings.seed,
         )
 
-    def _refits(self) -> list[tuple[Path, ModelData]]:
-        """The plan carried out once for each fold, repaired without it, and the fold."""
-        made: list[tuple[Path, ModelData]] = []
+    def _refits(self) -> Fidelity:
+        """The figures of the plan carried out once for each fold, repaired without it and judged on it."""
+        original = GraphNetwork(self.graph)
+        metric = None if self.metric is None else load_metric(self.metric)
+        pairs: list[tuple[GraphNetwork, GraphNetwork, ModelData]] = []
         for at, (rest, fold) in enumerate(self.parts.folds):
             self.settings.progress(f"repairing without fold {at + 1} of {len(self.parts.folds)}")
-            made.append((self.exports.path_of(self.plan.apply(self.graph, rest)), fold))
-        return made
+            pairs.append((original, GraphNetwork(self.plan.apply(self.graph, rest)), fold))
+        found = pooled(pairs, metric, self.metric or "", self.settings.reading, self.settings.seed)
+        return replace(found, source="cross-fitted")
 
-    def _fidelity(self, a: Path, networks: list[tuple[Path, ModelData]], source: Source) -> Fidelity:
+    def _fidelity(self, a: Path, b: Path, data: ModelData, source: Source) -> Fidelity:
         settings = self.settings
         found = compare_outputs(
             a,
-            networks,
+            b,
+            data,
             settings.reading,
             engine=settings.engine,
             threads=settings.threads,

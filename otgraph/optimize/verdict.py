@@ -29,8 +29,10 @@ MOST = 4
 """So many stretches, and refits, at most."""
 REACH = 0.05
 """An end of a stretch moves by this share of the inputs at most, to where neighbours differ most."""
-SEAM = 2.0
-"""Neighbours differ where they are so many times as far apart as neighbours there usually are."""
+SIDE = 6
+"""So many samples on either side tell whether one source gives way to another."""
+SEAM, PEAK = 2.0, 1.25
+"""It does where they lie so many times as far apart as chance would have it, and as elsewhere near."""
 
 
 @dataclass(frozen=True)
@@ -78,35 +80,47 @@ def _seam(data: ModelData, near: int, reach: int, batch: int) -> int:
     """The sample before which to cut: ``near``, or at most ``reach`` off."""
     if near >= len(data):
         return len(data)
-    places, gaps = _gaps(data, near - reach, near + reach, batch)
+    places = _places(data, near - reach, near + reach, batch)
     if not places:
         return near
-    order = sorted(range(len(places)), key=lambda at: abs(places[at] - near))
-    for at in order:
-        if np.isinf(gaps[at]):
-            return places[at]
-    best = int(np.argmax(gaps))
-    clear = gaps[best] > SEAM * float(np.median(gaps))
-    return places[best] if clear else places[order[0]]
+    nearest = sorted(places, key=lambda place: abs(place.sample - near))
+    for place in nearest:
+        if np.isinf(place.gap):
+            return place.sample
+    best = max(places, key=lambda place: place.gap)
+    usual = float(np.median([place.gap for place in places]))
+    return best.sample if best.gap > SEAM * best.noise and best.gap > PEAK * usual else nearest[0].sample
 
 
-def _gaps(data: ModelData, first: int, last: int, batch: int) -> tuple[list[int], npt.NDArray[np.float64]]:
-    """The samples that a stretch may begin with, and how far each is from the one before it; infinitely where
-    that is in another chunk."""
-    places: list[int] = []
-    gaps: list[float] = []
+@dataclass(frozen=True)
+class _Place:
+    """A sample that a stretch may begin with. ``gap``: how far the samples before it are from it and those
+    after, on average; infinitely where the one before is in another chunk. ``noise``: the gap that samples of
+    one source would show."""
+
+    sample: int
+    gap: float
+    noise: float
+
+
+def _places(data: ModelData, first: int, last: int, batch: int) -> list[_Place]:
+    places: list[_Place] = []
     start = 0
+    names = [spec.name for spec in data.specs]
     for chunk in data.chunks:
         here = [at for at in range(0, len(chunk), batch) if max(first, 1) <= start + at <= last]
         if here:
-            known = _looks(chunk, max(here[0] - 1, 0), here[-1] + 1, [spec.name for spec in data.specs])
-            offset = max(here[0] - 1, 0)
+            offset = max(here[0] - SIDE, 0)
+            looks = _looks(chunk, offset, min(here[-1] + SIDE, len(chunk)), names)
+            steps = np.linalg.norm(np.diff(looks, axis=0), axis=1)
+            step = float(np.median(steps)) if len(steps) else 0.0
             for at in here:
-                places.append(start + at)
-                pair = known[at - 1 - offset], known[at - offset]
-                gaps.append(float(np.linalg.norm(pair[0] - pair[1])) if at else float("inf"))
+                before, after = looks[max(at - offset - SIDE, 0) : at - offset], looks[at - offset :][:SIDE]
+                gap = float(np.linalg.norm(after.mean(0) - before.mean(0))) if at else float("inf")
+                noise = step * float(np.sqrt((1 / max(len(before), 1) + 1 / len(after)) / 2))
+                places.append(_Place(start + at, gap, noise))
         start += len(chunk)
-    return places, np.array(gaps)
+    return places
 
 
 def _looks(chunk: Chunk, first: int, last: int, names: Sequence[str]) -> npt.NDArray[np.float64]:

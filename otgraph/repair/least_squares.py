@@ -118,7 +118,8 @@ def repair_least_squares(
     inputs = [batch.inputs for batch in batches]
     held = [index for index, out in enumerate(held_out) if out]
     extra = stood_for(new)
-    teacher = Teacher(original, inputs, len(batches), options.sampling, extra=extra, judged=held)
+    hold = options.memory // 2  # of the original's values, or its unchanged part runs again for every walk
+    teacher = Teacher(original, inputs, len(batches), options.sampling, hold, extra=extra, judged=held)
     first = _judged(new, teacher, held_out, options, scratch)
     ridges: Mapping[str, float | None] = {name: choice.ridge for name, choice in first.fitter.choices.items()}
     best, figures = first, {"damage_per_layer": first.damage}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from otgraph.calibrate.span_fit import SpanFit, fit_collapses
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.pointwise import is_pointwise
 from otgraph.graph.span import Collapse, Span
@@ -38,20 +38,21 @@ def run_collapses(
     original = context.original or rewriter.graph
     maps = [collapse for collapse in collapses if collapse.map != "identity"]
     if numbers == "blank":
-        return collapse_spans(rewriter, collapses, blank_fits(original, maps))
+        return collapse_spans(rewriter, collapses, blank_fits(original, maps, context.axes_of(original)))
     if context.data is None:
         for collapse in maps:
             message = "its map has to be fitted: calibration data was not given"
             rewriter.remark("missed", collapse.span.name, message)
         collapses, maps = [collapse for collapse in collapses if collapse not in maps], []
-    fits = fit_collapses(original, context.data, maps) if context.data is not None and maps else {}
+    fits: Mapping[str, SpanFit] = {}
+    if context.data is not None and maps:
+        fits = fit_collapses(original, context.data, maps, axes=context.axes_of(original))
     return collapse_spans(rewriter, collapses, fits)
 
 
-def blank_fits(graph: Graph, collapses: Sequence[Collapse]) -> Mapping[str, SpanFit]:
+def blank_fits(graph: Graph, collapses: Sequence[Collapse], axes: AxisMap) -> Mapping[str, SpanFit]:
     """``blank_fit`` of each that has one."""
     if not collapses:
         return {}
-    axes = analyse(graph)
     found = {collapse.name: blank_fit(graph, axes, collapse) for collapse in collapses}
     return {name: fit for name, fit in found.items() if fit is not None}

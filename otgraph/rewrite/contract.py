@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from otgraph.data import Data
+from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
 from otgraph.rewrite.options import format_options
@@ -38,7 +40,8 @@ class Context:
     of every repair. ``couplings``: dim name → what to keep of it, decided before anything is edited.
     ``collapses``: spans and what becomes of them, decided likewise, by the names of the original's nodes.
     ``scratch``: a folder for what would not fit in memory. ``seed``: of every random choice. ``spared``: dims
-    that a masked pass must leave whole, since cutting them was found to break the law.
+    that a masked pass must leave whole, since cutting them was found to break the law. ``axes``: those of
+    ``original``, where they are known already.
     """
 
     data: Data | None = None
@@ -48,6 +51,17 @@ class Context:
     scratch: Path | None = None
     seed: int = 0
     spared: frozenset[str] = frozenset()
+    axes: AxisMap | None = None
+
+    def axes_of(self, graph: Graph) -> AxisMap:
+        """The axes of ``graph``: the known ones where it has the nodes of the original, else its own."""
+        names = {node.name for node in graph.module.graph.nodes if node.op == "call_function"}
+        if self.axes is not None and names and names == self.axes.values.keys() & names:
+            original = self.original
+            before = () if original is None else original.module.graph.nodes
+            if original is None or names == {node.name for node in before if node.op == "call_function"}:
+                return self.axes
+        return analyse(graph)
 
 
 class Pass(abc.ABC):

@@ -293,10 +293,11 @@ def test_the_task_decides_how_outputs_are_read(files: tuple[Path, Path]) -> None
     assert values.thresholds[0].text.startswith("relative L2 of ")
     for found in (auto, asked, values):
         validate(found.to_json())
-    hint = "classifier of 4 classes, damage is KL: y looks like logits; --task regression reads it as values"
+    hint = "classifier of 4 classes, damage is KL; y: rows look like logits; --task regression reads it as"
+    hint += " values"
     assert told == [hint]  # before anything is measured
     assert hint in flat(shown(auto)) and hint in render_html(auto)
-    assert "looks like" not in shown(asked) and "looks like" not in shown(values)
+    assert "look like" not in shown(asked) and "look like" not in shown(values)
 
 
 def test_a_task_that_does_not_suit_is_refused(files: tuple[Path, Path]) -> None:

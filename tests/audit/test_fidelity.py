@@ -185,6 +185,47 @@ def test_integer_outputs_are_compared_by_equality() -> None:
     assert (found.equal, found.relative_l2) == (7 / 8, None)
 
 
+def test_figures_have_intervals_over_samples() -> None:
+    a = 3 * DRAW.normal(size=(60, 5)).astype(np.float32)
+    b = a + DRAW.normal(size=a.shape).astype(np.float32)
+    found = compare(a, b, np.argmax(a, 1) % 5)
+    scores, (output,) = found.classification, found.outputs
+    assert scores is not None and scores.accuracy_a is not None and scores.accuracy_b is not None
+    for value, interval in (
+        (scores.kl, scores.kl_interval),
+        (scores.top1_agreement, scores.top1_agreement_interval),
+        (scores.accuracy_b - scores.accuracy_a, scores.accuracy_change_interval),
+        (output.relative_l2, output.relative_l2_interval),
+        (output.cosine, output.cosine_interval),
+    ):
+        assert interval is not None and value is not None and interval[0] < value < interval[1]
+    assert found.drift_interval == scores.kl_interval
+    wide = compare(a[:12], b[:12]).drift_interval
+    assert wide is not None and found.drift_interval is not None
+    assert wide[1] - wide[0] > found.drift_interval[1] - found.drift_interval[0]
+    assert compare(a[:3], b[:3]).drift_interval is None
+
+
+def test_integer_outputs_have_one_too() -> None:
+    a = DRAW.integers(0, 3, (50, 4))
+    b = np.where(DRAW.random(a.shape) < 0.2, 9, a)
+    found = compare(a, b)
+    interval = found.outputs[0].equal_interval
+    assert interval is not None and interval[0] < found.outputs[0].equal < interval[1]
+    assert found.drift_interval == (1 - interval[1], 1 - interval[0])
+
+
+def test_outputs_without_a_sample_axis_count_by_batch() -> None:
+    a = DRAW.normal(size=(12, 1)).astype(np.float32)
+
+    class Mean(Lookup):
+        def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            return {"y": super().run(feeds)["y"].mean(0)}
+
+    found = fidelity(Mean(y=a), Mean(y=a + 1), numbers(12), None, "")
+    assert found.samples == 12 and found.drift > 0
+
+
 def test_zero_reference_is_no_drift_only_if_b_is_zero_too() -> None:
     nothing = np.zeros((3, 1), np.float32)
     assert compare(nothing, nothing).drift == 0

@@ -102,7 +102,7 @@ class FakeApi(SimpleNamespace):
         if self.fail is not None and name in self.fail:
             raise self.fail[name]
         if on_reading is not None:
-            on_reading(Reading("classifier", "auto", "y looks like logits", "y", "logits", 2))
+            on_reading(Reading("classifier", "auto", "y: rows look like logits", "y", "logits", 2))
 
     def load_model(self, spec: str, shapes: Any) -> FakeGraph:
         self._note("load_model", spec, shapes)

@@ -18,7 +18,7 @@ def test_audit_passes_its_thresholds_on(command, api) -> None:
     flags = ("--min-speedup", "1.5", "--max-drift", "0.1", "--metric", "m:f", "--task", "regression")
     ran = command(*AUDIT, *flags, "--html", "r.html")
     assert (ran.code, ran.out.splitlines()[1:]) == (0, ["AUDIT passed=True", "wrote r.html"])
-    assert ran.out.startswith("task   classifier of 2 classes, damage is KL: y looks like logits;")
+    assert ran.out.startswith("task   classifier of 2 classes, damage is KL; y: rows look like logits;")
     (a, b, data), given = api.calls["audit"]
     assert (a, b, len(data)) == ("a.onnx", "b.onnx", 3)
     assert given == {

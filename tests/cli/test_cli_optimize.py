@@ -19,8 +19,8 @@ def test_it_reads_optimises_prints_and_writes(command, api) -> None:
     assert ran.out == (
         "model  net.onnx: x: float32[batch, 3] → y: float32[batch, 2]\n"
         "calib  calib.npz: 4 samples\n"
-        "task   classifier of 2 classes, damage is KL: y looks like logits; --task regression reads it as"
-        " values\n"
+        "task   classifier of 2 classes, damage is KL; y: rows look like logits; --task regression reads it"
+        " as values\n"
         "\n"
         "conv1 [16] → [8]  damage 0.001\n"
         "\n"

@@ -16,6 +16,8 @@ from rich.console import Console
 from torch import nn
 
 import otgraph as otg
+from otgraph.audit.fidelity import Fidelity, OutputFidelity
+from otgraph.audit.generalization import Generalization
 from otgraph.audit.html import render_html
 from otgraph.audit.quantities import seen_line
 from otgraph.audit.schema import audit_schema
@@ -41,8 +43,11 @@ def network() -> nn.Sequential:
 
 
 @pytest.fixture(scope="module")
-def graph() -> Graph:
-    return otg.capture(network(), (torch.randn(2, 3, 8, 8),))
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """Read from a file: what was captured would be exported anew by every run."""
+    path = tmp_path_factory.mktemp("network") / "net.onnx"
+    otg.capture(network(), (torch.randn(2, 3, 8, 8),)).save(path)
+    return otg.load(path)
 
 
 def images(count: int = COUNT, seed: int = 1, scale: float = 1.0) -> np.ndarray:
@@ -148,6 +153,27 @@ def test_a_large_gap_says_what_to_do(graph: Graph) -> None:
     assert said.message in " ".join(shown(found).split()) and said.message in render_html(found.audit)
     same = replace(gap, unseen=gap.fitted)
     assert not same.large and same.advice == ""
+
+
+def figures(drift: float, interval: tuple[float, float] | None) -> Fidelity:
+    return Fidelity(64, (OutputFidelity("y", drift, 1.0, 1.0, 0.0, 0, interval),), None, None)
+
+
+@pytest.mark.parametrize(
+    ("unseen", "interval", "large"),
+    [
+        (0.40, (0.3, 0.5), True),
+        (0.40, (0.2, 0.6), False),  # chance may have done it
+        (0.14, (0.135, 0.145), False),  # certain, and too little to matter
+        (0.40, None, False),
+        (float("inf"), (0.3, 0.5), False),
+    ],
+)
+def test_a_gap_is_beyond_chance_and_beyond_half(
+    unseen: float, interval: tuple[float, float] | None, large: bool
+) -> None:
+    gap = Generalization(figures(0.1, (0.08, 0.12 if unseen < 0.2 else 0.25)), figures(unseen, interval))
+    assert gap.large is large
 
 
 # in turn

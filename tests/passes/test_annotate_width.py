@@ -58,8 +58,8 @@ def test_criterion_and_batch_are_options(graph: Graph) -> None:
         run(graph, "annotate-width{criterion=nose}")
 
 
-def test_remarks_have_the_relative_cost(graph: Graph) -> None:
-    remarks = [r for r in run(graph).remarks if r.kind == "analysis" and "cost of keeping" in r.message]
+def test_remarks_have_the_damage_at_the_outputs(graph: Graph) -> None:
+    remarks = [r for r in run(graph).remarks if r.kind == "analysis" and "of keeping" in r.message]
     assert [r.metrics["n"] for r in remarks] == [8, 6]
     for remark in remarks:
         assert (
