@@ -20,7 +20,7 @@ from row_groups import groups_of
 from otgraph.audit.classify import SMALLEST
 from otgraph.audit.metric import Metric, load_metric
 from otgraph.data_sources import load_data
-from otgraph.task import Rows, read_outputs
+from otgraph.task import Rows, may_be_scores, read_outputs
 
 Floats = npt.NDArray[np.float64]
 Outputs = Mapping[str, npt.NDArray[Any]]
@@ -85,7 +85,7 @@ def sums(original: Path, result: Path, data: Path, metric: Metric | None) -> dic
     scores = ""
     for a, b, labels in _outputs(original, result, data):
         if not parts["a"]:
-            found = read_outputs([a])
+            found = read_outputs([a], "classifier" if may_be_scores(a) else "auto")  # all of ours classify
             scores, rows = found.output or "", found.rows
         parts["b"].append(_distances(a, b) | ({} if rows is None else _classes(a[scores], b[scores], rows)))
         parts["a"].append({})

@@ -41,6 +41,9 @@ _MARGIN = 1e-11
 """Of the sizes that are added up to a bound: their rounding, many times over."""
 
 
+_NOTHING = 1e-290
+"""Less than this is no coefficient: its quotients are not finite."""
+
 _HALF = 1e-6
 """Of two options that exclude each other, rounding may not have both."""
 
@@ -242,13 +245,12 @@ class Relaxation:
                 self.hold(self.damage(prices), raised(limit, TOLERANCE))
 
     def hold(self, form: Linear, limit: float) -> int | None:
-        """Add ``form ≤ limit``; the row's number, None where nothing can change the form."""
+        """Add ``form ≤ limit``; the row's number, None where it says nothing."""
         columns = np.flatnonzero(form.coefficients)
-        if not len(columns):
+        scale = float(np.abs(form.coefficients).max(initial=0.0))
+        if scale <= _NOTHING or not math.isfinite(high := (limit - form.constant) / scale):
             return None
-        scale = max(float(np.abs(form.coefficients).max(initial=0.0)), sys.float_info.min)
         values = form.coefficients[columns] / scale
-        high = (limit - form.constant) / scale
         self.rows.insert(-math.inf, columns, values, high)
         if self.solver is not None:
             self.solver.add(columns, values, high)
@@ -298,6 +300,8 @@ class _Solver:
         if said := self.solver.LoadModelFromProto(model):
             raise RuntimeError(f"the relaxation's program is wrong: {said}")
         self.variables, self.constraints = self.solver.variables(), self.solver.constraints()
+        if len(self.constraints) != len(rows.low):
+            raise RuntimeError("the relaxation's program lost a row that says nothing")
         self.objective = np.zeros(len(upper))
         parameters: Any = MPSolverParameters
         self.parameters = parameters()

@@ -68,7 +68,7 @@ class Trial:
         self.cost = 2 * self.count * macs
         self._inputs = (fit, held.take(self.count))
         self._repair: TrialRepair | None = None
-        self._ridge = RIDGES[1]
+        self._ridge = RIDGES[0]
 
     @property
     def judged(self) -> Data:

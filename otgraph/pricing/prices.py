@@ -81,11 +81,11 @@ def price(
     for name, edges in by_width.edges.items():
         found = by_width.effects(name)
         for k, t in found.items():
-            _file((name, k), t * shares, edges <= reach.edges, why, effects, unpriced)
+            _file((name, k), _each(t, shares), edges <= reach.edges, why, effects, unpriced)
     for name, edge in by_collapse.edges.items():
         failure = by_collapse.failures.get(name)
         seen = edge in reach.edges and failure is None
-        _file(name, by_collapse.effects(name) * shares, seen, failure or why, effects, unpriced)
+        _file(name, _each(by_collapse.effects(name), shares), seen, failure or why, effects, unpriced)
     units: list[int] = []
     for batch in probing.batches:
         parts, start = probing.parts(len(batch[0])), max(units, default=-1) + 1
@@ -93,6 +93,11 @@ def price(
     return Prices(
         effects, np.array(units, np.int64), unpriced, _remarks(graph, unpriced), time.process_time() - started
     )
+
+
+def _each(effects: Vector, shares: Vector) -> Vector:
+    """The effects of single samples; none where the passes broke off."""
+    return effects * shares if len(effects) == len(shares) else np.zeros(0)
 
 
 def _shares(probing: Probing, probes: int) -> Vector:

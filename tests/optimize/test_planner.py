@@ -14,11 +14,14 @@ import torch
 from torch import nn
 
 from otgraph.allocate.cost import NodeTime, Polynomial, Term, multiply
+from otgraph.calibrate import output_gain
+from otgraph.calibrate.pullback import Reach
 from otgraph.data import Data
 from otgraph.data_sources import load_data
 from otgraph.errors import DataError, UsageError
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.capture import capture
+from otgraph.graph.depth import depth_of
 from otgraph.graph.graph import Graph
 from otgraph.load import load_model
 from otgraph.optimize import planner
@@ -28,6 +31,7 @@ from otgraph.optimize.settings import Settings
 from otgraph.optimize.study import study
 from otgraph.plan.budget import Budget
 from otgraph.plan.plan import Plan
+from otgraph.pricing import prices
 from otgraph.pricing.lengths import expand
 from otgraph.pricing.macs import macs_terms
 from otgraph.pricing.timed_node import TimedNode
@@ -272,7 +276,8 @@ def deep() -> Graph:
 def decide_deep(deep: Graph, data: Data, cache: Path, clock: Clock) -> Callable[..., Plan]:
     def make(kind: Any, value: float, **choices: Any) -> Plan:
         clock.whole = macs(deep)
-        return make_plan(deep, data, Settings(Budget(kind, value), cache=cache, **choices), clock, Times())
+        budget = Budget(kind, value, choices.pop("relative", False))
+        return make_plan(deep, data, Settings(budget, cache=cache, **choices), clock, Times())
 
     return make
 
@@ -316,6 +321,59 @@ def test_no_merge_is_kept_that_the_clock_does_not_reward(
 def test_a_limit_on_the_damage_collapses_too(decide_deep: Callable[..., Plan], deep: Graph) -> None:
     plan = decide_deep("damage", 0.2, moves="depth")
     assert plan.depth and (plan.predictions.time_ratio or 1) < 1
+
+
+# a number of layers
+
+
+@pytest.mark.parametrize(("value", "relative", "most"), [(6, False, 6), (0.5, True, 4)])
+def test_so_many_layers_are_left_and_no_width_is_cut(
+    decide_deep: Callable[..., Plan], deep: Graph, value: float, relative: bool, most: int
+) -> None:
+    assert depth_of(deep).compute == 8
+    plan = decide_deep("layers", value, relative=relative)
+    small = plan.apply(deep)
+    assert depth_of(small).compute <= most
+    assert plan.depth and not plan.couplings()
+    assert plan.predictions.damage is not None and plan.predictions.damage > 0
+
+
+def test_fewer_layers_do_more_damage(decide_deep: Callable[..., Plan]) -> None:
+    damages = [decide_deep("layers", most).predictions.damage or 0 for most in (7, 5, 3)]
+    assert damages == sorted(damages) and damages[0] < damages[2]
+
+
+def test_layers_that_are_out_of_reach(decide_deep: Callable[..., Plan]) -> None:
+    with pytest.raises(UsageError, match=r"layers 1: out of reach; the smallest with these spans is \d+"):
+        decide_deep("layers", 1)
+
+
+# what is said
+
+
+def test_the_candidates_are_counted(decide_deep: Callable[..., Plan]) -> None:
+    plan = decide_deep("ratio", 0.7)
+    (said,) = [remark for remark in plan.remarks if remark.source == "prices" and remark.kind == "analysis"]
+    assert said.metrics["priced"] == said.metrics["widths"] + said.metrics["collapses"]
+    assert 0 <= said.metrics["trials"] < said.metrics["priced"]  # earlier tests have made most of them
+    assert any("beyond hope by a bound" in remark.message for remark in plan.remarks)
+
+
+def test_what_no_gradient_reaches_is_tried(
+    net: Graph, data: Data, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a backward pass the plan is made from trials, and a remark says how many."""
+
+    def blocked(*_: Any, **__: Any) -> Reach:
+        return Reach(frozenset(), (), "derivative is not implemented")
+
+    monkeypatch.setattr(prices, "pull_back", blocked)
+    monkeypatch.setattr(output_gain, "pull_back", blocked)
+    clock.whole = macs(net)
+    plan = make_plan(net, data, Settings(Budget("ratio", 0.7)), clock, Times())
+    assert plan.couplings() and plan.predictions.time_ratio == pytest.approx(0.7, rel=0.06)
+    texts = [remark.message for remark in plan.remarks if remark.source == "prices"]
+    assert any("cannot be priced and are tried: derivative is not implemented" in text for text in texts)
 
 
 # a limit on the damage

@@ -216,9 +216,9 @@ def test_what_no_node_saves_is_a_share_of_the_sum(
 
 def audited(ratio: float, low: float, high: float, drift: float = 0.0) -> Any:
     latency = SimpleNamespace(a_ms=10.0, ratio=ratio, low=low, high=high)
-    return SimpleNamespace(
-        latency=latency, fidelity=SimpleNamespace(drift=drift, drift_name="KL", drift_interval=None)
-    )
+    fidelity = SimpleNamespace(drift=drift, drift_name="KL", drift_interval=None)
+    side = SimpleNamespace(structure=SimpleNamespace(compute_depth=10))
+    return SimpleNamespace(latency=latency, fidelity=fidelity, a=side, b=side)
 
 
 @pytest.mark.parametrize(
