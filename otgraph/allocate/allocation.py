@@ -1,8 +1,8 @@
 """The allocation: widths and options, so that the damage is least within a time, or the time within a damage.
 
-A small integer program, solved to proven optimality by OR-tools CP-SAT (``integer_program``) from the start
-of a greedy solution (``incumbent``). Times are polynomials in the widths or tables (``terms``), damages a
-table per dim and a number per option (``option``).
+Times are polynomials in the widths or tables (``cost``), damages a number per candidate (``problem``), which
+add up or act on each other (``interaction``). Sums are minimized to proven optimality (``exact``), the others
+to a proven gap (``convex``).
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import math
 from dataclasses import dataclass, replace
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cp_sat import Limits, Solution, Status, solve_damage, solve_time
-from otgraph.allocate.greedy import least_damage_start, least_time_start
-from otgraph.allocate.layered import least_damage_within
-from otgraph.allocate.problem import TOLERANCE, Problem, raised
-from otgraph.allocate.quadratic import least_damage
+from otgraph.allocate.convex import least_damage_together, least_time_together, plain_start
+from otgraph.allocate.cp_sat import Limits, Solution, Status, solve_layers
+from otgraph.allocate.exact import least_damage, least_time
+from otgraph.allocate.greedy import least_damage_start, least_time_start, meet_budget, meet_limit
+from otgraph.allocate.interaction import Effects
+from otgraph.allocate.problem import TOLERANCE, Caps, DimOptions, Problem, raised
+from otgraph.allocate.relaxation import Relaxation
+from otgraph.allocate.walk import Walk
 from otgraph.errors import UsageError
 
 DEFAULT_LIMITS = Limits()
@@ -50,69 +53,127 @@ def minimise_damage(
     *,
     layers: int | None = None,
 ) -> Allocation:
-    """The widths and options of least damage whose time is at most ``budget`` (within a millionth of it), or
-    that leave at most ``layers`` on the longest path.
+    """The widths and options of least damage whose time is at most ``budget`` (within a millionth of it) and
+    that leave at most ``layers`` on the longest path. Where only these are limited, dims keep the width that
+    does least alone: widths shorten no path.
 
-    Without an interaction this is exact up to ``limits``; with one it starts from that and is never worse.
+    Without an interaction this is exact up to ``limits``; with one it starts from that, is never worse, and
+    has a bound.
 
     Raises:
         UsageError: nothing meets ``budget`` or ``layers``; the message has the smallest that can be reached.
     """
-    if layers is not None:
-        found = least_damage_within(problem, layers, limits)
-        solution = Solution(found.choice, found.bound, found.status)
-        return _allocation(problem, solution, problem.damage(solution.choice))
-    plain = replace(problem, interaction=None)
-    start = least_damage_start(plain, budget)
-    if problem.time(start) > raised(budget, TOLERANCE):
-        start = _fastest(plain, limits).choice
-    if problem.time(start) > raised(budget, TOLERANCE):
-        raise UsageError(_out_of_reach(problem, problem.time(start), budget))
-    solution = solve_damage(plain, budget, start, limits)
-    if problem.interaction is not None:
-        solution = least_damage(problem, budget, solution.choice, limits)
+    caps = Caps(budget, layers)
+    narrowed = _at_rest(problem) if budget == math.inf and layers is not None else problem
+    start = _start(narrowed, caps, limits)
+    relaxation = Relaxation(narrowed, caps)
+    if narrowed.effects is None:
+        solution = least_damage(narrowed, narrowed.prices, caps, start, limits, relaxation)
+    else:
+        solution = least_damage_together(narrowed, narrowed.effects, caps, start, limits, relaxation)
     return _allocation(problem, solution, problem.damage(solution.choice))
+
+
+def _start(problem: Problem, caps: Caps, limits: Limits) -> Choice:
+    """A choice within ``caps``."""
+    if caps.layers is None:
+        start = least_damage_start(problem, caps.time)
+    else:
+        rest = _at_rest(problem)
+        start = solve_layers(rest, rest.full(), limits).choice
+        least = problem.longest(start)
+        if least > caps.layers:
+            raise UsageError(
+                f"layers {caps.layers}: out of reach; the smallest with these spans is {least};"
+                " ask for that or more"
+            )
+        walk = Walk(problem).at_choice(start)
+        meet_budget(walk, caps)
+        start = walk.choice()
+    if not problem.within(start, caps):
+        start = _fastest(problem, start, caps.layers, limits).choice
+    if not problem.within(start, caps):
+        raise UsageError(_out_of_reach(problem, problem.time(start), caps.time))
+    return start
+
+
+def _at_rest(problem: Problem) -> Problem:
+    """``problem`` with every dim at the width that does least alone."""
+    dims: list[DimOptions] = []
+    for dim in problem.dims:
+        at = dim.damages.index(min(dim.damages))
+        dims.append(DimOptions(dim.name, dim.widths[at : at + 1], dim.damages[at : at + 1]))
+    return replace(problem, dims=tuple(dims))
 
 
 def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
     """The widths and options of least time whose damage is at most ``limit`` (within a millionth of it).
 
-    An infinite ``limit`` gives the least time that can be reached at all. An interaction is not looked at:
-    the limit holds for the sum of what candidates do alone.
+    An infinite ``limit`` gives the least time that can be reached at all.
 
     Raises:
         UsageError: even the best choice does more damage than ``limit``.
     """
-    problem = replace(problem, interaction=None)
     if limit == math.inf:
-        solution = _fastest(problem, limits)
+        solution = _fastest(problem, least_time_start(problem, math.inf), None, limits)
         return _allocation(problem, solution, problem.time(solution.choice))
     start = least_time_start(problem, limit)
+    if problem.effects is not None:
+        solution = _least_time_together(problem, problem.effects, limit, start, limits)
+        return _allocation(problem, solution, problem.time(solution.choice))
     if problem.damage(start) > raised(limit, TOLERANCE):
-        start = solve_damage(problem, math.inf, start, limits).choice
-    least = problem.damage(start)
+        relaxation = Relaxation(problem, Caps())
+        start = least_damage(problem, problem.prices, Caps(), start, limits, relaxation).choice
+    _check_reached(problem.damage(start), limit)
+    cuts = [(problem.prices, limit)]
+    relaxation = Relaxation(problem)
+    relaxation.hold_cuts(cuts)
+    walk = Walk(problem).at_choice(start)
+    solution = least_time(problem, walk, cuts, limit, limits, relaxation)
+    return _allocation(problem, solution, problem.time(solution.choice))
+
+
+def _least_time_together(
+    problem: Problem, effects: Effects, limit: float, start: Choice, limits: Limits
+) -> Solution:
+    """``minimise_time`` with an interaction: from the optimum of the plain sum, or from the least damage
+    where that does too much together."""
+    walk = Walk(problem, effects=effects)
+    if problem.priced(start, problem.prices) <= raised(limit, TOLERANCE):
+        walk = walk.at_choice(plain_start(problem, limit, start, limits))
+    meet_limit(walk, limit)
+    if walk.damage > raised(limit, TOLERANCE):
+        relaxation = Relaxation(problem, Caps())
+        least = least_damage_together(problem, effects, Caps(), start, limits, relaxation)
+        walk = walk.at_choice(least.choice)
+    _check_reached(walk.damage, limit)
+    return least_time_together(problem, effects, limit, walk, limits, Relaxation(problem))
+
+
+def _check_reached(least: float, limit: float) -> None:
     if least > raised(limit, TOLERANCE):
         raise UsageError(
             f"max-drop {limit:.3g}: out of reach; the least damage that can be predicted is {least:.3g};"
             f" ask for {least:.3g} or more"
         )
-    solution = solve_time(problem, limit, start, limits)
-    return _allocation(problem, solution, problem.time(solution.choice))
 
 
-def _fastest(problem: Problem, limits: Limits) -> Solution:
-    """The least time of all; in a plain problem that is at the least widths."""
+def _fastest(problem: Problem, start: Choice, layers: int | None, limits: Limits) -> Solution:
+    """The least time of all with at most ``layers`` on the longest path, as ``start`` has; in a plain problem
+    that is at the least widths."""
     if problem.plain:
         least = problem.least()
         return Solution(least, problem.time(least), "optimal")
-    return solve_time(problem, math.inf, least_time_start(problem, math.inf), limits)
+    relaxation = Relaxation(problem)
+    return least_time(problem, Walk(problem).at_choice(start), [], math.inf, limits, relaxation, layers)
 
 
 def _allocation(problem: Problem, solution: Solution, objective: float) -> Allocation:
+    choice = problem.choice(problem.levels(solution.choice), solution.choice.options)
     return Allocation(
-        choice=solution.choice,
-        time=problem.time(solution.choice),
-        damage=problem.damage(solution.choice),
+        choice=choice,
+        time=problem.time(choice),
+        damage=problem.damage(choice),
         objective=objective,
         bound=min(solution.bound, objective),
         status=solution.status,

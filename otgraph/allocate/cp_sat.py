@@ -8,18 +8,21 @@ starting solution are left out before the search.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from ortools.sat.python import cp_model
 
 from otgraph.allocate.choice import Choice
+from otgraph.allocate.floors import Floors, Kept
 from otgraph.allocate.linear_form import Picks, TimeForm, down, total
-from otgraph.allocate.problem import TOLERANCE, DimOptions, Problem, raised
+from otgraph.allocate.prices import Cut, Prices
+from otgraph.allocate.problem import TOLERANCE, Caps, DimOptions, Problem, raised
 from otgraph.allocate.scope import Scope
 
 Status = Literal["optimal", "feasible"]
@@ -46,45 +49,62 @@ class Solution:
     status: Status
 
 
-def solve_damage(problem: Problem, budget: float, start: Choice, limits: Limits) -> Solution:
-    """Least damage with time at most ``budget``, never worse than ``start``."""
-    floor, room = sum(problem.floors), _excess(problem, start)
+def solve_damage(
+    problem: Problem, prices: Prices, caps: Caps, start: Choice, limits: Limits, kept: Kept | None = None
+) -> Solution:
+    """Least damage by ``prices`` within ``caps``, never worse than ``start``; of the candidates ``kept``
+    only, if given, and then the bound is that of what they can do."""
+    floors = Floors(problem, prices)
+    room = floors.above(start)
     if room <= 0:
-        return Solution(start, floor, "optimal")
-    program = CpModel(problem, room, start, _time_unit(problem))
-    if budget < _ceiling(problem):
-        most = raised(budget, _NOISE) - problem.fixed
-        program.model.add(program.time() <= down(most, program.time_unit) + 1)
+        return Solution(start, floors.total, "optimal")
+    able = floors.kept(start, room)
+    model = CpModel(problem, start, able if kept is None else able.both(kept), _time_unit(problem))
+    model.keep_within(caps)
     unit = max(room / _UNITS, sys.float_info.min)
-    program.model.minimize(program.damage(unit))
-    found, bound, status = program.search(limits)
-    better = found is not None and problem.damage(found) < problem.damage(start)
-    return Solution(found if found and better else start, floor + unit * bound, status)
+    model.model.minimize(model.damage(floors, room, unit))
+    found, bound, status = model.search(limits)
+    better = found is not None and problem.priced(found, prices) < problem.priced(start, prices)
+    return Solution(found if found and better else start, floors.total + unit * bound, status)
 
 
-def solve_time(problem: Problem, limit: float, start: Choice, limits: Limits) -> Solution:
-    """Least time with damage at most ``limit``, which may be infinite; never worse than ``start``."""
-    most = sum(max(dim.damages) for dim in problem.dims)
-    most += sum(option.damage for option in problem.options)
-    bounded = raised(limit, TOLERANCE) < most
-    room = max(raised(limit, TOLERANCE) - sum(problem.floors), 0.0) if bounded else math.inf
-    program = CpModel(problem, room, start, _time_unit(problem))
-    if bounded:
+def solve_time(
+    problem: Problem,
+    cuts: Sequence[Cut],
+    start: Choice,
+    limits: Limits,
+    kept: Kept | None = None,
+    layers: int | None = None,
+) -> Solution:
+    """Least time with the damage by each of ``cuts`` within its limit and at most ``layers`` on the longest
+    path; never worse than ``start``. ``kept``: as of ``solve_damage``."""
+    bounded = [(Floors(problem, prices), raised(limit, TOLERANCE)) for prices, limit in cuts]
+    bounded = [(floors, limit) for floors, limit in bounded if limit < floors.ceiling]
+    rooms = [max(limit - floors.total, 0.0) for floors, limit in bounded]
+    able = [floors.kept(start, room) for (floors, _), room in zip(bounded, rooms, strict=True)]
+    everything = Kept.everything(problem) if kept is None else kept
+    model = CpModel(problem, start, functools.reduce(Kept.both, able, everything), _time_unit(problem))
+    for (floors, _), room in zip(bounded, rooms, strict=True):
         unit = max(room / _UNITS, sys.float_info.min)
-        program.model.add(program.damage(unit) <= down(room, unit) + 1)
-    program.model.minimize(program.time())
-    found, bound, status = program.search(limits)
+        model.model.add(model.damage(floors, room, unit) <= down(room, unit) + 1)
+    model.keep_within(Caps(layers=layers))
+    model.model.minimize(model.time())
+    found, bound, status = model.search(limits)
     better = found is not None and problem.time(found) < problem.time(start)
-    return Solution(found if found and better else start, problem.fixed + program.time_unit * bound, status)
+    return Solution(found if found and better else start, problem.fixed + model.time_unit * bound, status)
 
 
-def _excess(problem: Problem, choice: Choice) -> float:
-    """The damage of ``choice`` above every dim's floor; summed so, it does not drown in the floors."""
-    chosen = problem.chosen(choice.options)
-    absorbed = frozenset[str]().union(*(option.absorbs for option in chosen))
-    parts = zip(problem.dims, problem.levels(choice), problem.floors, strict=True)
-    over = sum(dim.damages[level] - floor for dim, level, floor in parts if dim.name not in absorbed)
-    return over + sum(option.damage for option in chosen)
+def solve_layers(problem: Problem, start: Choice, limits: Limits) -> Solution:
+    """Fewest layers on the longest path, whatever the time and the damage."""
+    model = CpModel(problem, start, Kept.everything(problem), _time_unit(problem))
+    most = int(problem.paths.layers.sum() + np.maximum(problem.paths.changes, 0).sum())
+    longest = model.model.new_int_var(0, most, "longest")
+    model.model.add_hint(longest, problem.longest(start))
+    for depth in model.depths(most):
+        model.model.add(longest >= depth)
+    model.model.minimize(longest)
+    found, bound, status = model.search(limits)
+    return Solution(start if found is None else found, bound, status)
 
 
 def _ceiling(problem: Problem) -> float:
@@ -113,78 +133,104 @@ def _time_unit(problem: Problem) -> float:
 
 @dataclass
 class CpModel:
-    """The model under construction: a Boolean per (dim, level) and per option that ``room`` for damage above
-    the floors allows; the start's are always there."""
+    """The model under construction: a Boolean per (dim, level) and per option that is ``kept``."""
 
     problem: Problem
-    room: float
     start: Choice
+    kept: Kept
     time_unit: float
     model: cp_model.CpModel = field(default_factory=cp_model.CpModel)
     picks: dict[str, Picks] = field(default_factory=dict[str, Picks])
     chosen: dict[int, cp_model.IntVar] = field(default_factory=dict[int, cp_model.IntVar])
 
     def __post_init__(self) -> None:
-        names = self.start.options
-        self.taken = frozenset(at for at, option in enumerate(self.problem.options) if option.name in names)
-        self._choose_options()
+        self.taken = frozenset(self.problem.position[name] for name in self.start.options)
         self.levels = self.problem.levels(self.start)
-        columns = zip(self.problem.dims, self.levels, self.problem.floors, strict=True)
-        for dim, level, floor in columns:
-            self.picks[dim.name] = self._choose_level(dim, level, floor)
+        self._choose_options()
+        columns = zip(self.problem.dims, self.levels, self.kept.levels, strict=True)
+        for dim, level, kept in columns:
+            self.picks[dim.name] = self._choose_level(dim, level, sorted(kept))
 
     def _choose_options(self) -> None:
         options = self.problem.options
-        for at, option in enumerate(options):
-            if option.damage <= self.room or at in self.taken:
-                self.chosen[at] = self.model.new_bool_var(option.name)
-                self.model.add_hint(self.chosen[at], int(at in self.taken))
-        for one, other in itertools.combinations(self.chosen, 2):
-            if other in self.problem.exclusions[one]:
-                self.model.add_at_most_one(self.chosen[one], self.chosen[other])
-        for node in self.problem.nodes:
-            able = [pick for at, pick in self.chosen.items() if node.node in options[at].removes]
-            if len(able) > 2:
+        for at in sorted(self.kept.options):
+            self.chosen[at] = self.model.new_bool_var(options[at].name)
+            self.model.add_hint(self.chosen[at], int(at in self.taken))
+        for clique in self.problem.cliques:
+            able = [self.chosen[at] for at in sorted(clique & self.kept.options)]
+            if len(able) > 1:
                 self.model.add_at_most_one(able)
 
-    def _choose_level(self, dim: DimOptions, start: int, floor: float) -> Picks:
+    def _choose_level(self, dim: DimOptions, start: int, kept: Sequence[int]) -> Picks:
         """One level of a dim, or an option that absorbs it."""
         able = {at: pick for at, pick in self.chosen.items() if at in self.problem.absorbers[dim.name]}
         absorbed = not self.taken.isdisjoint(able)
-        best = dim.damages.index(min(dim.damages))
         picks: dict[int, cp_model.IntVar] = {}
-        for level, damage in enumerate(dim.damages):
-            if damage - floor <= self.room or level == (best if absorbed else start):
-                picks[level] = self.model.new_bool_var(f"{dim.name}={dim.widths[level]}")
-                self.model.add_hint(picks[level], int(level == start and not absorbed))
+        for level in kept:
+            picks[level] = self.model.new_bool_var(f"{dim.name}={dim.widths[level]}")
+            self.model.add_hint(picks[level], int(level == start and not absorbed))
         self.model.add_exactly_one([*picks.values(), *able.values()])
         return picks
 
-    def damage(self, unit: float) -> cp_model.LinearExpr:
-        """The damage above every dim's floor, in ``unit``."""
+    def keep_within(self, caps: Caps) -> None:
+        """Hold the time and the longest path to ``caps``."""
+        if caps.layers is not None:
+            for depth in self.depths(caps.layers):
+                self.model.add(depth <= caps.layers)
+        if caps.time < _ceiling(self.problem):
+            most = raised(caps.time, _NOISE) - self.problem.fixed
+            self.model.add(self.time() <= down(most, self.time_unit) + 1)
+
+    def depths(self, most: int) -> list[cp_model.IntVar]:
+        """How deep each node of ``Problem.paths`` is at least; none is deeper than ``most``."""
+        paths = self.problem.paths
+        chosen = np.array([at in self.taken for at in range(len(self.problem.options))])
+        starts = paths.depths(chosen[None])[0]
+        depths: list[cp_model.IntVar] = []
+        for node, sources in enumerate(paths.sources):
+            depths.append(self.model.new_int_var(0, most, f"depth of {node}"))
+            self.model.add_hint(depths[node], int(starts[node]))
+            changes = [(pick, int(paths.changes[at, node])) for at, pick in self.chosen.items()]
+            own = int(paths.layers[node]) + total(change * pick for pick, change in changes if change)
+            for source in sources:
+                self.model.add(depths[node] >= depths[source] + own)
+            if not sources:
+                self.model.add(depths[node] >= own)
+        return depths
+
+    def damage(self, floors: Floors, room: float, unit: float) -> cp_model.LinearExpr:
+        """The damage above the floors, in ``unit``."""
         parts: list[cp_model.LinearExpr] = []
-        for dim, floor in zip(self.problem.dims, self.problem.floors, strict=True):
-            picks = self.picks[dim.name].items()
+        taken = self.chosen.items()
+        columns = zip(self.picks.values(), floors.prices.dims, floors.dims, strict=True)
+        for (picks, alone, floor), dim in zip(columns, self.problem.dims, strict=True):
             # what costs more than there is room for is only there to keep the program whole
-            most = {level: min(dim.damages[level] - floor, 2 * self.room) for level, _ in picks}
-            parts += [down(most[level], unit) * pick for level, pick in picks]
-        parts += [down(self.problem.options[at].damage, unit) * pick for at, pick in self.chosen.items()]
+            most = {level: min(alone[level] - floor, 2 * room) for level in picks}
+            parts += [down(most[level], unit) * pick for level, pick in picks.items()]
+            if floor < 0:
+                absorbers = self.problem.absorbers[dim.name]
+                parts += [down(-floor, unit) * pick for at, pick in taken if at in absorbers]
+        for at, pick in taken:
+            price = floors.prices.options[at]
+            size = down(min(abs(price), 2 * room), unit)
+            parts.append(size * pick if price >= 0 else size * (1 - pick))
         return total(parts)
 
     def time(self) -> cp_model.LinearExpr:
         """The varying part of the time, in ``time_unit``."""
         parts: list[cp_model.LinearExpr] = []
-        for scope in self.problem.scopes:
+        for at, scope in enumerate(self.problem.scopes):
             if scope.adder is None or scope.adder in self.chosen:
-                parts += self._time(scope)
+                parts += self._time(at, scope)
         return total(parts)
 
-    def _time(self, scope: Scope) -> list[cp_model.LinearExpr]:
+    def _time(self, at: int, scope: Scope) -> list[cp_model.LinearExpr]:
         levels = dict(zip(self.picks, self.levels, strict=True))
         starts = levels if scope.active(self.taken) else None
         picks = {name: self._seen(scope, name, starts) for name in scope.dims}
         form = TimeForm(self.model, self.problem.candidates, picks, starts, self.time_unit)
-        parts = [form.time(scope)]
+        masks = [self.kept.pairs.get((at, number)) for number in range(len(scope.tables))]
+        parts = [form.time(scope, masks)]
         if scope is not self.problem.scopes[0]:
             parts.append(down(scope.constant, self.time_unit) * self._active(scope))
         return parts

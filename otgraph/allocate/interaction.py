@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,40 @@ class Interaction:
             own = float(vector @ vector)
             vectors[key] = vector * math.sqrt(damages[key] / own) if key in damages and own > 0 else vector
         return replace(self, vectors=vectors)
+
+
+class Effects:
+    """The vectors of a problem's candidates as arrays, zero where there is none.
+
+    ``dims``: of shape (dims, levels, samples), the levels padded to the most that a dim has; ``options``:
+    (options, samples); ``dim_squares`` and ``option_squares``: ``|v|²`` of each.
+    """
+
+    def __init__(
+        self,
+        interaction: Interaction,
+        widths: Sequence[tuple[str, tuple[int, ...]]],
+        options: Sequence[str],
+    ) -> None:
+        most, vectors = max((len(each) for _, each in widths), default=1), interaction.vectors
+        self.weight = interaction.weight
+        self.dims = np.zeros((len(widths), most, interaction.samples))
+        for row, (name, each) in enumerate(widths):
+            for level, width in enumerate(each):
+                if (name, width) in vectors:
+                    self.dims[row, level] = vectors[name, width]
+        self.options = np.zeros((len(options), interaction.samples))
+        for row, name in enumerate(options):
+            if name in vectors:
+                self.options[row] = vectors[name]
+        self.dim_squares = np.square(self.dims).sum(2)
+        self.option_squares = np.square(self.options).sum(1)
+
+    @cached_property
+    def gram(self) -> FloatArray:
+        """The products of the dims' vectors with each other, shape (dims · levels, dims · levels)."""
+        flat = self.dims.reshape(-1, self.dims.shape[2])
+        return flat @ flat.T
 
 
 def title(key: Key) -> str:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from ortools.sat.python import cp_model
 
 from otgraph.allocate.cost import Term
 from otgraph.allocate.scope import Candidates, Scope, Table
+
+Booleans = npt.NDArray[np.bool_]
 
 Picks = Mapping[int, cp_model.IntVar]
 """A Boolean per level: whether the dim stands there."""
@@ -45,10 +48,11 @@ class TimeForm:
     starts: Mapping[str, int] | None
     unit: float
 
-    def time(self, scope: Scope) -> cp_model.LinearExpr:
-        """The part of the time that depends on dims."""
+    def time(self, scope: Scope, masks: Sequence[Booleans | None]) -> cp_model.LinearExpr:
+        """The part of the time that depends on dims. ``masks``: by table, the pairs of levels that are looked
+        at (the others cannot be), None for all."""
         parts = [self._sum(scope.terms).expression]
-        parts += [self._table(table) for table in scope.tables]
+        parts += [self._table(table, mask) for table, mask in zip(scope.tables, masks, strict=True)]
         return total(parts)
 
     def _sum(self, terms: Iterable[Term]) -> Linear:
@@ -102,7 +106,7 @@ class TimeForm:
             0 if self.starts is None else scale[self.starts[hub]] * value.start,
         )
 
-    def _table(self, table: Table) -> cp_model.LinearExpr:
+    def _table(self, table: Table, mask: Booleans | None) -> cp_model.LinearExpr:
         """A table over one dim costs its picks; over two, a Boolean per pair of levels, whose rows and
         columns add up to the dims' picks."""
         allowed = [list(self.picks[name]) for name in table.dims]
@@ -113,27 +117,32 @@ class TimeForm:
                 flat = values.reshape(-1)
                 pairs = zip(flat, self.picks[name].values(), strict=True)
                 return total(down(float(value), self.unit) * pick for value, pick in pairs)
-        first, second = table.dims
-        return self._pairs(first, second, dict(zip(allowed[0], values, strict=True)), allowed[1])
+        units = np.floor(values / self.unit).astype(np.int64).tolist()
+        able = np.ones_like(table.values, np.bool_) if mask is None else mask
+        return self._pairs(table.dims, allowed, units, able)
 
     def _pairs(
-        self, first: str, second: str, values: Mapping[int, Iterable[float]], columns: list[int]
+        self, dims: tuple[str, ...], levels: list[list[int]], units: list[list[int]], able: Booleans
     ) -> cp_model.LinearExpr:
-        parts: list[cp_model.LinearExpr] = []
-        ends: dict[int, list[cp_model.LinearExpr]] = {column: [] for column in columns}
-        for row, line in values.items():
-            both: list[cp_model.LinearExpr] = []
-            for column, value in zip(columns, line, strict=True):
-                pair = self.model.new_bool_var(f"{first}@{row},{second}@{column}")
-                here = self._starts_at(first, row) and self._starts_at(second, column)
-                self.model.add_hint(pair, int(here))
-                both.append(pair)
-                ends[column].append(pair)
-                parts.append(down(float(value), self.unit) * pair)
+        (first, second), (rows, columns) = dims, levels
+        pairs: list[cp_model.IntVar] = []
+        costs: list[int] = []
+        ends: dict[int, list[cp_model.IntVar]] = {column: [] for column in columns}
+        for row, line in zip(rows, units, strict=True):
+            both: list[cp_model.IntVar] = []
+            for column, cost in zip(columns, line, strict=True):
+                if able[row, column]:
+                    pair = self.model.new_bool_var("")
+                    here = self._starts_at(first, row) and self._starts_at(second, column)
+                    self.model.add_hint(pair, int(here))
+                    both.append(pair)
+                    ends[column].append(pair)
+                    costs.append(cost)
+            pairs += both
             self.model.add(total(both) == self.picks[first][row])
         for column, both in ends.items():
             self.model.add(total(both) == self.picks[second][column])
-        return total(parts)
+        return weighted(pairs, costs)
 
     def _starts_at(self, name: str, level: int) -> bool:
         return self.starts is not None and self.starts[name] == level
@@ -148,6 +157,12 @@ def total(parts: Iterable[cp_model.LinearExpr]) -> cp_model.LinearExpr:
     """The sum of linear expressions."""
     expression: Any = cp_model.LinearExpr  # its stubs leave the arguments of sum without a type
     return cast(cp_model.LinearExpr, expression.sum(list(parts)))
+
+
+def weighted(parts: Sequence[cp_model.IntVar], weights: Sequence[int]) -> cp_model.LinearExpr:
+    """The sum of ``weights`` times ``parts``."""
+    expression: Any = cp_model.LinearExpr
+    return cast(cp_model.LinearExpr, expression.weighted_sum(list(parts), list(weights)))
 
 
 def _add(parts: list[Linear]) -> Linear:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Polynomial
-from otgraph.allocate.interaction import Interaction, Key
-from otgraph.allocate.layers import LayerGraph
+from otgraph.allocate.interaction import Effects, Interaction, Key, title
+from otgraph.allocate.layers import LayerGraph, Paths
 from otgraph.allocate.option import Option
+from otgraph.allocate.prices import Prices
 from otgraph.allocate.scope import Scope, scopes_of
 
 Levels = tuple[int, ...]
@@ -21,10 +25,22 @@ Levels = tuple[int, ...]
 TOLERANCE = 1e-6
 """The fraction by which a limit may be exceeded, for rounding; far below what can be measured."""
 
+_SCALED = 1e-4
+"""By this much of a damage its vector may be off: vectors come from arithmetic in float32."""
+
 
 def raised(limit: float, fraction: float) -> float:
     """``limit`` and ``fraction`` of its size more."""
     return limit + fraction * abs(limit)
+
+
+@dataclass(frozen=True)
+class Caps:
+    """What a choice may take at most: ``time``, in the problem's unit, and ``layers`` on the longest path,
+    None for any number."""
+
+    time: float = math.inf
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +65,11 @@ class Problem:
     """What to allocate: a width for every dim, and any options that do not exclude each other.
 
     Time is ``constant``, the sum of ``terms``, what the ``nodes`` take that no chosen option removes, and
-    what chosen options add, in any unit; no part but the constant is negative. Damage is the sum over the
-    dims that no chosen option absorbs and over the chosen options, and what these do to each other by
-    ``interaction``. A node may have no time; options that remove it still exclude each other. ``layers``: the
-    paths through the network, for a budget of layers.
+    what chosen options add, in any unit; no part but the constant is negative. A node may have no time;
+    options that remove it still exclude each other. Damage is the sum over the dims that no chosen option
+    absorbs and over the chosen options, and what these do to each other by ``interaction``; vectors of other
+    candidates than the problem's are not looked at. ``layers``: the paths through the network, for a budget
+    of layers.
     """
 
     dims: tuple[DimOptions, ...]
@@ -79,6 +96,8 @@ class Problem:
                 if node.node not in option.removes and (read := sorted(node.dims & option.absorbs)):
                     where = "a term of the problem" if node is self._base else node.node
                     raise ValueError(f"{option.name}: absorbs {read[0]}, which {where} still reads")
+        for key, damage in self.damages.items():
+            self._check_vector(key, damage)
 
     def _check(self, node: NodeTime) -> None:
         if missing := sorted(node.dims - self.candidates.keys()):
@@ -91,6 +110,16 @@ class Problem:
             for widths in wanted:
                 if widths not in node.table.values:
                     raise ValueError(f"{node.node}: its table over {node.table.dims} lacks {widths}")
+
+    def _check_vector(self, key: Key, damage: float) -> None:
+        """A damage is not negative, and convex, as long as no vector does more than the candidate alone."""
+        vector = None if self.interaction is None else self.interaction.vectors.get(key)
+        alone = 0.0 if vector is None else float(vector @ vector)
+        if alone > damage * (1 + _SCALED) + sys.float_info.min:
+            raise ValueError(
+                f"{title(key)}: its vector does {alone:.4g}, more than its damage alone, {damage:.4g};"
+                " scale the interaction to the damages"
+            )
 
     @cached_property
     def _base(self) -> NodeTime:
@@ -136,13 +165,29 @@ class Problem:
 
     def damage(self, choice: Choice) -> float:
         """The damage of ``choice``: ``Σ d_c``, and ``weight · (|Σ v_c|² − Σ |v_c|²)`` of an interaction."""
-        chosen = self.chosen(choice.options)
-        absorbed, pairs = _absorbed(chosen), zip(self.dims, self.levels(choice), strict=True)
-        parts = [dim.damages[level] for dim, level in pairs if dim.name not in absorbed]
-        alone = sum(parts) + sum(option.damage for option in chosen)
+        alone = self.priced(choice, self.prices)
         if self.interaction is None:
             return alone
         return max(alone + self.interaction.together(self.parts(choice)), 0.0)
+
+    def within(self, choice: Choice, caps: Caps) -> bool:
+        """Whether ``choice`` takes no more than ``caps``, within the tolerance."""
+        short = caps.layers is None or self.longest(choice) <= caps.layers
+        return short and self.time(choice) <= raised(caps.time, TOLERANCE)
+
+    def longest(self, choice: Choice) -> int:
+        """The layers on the longest path."""
+        chosen = np.zeros((1, len(self.options)), np.bool_)
+        chosen[0, [self.position[name] for name in choice.options]] = True
+        return int(self.paths.longest(chosen)[0])
+
+    def priced(self, choice: Choice, prices: Prices) -> float:
+        """The damage of ``choice`` as ``prices`` have it."""
+        chosen = self.chosen(choice.options)
+        absorbed, columns = _absorbed(chosen), zip(self.dims, self.levels(choice), prices.dims, strict=True)
+        parts = [alone[level] for dim, level, alone in columns if dim.name not in absorbed]
+        taken = [prices.options[self.position[option.name]] for option in chosen]
+        return sum(parts) + sum(taken) + prices.constant
 
     def parts(self, choice: Choice) -> list[Key]:
         """The candidates that ``choice`` is made of: dims that are not absorbed at their widths, options."""
@@ -150,6 +195,37 @@ class Problem:
         absorbed = _absorbed(chosen)
         kept: list[Key] = [(name, k) for name, k in widths.items() if name not in absorbed]
         return [*kept, *(option.name for option in chosen)]
+
+    @cached_property
+    def prices(self) -> Prices:
+        """What each candidate does alone."""
+        return Prices(
+            tuple(dim.damages for dim in self.dims), tuple(option.damage for option in self.options)
+        )
+
+    @cached_property
+    def paths(self) -> Paths:
+        """The paths through the network, as far as options tell them apart."""
+        if self.layers is None:
+            raise ValueError("the problem does not say how its nodes read each other")
+        return Paths.of(self.layers, self.options)
+
+    @cached_property
+    def effects(self) -> Effects | None:
+        """The interaction as arrays; None when it has no say."""
+        if self.interaction is None or not self.interaction.weight or not self.interaction.samples:
+            return None
+        widths = [(dim.name, dim.widths) for dim in self.dims]
+        return Effects(self.interaction, widths, [option.name for option in self.options])
+
+    @cached_property
+    def damages(self) -> Mapping[Key, float]:
+        """What each candidate does alone, by name."""
+        found: dict[Key, float] = {option.name: option.damage for option in self.options}
+        for dim in self.dims:
+            pairs = zip(dim.widths, dim.damages, strict=True)
+            found |= {(dim.name, width): damage for width, damage in pairs}
+        return found
 
     def _widths(self, choice: Choice) -> dict[str, int]:
         """The widths of all dims."""
@@ -159,9 +235,9 @@ class Problem:
 
     def chosen(self, options: Collection[str]) -> tuple[Option, ...]:
         """The options named, in the problem's order."""
-        if unknown := sorted(set(options) - self._position.keys()):
+        if unknown := sorted(set(options) - self.position.keys()):
             raise ValueError(f"{unknown[0]}: no option of the problem")
-        chosen = sorted(self._position[name] for name in set(options))
+        chosen = sorted(self.position[name] for name in set(options))
         for one, other in itertools.combinations(chosen, 2):
             if other in self.exclusions[one]:
                 both = f"{self.options[one].name} and {self.options[other].name}"
@@ -169,7 +245,8 @@ class Problem:
         return tuple(self.options[at] for at in chosen)
 
     @cached_property
-    def _position(self) -> Mapping[str, int]:
+    def position(self) -> Mapping[str, int]:
+        """Where each option stands in the problem's order."""
         return {option.name: at for at, option in enumerate(self.options)}
 
     @property
@@ -198,17 +275,28 @@ class Problem:
         return tuple(map(frozenset, found))
 
     @cached_property
+    def cliques(self) -> tuple[frozenset[int], ...]:
+        """Sets of options, by position, that exclude each other, which together say all exclusions: those
+        that remove a node or absorb a dim in common, and pairs."""
+        sets = [frozenset(at for at, o in enumerate(self.options) if n.node in o.removes) for n in self.nodes]
+        sets += self.absorbers.values()
+        found: list[frozenset[int]] = []
+        for each in sorted({each for each in sets if len(each) > 1}, key=lambda each: (-len(each), *each)):
+            if not any(each <= other for other in found):
+                found.append(each)
+        said = {pair for each in found for pair in itertools.combinations(sorted(each), 2)}
+        pairs = {
+            (one, other) for one, others in enumerate(self.exclusions) for other in others if one < other
+        }
+        return (*found, *(frozenset(pair) for pair in sorted(pairs - said)))
+
+    @cached_property
     def absorbers(self) -> Mapping[str, frozenset[int]]:
         """The options, by position, that absorb each dim; at most one of them can be chosen."""
         return {
             name: frozenset(at for at, option in enumerate(self.options) if name in option.absorbs)
             for name in self.candidates
         }
-
-    @cached_property
-    def floors(self) -> tuple[float, ...]:
-        """Per dim, the least damage that it does whatever is chosen."""
-        return tuple(0.0 if self.absorbers[c.name] else min(c.damages) for c in self.dims)
 
 
 def _absorbed(options: Collection[Option]) -> frozenset[str]:
