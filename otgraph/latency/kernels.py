@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from otgraph.engines.engine import Engine
 from otgraph.errors import ModelError
@@ -37,11 +38,14 @@ class Grid:
         return Grid(self.inputs | other.inputs, self.outputs | other.outputs)
 
     def points(self, kernel: Kernel) -> list[Point]:
-        """The combinations to measure: all of them, or a coarse grid where an axis has many widths."""
-        outputs = thinned(self.outputs)
+        """The combinations to measure: all of them; of a coarse grid, where both axes have many widths, those
+        that ``KernelTable.of`` completes it from."""
+        inputs, outputs = thinned(self.inputs), thinned(self.outputs)
         if kernel.kind == "depthwise":
             return [(width, width) for width in outputs]
-        return [(i, o) for i in thinned(self.inputs) for o in outputs]
+        coarse = len(inputs) == len(outputs) == FINE and max(len(self.inputs), len(self.outputs)) > FINE
+        found = product(enumerate(inputs), enumerate(outputs))
+        return [(i, o) for (a, i), (b, o) in found if not coarse or 0 in (a, b) or a == b]
 
 
 def thinned(widths: Iterable[int]) -> tuple[int, ...]:

@@ -104,7 +104,7 @@ def by_latency(problem: Problem, target: float, bench: Workbench) -> Outcome:
         UsageError: the target is out of reach.
     """
     bench.settings.progress("measuring what simplifying gains")
-    simplified = bench.clock.ratio(bench.build(Choice()))
+    simplified = bench.clock.ratio(bench.build(Choice()), quick=True)
     state = State.of(problem, simplified.ratio if simplified.credible_gain else 1.0)
     state, best = _rewarded(state, target, bench)
     damage = bench.tried(best.choice)

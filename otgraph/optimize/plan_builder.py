@@ -17,7 +17,7 @@ from otgraph.optimize.fusing import FusionClock, judged, with_apart
 from otgraph.optimize.proposals import Proposal
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.study import Study
-from otgraph.optimize.task import with_task
+from otgraph.optimize.task import with_ridge, with_task
 from otgraph.plan.calibration import CalibrationReference
 from otgraph.plan.decision import DepthAction, DimDecision, Predictions
 from otgraph.plan.fingerprint import fingerprint_graph
@@ -32,13 +32,14 @@ from otgraph.rewrite.pipeline import parse_pipeline
 @dataclass(frozen=True, eq=False)
 class PlanBuilder:
     """``device``: what the engine says of itself. ``proposals``: the collapses that choices name. ``apart``:
-    fusions that are not made."""
+    fusions that are not made. ``ridge``: what repairs that choose none are told to use."""
 
     found: Study
     settings: Settings
     device: Mapping[str, str]
     proposals: Mapping[str, Proposal] = field(default_factory=dict[str, Proposal])
     apart: tuple[str, ...] = ()
+    ridge: float | None = None
 
     def build(self, choice: Choice) -> Graph:
         """The network of ``choice`` without repairs and with blank maps: numbers do not matter to the
@@ -85,7 +86,7 @@ class PlanBuilder:
             model=found.graph.name,
             fingerprint=fingerprint_graph(found.graph),
             budget=settings.budget,
-            pipeline=with_apart(with_task(pipeline, settings.task), self.apart),
+            pipeline=with_apart(with_ridge(with_task(pipeline, settings.task), self.ridge), self.apart),
             dims=tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items()),
             depth=depth,
             predictions=replace(predictions, macs_ratio=self._macs_ratio(choice)),

@@ -15,6 +15,7 @@ from otgraph.calibrate.probing import probing
 from otgraph.data import Data
 from otgraph.graph.depth import depth_of
 from otgraph.graph.graph import Graph
+from otgraph.heap import kept_pages
 from otgraph.optimize.clock import Clock, EngineTimes, NoTimes, TimePrices
 from otgraph.optimize.damages import (
     Damages,
@@ -64,6 +65,7 @@ MOST_WHOLES = 9
 """So many choices are tried whole at most: fewer where a trial costs much (``allowed``)."""
 
 
+@kept_pages()
 def make_plan(
     graph: Graph,
     data: Data,
@@ -118,7 +120,11 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     damages = expected_damages(found, market, trial, settings)
     problem = _problem(found, market, replace(damages, weight=0.0), settings)
     builder = PlanBuilder(
-        found, settings, clock.describe(), {proposal.name: proposal for proposal in market.proposals}
+        found,
+        settings,
+        clock.describe(),
+        {proposal.name: proposal for proposal in market.proposals},
+        ridge=trial.ridge(len(found.data)),
     )
     deciding = _Deciding(found, market, trial, settings, damages, damages.weight)
     bench = deciding.workbench(builder, clock)

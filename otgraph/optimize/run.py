@@ -17,6 +17,7 @@ from otgraph.data_digest import Sketch
 from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
+from otgraph.heap import kept_pages
 from otgraph.optimize.exports import Exports
 from otgraph.optimize.graph_network import GraphNetwork
 from otgraph.optimize.planner import make_plan
@@ -51,6 +52,7 @@ class Optimized:
     missed: str | None = None
 
 
+@kept_pages()
 def optimize(
     graph: Graph,
     data: ModelData,

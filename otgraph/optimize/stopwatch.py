@@ -13,6 +13,9 @@ from otgraph.latency.protocol import Comparison, Latency, compare, measure
 from otgraph.optimize.exports import Exports
 from otgraph.optimize.fusing import FusionClock
 
+QUICK = 24
+"""Pairs of a quick comparison, however short the calls."""
+
 
 class Stopwatch:
     """Measures graphs against ``original`` on one engine, from the files of ``exports``.
@@ -43,11 +46,13 @@ class Stopwatch:
     def ratio(self, candidate: Graph, *, quick: bool = False) -> Comparison:
         """``candidate`` against the original. ``quick``: in one set of pairs instead of three with sessions
         of their own, for the steps of a search."""
-        return self._compare(self._original, candidate, 1 if quick else 3)
+        if quick:
+            return self._compare(self._original, candidate, repeats=1, pairs=QUICK)
+        return self._compare(self._original, candidate)
 
     def between(self, a: Graph, b: Graph) -> Comparison:
         """``b`` against ``a``, neither of them the original."""
-        return self._compare(a, b, 3)
+        return self._compare(a, b)
 
     def fusions(self, graph: Graph, progress: Callable[[str], None]) -> FusionClock:
         """Times the fusions of ``graph`` while it is edited, on the same sample."""
@@ -55,12 +60,19 @@ class Stopwatch:
         inputs = tuple(torch.from_numpy(array) for array in arrays)
         return FusionClock(graph, inputs, self.engine, self.threads, self.seed, progress)
 
-    def _compare(self, a: Graph, b: Graph, repeats: int) -> Comparison:
+    def _compare(self, a: Graph, b: Graph, repeats: int = 3, pairs: int | None = None) -> Comparison:
         self._count += 1
         first, second = self._exports.path_of(a), self._exports.path_of(b)
         seed = self.seed + self._count
         return compare(
-            self.engine, first, second, self.feeds, threads=self.threads, seed=seed, repeats=repeats
+            self.engine,
+            first,
+            second,
+            self.feeds,
+            threads=self.threads,
+            seed=seed,
+            pairs=pairs,
+            repeats=repeats,
         )
 
 

@@ -1,4 +1,5 @@
-"""How the outputs are to be read: decided before anything else, and carried into the pipeline of a plan."""
+"""What a plan tells the passes of its pipeline: how the outputs are to be read, which is decided before
+anything else, and the ridge of repairs."""
 
 from __future__ import annotations
 
@@ -39,6 +40,18 @@ def with_task(pipeline: str, task: Task) -> str:
     if task == "auto":
         return pipeline
     return format_pipeline([_told(step, task) for step in parse_pipeline(pipeline)])
+
+
+def with_ridge(pipeline: str, ridge: float | None) -> str:
+    """``pipeline`` with every repair that would look for a ridge told which to use; as it is with None."""
+    if ridge is None:
+        return pipeline
+    return format_pipeline([_given(step, float(f"{ridge:.2g}")) for step in parse_pipeline(pipeline)])
+
+
+def _given(step: Pass, ridge: float) -> Pass:
+    undecided = "ridge" in option_names(type(step)) and getattr(step, "ridge") == 0  # noqa: B009
+    return replace(cast("Any", step), ridge=ridge) if undecided else step
 
 
 def _told(step: Pass, task: Task) -> Pass:

@@ -93,6 +93,11 @@ class Trial:
         self._ridge = RIDGES[at]
         return self._ridge
 
+    def ridge(self, inputs: int) -> float:
+        """The ridge for a repair on so many ``inputs``: what holds back the chance of few inputs is needed
+        in proportion less of where there are more."""
+        return self._ridge * self.count / max(inputs, self.count)
+
     def damage(self, choice: Choice) -> float:
         """The damage of one choice."""
         return self._damage(choice, self._ridge)

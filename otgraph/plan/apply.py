@@ -11,6 +11,7 @@ from otgraph.data_model import ModelData
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
 from otgraph.graph.specs import bind
+from otgraph.heap import kept_pages
 from otgraph.plan.fingerprint import check, fingerprint_graph
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context, Pass
@@ -24,6 +25,7 @@ _REPAIR = "repair-"
 """How the names of the passes begin that cannot do without calibration inputs."""
 
 
+@kept_pages()
 def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     """Run the plan's pipeline on a copy of ``graph``.
 

@@ -117,7 +117,8 @@ class Fitter:
             return choose(fit, held, self.ridges, importance, power, intercept=intercept, shrunk=True)
         ridge = self.fixed[affine.node.name]
         assert ridge is not None
-        return Choice(solve(fit, (ridge,), intercept=intercept, shrunk=True)[0], ridge, 0.0, 0.0)
+        found = solve(fit, (ridge,), intercept=intercept, shrunk=True, precision=self.precision)
+        return Choice(found[0], ridge, 0.0, 0.0)
 
     def _equations(
         self, affine: Affine, geometry: Geometry, target: Target, importance: torch.Tensor

@@ -16,16 +16,19 @@ from otgraph.data import Data
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.graph import Graph
 from otgraph.graph.notes import stood_for
+from otgraph.heap import give_back
 from otgraph.remark import Remark
 from otgraph.repair.fitter import SOURCE, Fitter
 from otgraph.repair.frontier import Program
-from otgraph.repair.heap import give_back
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
 from otgraph.repair.memory import Memory
 from otgraph.repair.system import largest_system
 from otgraph.repair.target import TargetMode, fitted_input
 from otgraph.repair.teacher import Taught, Teacher
 from otgraph.task import Task
+
+Ridges = Mapping[str, float | None] | float | None
+"""The ridge of each node, or of all; None where each is yet to be chosen."""
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 """Relative ridges; inf corrects the constant alone. The unchanged layer is always one more candidate."""
@@ -36,17 +39,18 @@ class LeastSquaresOptions:
     """What can be chosen.
 
     ``ridges``: candidates for λ, chosen layer by layer. ``common``: candidates for all layers alike, which
-    win where the outputs on held-out inputs say so. ``strengths``: how much of the whole correction to try
-    (0 always is). One
-    part in ``folds`` of the inputs, of which at most ``inputs`` are used, is held out to choose both. Nodes
-    with more than ``max_width`` im2col columns are not fitted. ``sampling``: which output positions of
-    a convolution are used. ``depthwise``: refit those too; on EfficientNet-Lite0 they gained
+    win where the outputs on held-out inputs say so. ``ridge``: the λ of all layers, where it is known
+    already, which saves the walks that choose one. ``strengths``: how much of the whole correction to try
+    (0 always is). One part in ``folds`` of the inputs, of which at most ``inputs`` are used, is held out to
+    choose both. Nodes with more than ``max_width`` im2col columns are not fitted. ``sampling``: which output
+    positions of a convolution are used. ``depthwise``: refit those too; on EfficientNet-Lite0 they gained
     nothing for half of the cost. ``memory``: bytes of intermediate values, samples and normal equations
     before values go to files. ``task``: how the outputs are read when strengths are judged.
     """
 
     ridges: tuple[float, ...] = RIDGES
     common: tuple[float, ...] = (0.2, 5.0)
+    ridge: float | None = None
     strengths: tuple[float, ...] = (0.5, 0.75, 1.0)
     folds: int = 4
     inputs: int = 512
@@ -120,14 +124,16 @@ def repair_least_squares(
     extra = stood_for(new)
     hold = options.memory // 2  # of the original's values, or its unchanged part runs again for every walk
     teacher = Teacher(original, inputs, len(batches), options.sampling, hold, extra=extra, judged=held)
-    first = _judged(new, teacher, held_out, options, scratch)
-    ridges: Mapping[str, float | None] = {name: choice.ridge for name, choice in first.fitter.choices.items()}
-    best, figures = first, {"damage_per_layer": first.damage}
-    for common in options.common if ridges else ():
-        other = _judged(new, teacher, held_out, options, scratch, common)
-        figures[f"damage_common_{common:g}"] = other.damage
-        if other.damage < min(list(figures.values())[:-1]):
-            best, ridges = other, dict.fromkeys(ridges, common)
+    best = _judged(new, teacher, held_out, options, scratch, options.ridge)
+    remarks, figures = list(best.fitter.remarks), {_figure(options.ridge): best.damage}
+    ridges: Ridges = options.ridge
+    if options.ridge is None:
+        ridges = {name: choice.ridge for name, choice in best.fitter.choices.items()}
+        for common in options.common if ridges else ():
+            other = _judged(new, teacher, held_out, options, scratch, common)
+            figures[_figure(common)] = other.damage
+            if other.damage < best.damage:
+                best, ridges = other, common
     updates = best.fitter.pair.new.overrides
     strength, damage = _strength(
         new,
@@ -137,7 +143,7 @@ def repair_least_squares(
         best.outputs,
         options,
     )
-    remarks = [*first.fitter.remarks, _verdict(new, strength, damage, figures)]
+    remarks.append(_verdict(new, strength, damage, figures))
     memory = Memory(options.memory, scratch)
     if strength > 0:
         second = walk(new, teacher, [False] * len(batches), options, memory, fixed=ridges, whole=False)
@@ -148,6 +154,10 @@ def repair_least_squares(
         )
     found = updates if strength > 0 else {}
     return Repair(found, tuple(remarks), strength, damage[0.0], damage[strength], memory.peak, memory.spilled)
+
+
+def _figure(ridge: float | None) -> str:
+    return "damage_per_layer" if ridge is None else f"damage_common_{ridge:g}"
 
 
 def blend(graph: Graph, updates: Mapping[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
@@ -164,7 +174,7 @@ def walk(
     options: LeastSquaresOptions,
     memory: Memory,
     *,
-    fixed: Mapping[str, float | None] | float | None = None,
+    fixed: Ridges = None,
     whole: bool = True,
 ) -> Fitter:
     """Fit ``new`` node by node on the first batches of ``teacher``, those that are not ``held_out``.

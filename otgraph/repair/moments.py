@@ -20,8 +20,8 @@ from otgraph.data import Data
 from otgraph.graph.affine import Affine, BatchNorm, affine_nodes, is_shared, lay_weight, read_batch_norm
 from otgraph.graph.graph import Graph, label
 from otgraph.graph.notes import kept_of, original_name
+from otgraph.heap import give_back
 from otgraph.remark import Remark
-from otgraph.repair.heap import give_back
 from otgraph.repair.lockstep import Lockstep, Walked
 from otgraph.repair.memory import Memory
 from otgraph.repair.target import norm_of, restrict

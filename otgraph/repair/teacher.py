@@ -50,6 +50,9 @@ class Teacher:
         self._samples: dict[tuple[str, int, int, int], torch.Tensor] = {}  # by node, batch, axis, positions
         self._places = _places(original, sampling, self._inputs)
         self._values = Checkpoints(original, batches, hold, self._visit, judged)
+        self._fixed: dict[int, int] = {}  # nothing is added from here on
+        add_storages(list(self._samples.values()), self._fixed)
+        self._values.storages(self._fixed)
 
     @property
     def outputs(self) -> list[tuple[torch.Tensor, ...]]:
@@ -58,8 +61,7 @@ class Teacher:
 
     def storages(self, held: dict[int, int]) -> None:
         """Add to ``held`` the address and bytes of each storage in memory: samples, outputs, held values."""
-        add_storages(list(self._samples.values()), held)
-        self._values.storages(held)
+        held.update(self._fixed)
 
     def pick(self, name: str, total: int, batch: int) -> torch.Tensor:
         """Which of ``total`` positions were sampled for the layer ``name``."""

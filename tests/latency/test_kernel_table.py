@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from otgraph.latency.kernel_table import KernelTable, KernelTime, fit_time, monotone
+from otgraph.latency.kernel_table import KernelTable, KernelTime, completed, fit_time, monotone
 
 GRID = [(i, o) for i in (32, 24, 16, 8) for o in (64, 48, 32, 16)]
 
@@ -55,6 +55,18 @@ def test_a_depthwise_table_depends_on_the_outputs() -> None:
 def test_a_single_point_is_a_table() -> None:
     table = KernelTable.of({(3, 20): 0.7})
     assert table.at(3, 20) == table.at(3, 8) == pytest.approx(0.7)
+
+
+def test_a_cross_and_the_diagonal_complete_a_product_and_what_it_is_off_by() -> None:
+    def law(a: int, b: int) -> float:
+        return (1 + a) * (2 + b) ** 2 * (1.5 if a == b < 3 else 1.25 if 3 not in (a, b) and a != b else 1)
+
+    sparse = np.array([[law(a, b) if 3 in (a, b) or a == b else np.nan for b in range(4)] for a in range(4)])
+    whole = completed(sparse)
+    assert whole[0, 0] == law(0, 0) and whole[3, 1] == law(3, 1)
+    assert whole[0, 1] == pytest.approx(1.5 * 1 * 9)
+    sparse[3, 1] = np.nan
+    assert np.isnan(completed(sparse)).any()
 
 
 def test_a_hole_or_a_time_of_nothing_is_an_error() -> None:

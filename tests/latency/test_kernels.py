@@ -217,6 +217,16 @@ def test_between_thinned_widths_a_bilinear_law_is_met() -> None:
     assert table.at(72, 32) == pytest.approx(law((32, 72, 3, 3)), rel=1e-4)
 
 
+def test_of_many_widths_on_both_axes_a_cross_and_the_diagonal_are_measured() -> None:
+    engine = Fake()
+    wide = CONV.at(128, 128)
+    table = time_kernels(engine, {wide: grid(wide, 8, 8)}, clock=engine.machine.clock())[wide]
+    assert own(engine) == sorted((o, i, 3, 3) for i, o in grid(wide, 8, 8).points(wide))
+    assert len(own(engine)) == 10
+    assert table.at(80, 80) == pytest.approx(law((80, 80, 3, 3)), rel=1e-4)
+    assert table.at(112, 80) == pytest.approx(law((80, 112, 3, 3)), rel=0.02)  # not measured
+
+
 def test_a_depthwise_one_is_measured_along_the_diagonal() -> None:
     engine = Fake()
     table = time_kernels(engine, {DEPTHWISE: grid(DEPTHWISE, 8, 8)}, clock=engine.machine.clock())[DEPTHWISE]

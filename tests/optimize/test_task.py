@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from otgraph.optimize.task import with_task
+from otgraph.optimize.task import with_ridge, with_task
 from otgraph.rewrite.catalogue import load_catalogue, load_pipelines
 from otgraph.rewrite.options import option_names
-from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.rewrite.pipeline import format_pipeline, parse_pipeline
 
 
 def test_auto_leaves_the_pipeline_as_it_is_written() -> None:
@@ -16,8 +16,8 @@ def test_auto_leaves_the_pipeline_as_it_is_written() -> None:
 
 @pytest.mark.parametrize("task", ["classifier", "regression"])
 def test_every_pass_that_judges_is_told(task: str) -> None:
-    told = parse_pipeline(with_task(load_pipelines()["apply"], task))  # type: ignore[arg-type]
-    before = parse_pipeline("apply")
+    before = parse_pipeline(load_pipelines()["apply"] + ",repair-moments")
+    told = parse_pipeline(with_task(format_pipeline(before), task))  # type: ignore[arg-type]
     assert [step.name for step in told] == [step.name for step in before]
     judges = [step for step in told if "task" in option_names(type(step))]
     assert {"repair-least-squares", "repair-moments"} <= {step.name for step in judges}
@@ -31,6 +31,12 @@ def test_every_pass_that_repairs_can_be_told() -> None:
     catalogue = load_catalogue()
     repairs = [name for name in catalogue if name.startswith("repair-")]
     assert repairs and all("task" in option_names(catalogue[name]) for name in repairs)
+
+
+def test_a_repair_that_would_look_for_a_ridge_is_told_the_one_of_the_trials() -> None:
+    assert with_ridge("apply", None) == "apply"
+    text = with_ridge("repair-least-squares{inputs=64},cleanup,repair-least-squares{ridge=2.0}", 0.01234)
+    assert text == "repair-least-squares{inputs=64 ridge=0.012},cleanup,repair-least-squares{ridge=2.0}"
 
 
 def test_other_options_stay() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from otgraph import heap
 from otgraph.data import Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.repair import heap
 from otgraph.repair import memory as memory_module
 from otgraph.repair.checkpoints import Checkpoints, Smallest
 from otgraph.repair.frontier import Program
