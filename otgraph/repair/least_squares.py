@@ -30,6 +30,10 @@ from otgraph.task import Task
 Ridges = Mapping[str, float | None] | float | None
 """The ridge of each node, or of all; None where each is yet to be chosen."""
 
+LITTLE = 0.75
+"""Where a known ridge leaves more than this share of the damage, others are tried after all: what a few mild
+candidates need is too much for a harsh cut."""
+
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 """Relative ridges; inf corrects the constant alone. The unchanged layer is always one more candidate."""
 
@@ -40,12 +44,13 @@ class LeastSquaresOptions:
 
     ``ridges``: candidates for λ, chosen layer by layer. ``common``: candidates for all layers alike, which
     win where the outputs on held-out inputs say so. ``ridge``: the λ of all layers, where it is known
-    already, which saves the walks that choose one. ``strengths``: how much of the whole correction to try
-    (0 always is). One part in ``folds`` of the inputs, of which at most ``inputs`` are used, is held out to
-    choose both. Nodes with more than ``max_width`` im2col columns are not fitted. ``sampling``: which output
-    positions of a convolution are used. ``depthwise``: refit those too; on EfficientNet-Lite0 they gained
-    nothing for half of the cost. ``memory``: bytes of intermediate values, samples and normal equations
-    before values go to files. ``task``: how the outputs are read when strengths are judged.
+    already, which saves the walks that choose one unless it leaves too much (``LITTLE``). ``strengths``: how
+    much of the whole correction to try (0 always is). One part in ``folds`` of the inputs, of which at most
+    ``inputs`` are used, is held out to choose both. Nodes with more than ``max_width`` im2col columns are not
+    fitted. ``sampling``: which output positions of a convolution are used. ``depthwise``: refit those too; on
+    EfficientNet-Lite0 they gained nothing for half of the cost. ``memory``: bytes of intermediate values,
+    samples and normal equations before values go to files. ``task``: how the outputs are read when strengths
+    are judged.
     """
 
     ridges: tuple[float, ...] = RIDGES
@@ -124,25 +129,21 @@ def repair_least_squares(
     extra = stood_for(new)
     hold = options.memory // 2  # of the original's values, or its unchanged part runs again for every walk
     teacher = Teacher(original, inputs, len(batches), options.sampling, hold, extra=extra, judged=held)
-    best = _judged(new, teacher, held_out, options, scratch, options.ridge)
-    remarks, figures = list(best.fitter.remarks), {_figure(options.ridge): best.damage}
-    ridges: Ridges = options.ridge
-    if options.ridge is None:
-        ridges = {name: choice.ridge for name, choice in best.fitter.choices.items()}
-        for common in options.common if ridges else ():
-            other = _judged(new, teacher, held_out, options, scratch, common)
-            figures[_figure(common)] = other.damage
-            if other.damage < best.damage:
-                best, ridges = other, common
-    updates = best.fitter.pair.new.overrides
-    strength, damage = _strength(
-        new,
-        updates,
-        [inputs[i] for i in held],
-        [teacher.outputs[i] for i in held],
-        best.outputs,
-        options,
-    )
+    judged_on = [inputs[i] for i in held]
+    reference = [teacher.outputs[i] for i in held]
+    before = output_divergence(reference, run_with(new, {}, judged_on), options.task)
+    tried: list[_Judged] = []
+    if options.ridge is not None:
+        tried.append(_judged(new, teacher, held_out, options, scratch, options.ridge))
+    if not tried or tried[0].damage > LITTLE * before.damage:
+        tried.append(_judged(new, teacher, held_out, options, scratch))
+        commons = options.common if tried[-1].fitter.choices else ()
+        tried += [_judged(new, teacher, held_out, options, scratch, common) for common in commons]
+    best = min(tried, key=lambda each: each.damage)
+    updates, ridges = best.fitter.pair.new.overrides, best.ridges()
+    strength, damage = _strength(new, updates, judged_on, reference, before, best.outputs, options)
+    figures = {_figure(each.fixed): each.damage for each in tried}
+    remarks = list(next((each for each in tried if each.fixed is None), tried[0]).fitter.remarks)
     remarks.append(_verdict(new, strength, damage, figures))
     memory = Memory(options.memory, scratch)
     if strength > 0:
@@ -215,11 +216,19 @@ def walk(
 
 @dataclass(frozen=True)
 class _Judged:
-    """A walk with the whole of its correction: ``outputs`` and ``damage`` on the held-out batches."""
+    """A walk with the whole of its correction: ``outputs`` and ``damage`` on the held-out batches. ``fixed``:
+    the ridge of all nodes, None where each chose its own."""
 
+    fixed: float | None
     fitter: Fitter
     outputs: list[tuple[torch.Tensor, ...]]
     damage: float
+
+    def ridges(self) -> Ridges:
+        """That of each node, or of all."""
+        if self.fixed is not None:
+            return self.fixed
+        return {name: choice.ridge for name, choice in self.fitter.choices.items()}
 
 
 def _judged(
@@ -234,7 +243,7 @@ def _judged(
     held = [index for index, out in enumerate(held_out) if out]
     outputs = outputs_of(fitter.pair.new, held)
     found = output_divergence([teacher.outputs[i] for i in held], outputs, options.task)
-    return _Judged(fitter, outputs, found.damage)
+    return _Judged(fixed, fitter, outputs, found.damage)
 
 
 def _settled(new: Graph, original: Graph, same: Collection[str]) -> frozenset[str]:
@@ -252,17 +261,17 @@ def _strength(
     updates: Mapping[str, torch.Tensor],
     inputs: Sequence[Feed],
     reference: Sequence[Outputs],
+    before: Divergence,
     full: Sequence[Outputs],
     options: LeastSquaresOptions,
 ) -> tuple[float, dict[float, Divergence]]:
     """The share of the correction with the smallest divergence of the outputs on the held-out inputs.
 
-    ``full``: the outputs with all of it.
+    ``before``: without any of it; ``full``: the outputs with all of it.
     """
-    damage: dict[float, Divergence] = {}
-    for strength in dict.fromkeys((0.0, *options.strengths)):
-        overrides = blend(new, updates, strength) if strength > 0 else {}
-        outputs = full if strength == 1.0 else run_with(new, overrides, inputs)
+    damage = {0.0: before}
+    for strength in options.strengths:
+        outputs = full if strength == 1.0 else run_with(new, blend(new, updates, strength), inputs)
         damage[strength] = output_divergence(reference, outputs, options.task)
     return min(damage, key=lambda s: (damage[s].damage, s)), damage
 
