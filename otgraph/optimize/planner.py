@@ -353,6 +353,7 @@ def _finished(
         damage=math.sqrt(outcome.damage),
         bound=allocation.bound if known else None,
         gap=allocation.gap if known else None,
+        uncertainty=_factor(damages),
     )
     choice = outcome.best.choice
     actions = tuple(_action(builder.proposals[name], outcome) for name in choice.options)
@@ -360,6 +361,12 @@ def _finished(
     alone = {dim.name: dict(zip(dim.widths, dim.damages, strict=True)) for dim in problem.dims}
     dims = tuple(replace(d, damage=math.sqrt(alone[d.name].get(len(d.kept), 0.0))) for d in plan.dims)
     return replace(plan, dims=dims)
+
+
+def _factor(damages: Damages) -> float | None:
+    """By which trials are off from what the others say of them; None where there are too few to tell."""
+    residual = damages.healing.residual()
+    return math.exp(min(residual, 9.0)) if math.isfinite(residual) else None
 
 
 def _action(proposal: Proposal, outcome: Outcome) -> DepthAction:
@@ -394,18 +401,20 @@ def _counts(found: Study, market: Market, damages: Damages, trial: Trial) -> Rem
     widths = sum(len(each) - 1 for each in market.widths.values())
     maps = len(market.proposals)
     priced = len(damages.prices.effects)
+    factor = _factor(damages)
     text = (
         f"{widths} widths of {len(market.widths)} dims and {maps} collapses: {priced} priced by backward"
-        f" passes in {damages.prices.cpu_seconds:.1f} CPU s, {trial.made} trials; trials are off by a factor"
-        f" of {math.exp(min(damages.healing.residual(), 9.0)):.2f} from what the others say of them;"
-        f" interactions count with a weight of {damages.weight:g}"
+        f" passes in {damages.prices.cpu_seconds:.1f} CPU s, {trial.made} trials"
     )
+    if factor is not None:
+        text += f"; trials are off by a factor of {factor:.2f} from what the others say of them"
+    text += f"; interactions count with a weight of {damages.weight:g}"
     figures: Mapping[str, float | int | str] = {
         "widths": widths,
         "collapses": maps,
         "priced": priced,
         "trials": trial.made,
-        "residual": round(min(damages.healing.residual(), 1e3), 4),
+        "uncertainty": "unknown" if factor is None else round(factor, 4),
         "weight": damages.weight,
     }
     return Remark("analysis", "prices", found.graph.name, text, figures)

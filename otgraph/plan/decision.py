@@ -76,7 +76,9 @@ class Predictions:
     """What the plan expects, as ratios to the original; None where nothing was predicted.
 
     ``bound`` is the solver's proven lower bound on its objective (the damage, or for a damage limit the time
-    ratio), ``gap`` how far the objective may be from the best one, as a fraction of it.
+    ratio), ``gap`` how far the objective may be from the best one, as a fraction of it. ``uncertainty``: a
+    factor; trials of single candidates are within it of what the model of damages says of them without them,
+    two times in three (the damage of the whole was tried, and is not uncertain in this way).
     """
 
     time_ratio: float | None = None
@@ -84,3 +86,4 @@ class Predictions:
     macs_ratio: float | None = None
     bound: float | None = None
     gap: float | None = None
+    uncertainty: float | None = None

@@ -62,6 +62,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ("time", _figure(predicted.time_ratio, "x")),
         ("MACs", _figure(predicted.macs_ratio, "x")),
         ("relative L2", _figure(predicted.damage, "")),
+        ("damages of single decisions within a factor of", _figure(predicted.uncertainty, "")),
         ("gap to the best allocation at most", _figure(predicted.gap, "")),
     ]
     device = ", ".join(f"{key} {value}" for key, value in plan.device.items())
