@@ -92,10 +92,7 @@ def solve(
         gram = (n * mean_x.unsqueeze(2) * mean_x.unsqueeze(1)).neg_().add_(gram)
         cross = cross - n * mean_x.unsqueeze(2) * mean_r.unsqueeze(1)
     power = equations.xx.diagonal(dim1=1, dim2=2)
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    alive = (diagonal > _DEAD * power) & (diagonal > 0)
-    floor = diagonal.clamp_min(0).sqrt().mean(1, keepdim=True).square()
-    scale = torch.where(alive, (diagonal + floor).clamp_min(_TINY).rsqrt(), torch.zeros_like(diagonal))
+    scale = _scale(gram.diagonal(dim1=1, dim2=2), power)
     scaled = gram.mul_(scale.unsqueeze(2)) if intercept else gram * scale.unsqueeze(2)
     scaled = scaled.mul_(scale.unsqueeze(1)).to(precision)
     right = (cross * scale.unsqueeze(2)).to(precision)
@@ -105,7 +102,7 @@ def solve(
             weight = torch.zeros_like(cross)
         else:
             system = scaled.clone()
-            system.diagonal(dim1=1, dim2=2).add_(ridge + (~alive).to(precision))
+            system.diagonal(dim1=1, dim2=2).add_(ridge + (scale == 0).to(precision))
             factor, failed = torch.linalg.cholesky_ex(system)
             del system  # these matrices may have hundreds of megabytes each
             weight = torch.cholesky_solve(right, factor).double() * scale.unsqueeze(2)
@@ -116,6 +113,40 @@ def solve(
         bias = shift if intercept else torch.zeros_like(mean_r)
         found.append(Correction(weight, bias))
     return found
+
+
+def solve_rows(
+    rows: torch.Tensor, residuals: torch.Tensor, ridge: float, *, intercept: bool, shrunk: bool = False
+) -> Correction:
+    """As ``solve`` for one ridge, from the rows (g, p, K) and residuals (g, p, O) themselves, in their type.
+
+    In the dual form, a system of p rows in the place of one of K columns: much less where columns are more
+    than rows (one row's weight per equation; Saunders, Gammerman & Vovk 1998).
+    """
+    mean_x = rows.mean(1, keepdim=True)
+    mean_r = residuals.mean(1, keepdim=True)
+    centred = rows - mean_x if intercept else rows
+    wanted = residuals - mean_r if intercept else residuals
+    power = rows.square().sum(1)
+    diagonal = centred.square().sum(1)
+    scale = _scale(diagonal, power).unsqueeze(1)
+    scaled = centred * scale
+    system = scaled @ scaled.transpose(1, 2)
+    system.diagonal(dim1=1, dim2=2).add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    weight = (scaled.transpose(1, 2) @ torch.cholesky_solve(wanted, factor)) * scale.transpose(1, 2)
+    weight[failed != 0] = 0
+    if not intercept:
+        return Correction(weight.double(), torch.zeros_like(mean_r).squeeze(1).double())
+    shift = mean_r / (1 + 2 * ridge if shrunk else 1.0) - mean_x @ weight
+    return Correction(weight.double(), shift.squeeze(1).double())
+
+
+def _scale(diagonal: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """By which columns are multiplied: nothing is left of those that never vary."""
+    alive = (diagonal > _DEAD * power) & (diagonal > 0)
+    floor = diagonal.clamp_min(0).sqrt().mean(1, keepdim=True).square()
+    return torch.where(alive, (diagonal + floor).clamp_min(_TINY).rsqrt(), torch.zeros_like(diagonal))
 
 
 def squared_error(equations: Normal, correction: Correction) -> torch.Tensor:

@@ -13,8 +13,11 @@ from otgraph.latency.protocol import Comparison, Latency, compare, measure
 from otgraph.optimize.exports import Exports
 from otgraph.optimize.fusing import FusionClock
 
-QUICK = 24
-"""Pairs of a quick comparison, however short the calls."""
+QUICK = 8, 24
+"""Pairs of a quick comparison, at least and at most."""
+
+QUICK_MS = 500.0
+"""How long the original's calls of a quick comparison may take together, within that."""
 
 
 class Stopwatch:
@@ -33,11 +36,14 @@ class Stopwatch:
         self._exports = exports
         self._original = original
         self._count = 0
+        self._ms = 0.0
 
     def original(self) -> Latency:
         """The latency of the original by itself."""
         path = self._exports.path_of(self._original)
-        return measure(self.engine, path, self.feeds, threads=self.threads, seed=self.seed)
+        found = measure(self.engine, path, self.feeds, threads=self.threads, seed=self.seed)
+        self._ms = found.ms
+        return found
 
     def describe(self) -> dict[str, str]:
         """What the engine says of itself."""
@@ -47,7 +53,8 @@ class Stopwatch:
         """``candidate`` against the original. ``quick``: in one set of pairs instead of three with sessions
         of their own, for the steps of a search."""
         if quick:
-            return self._compare(self._original, candidate, repeats=1, pairs=QUICK)
+            pairs = min(max(int(QUICK_MS / max(self._ms, 1e-3)), QUICK[0]), QUICK[1])
+            return self._compare(self._original, candidate, repeats=1, pairs=pairs)
         return self._compare(self._original, candidate)
 
     def between(self, a: Graph, b: Graph) -> Comparison:

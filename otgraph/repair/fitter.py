@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import fx
 
-from otgraph.calibrate.normal import Choice, Correction, Normal, choose, solve
+from otgraph.calibrate.normal import Choice, Correction, Normal, choose, solve, solve_rows
 from otgraph.calibrate.rows import Geometry
 from otgraph.graph.affine import Affine, is_shared, lay_weight, read_weight
 from otgraph.graph.graph import label
@@ -25,6 +25,9 @@ from otgraph.repair.target import (
 )
 
 SOURCE = "repair-least-squares"
+
+SINGLE = 0.01
+"""From this relative ridge on the rounding of single precision is of no account in a system."""
 
 
 @dataclass
@@ -111,13 +114,20 @@ class Fitter:
         self, affine: Affine, geometry: Geometry, target: Target, constant: Literal["fitted", "old"]
     ) -> Choice:
         importance = target.importance.reshape(geometry.groups, geometry.out)
-        fit, held, power = self._equations(affine, geometry, target, importance)
         intercept = constant == "fitted"
         if self.fixed is None:
+            fit, held, power = self._equations(affine, geometry, target, importance)
             return choose(fit, held, self.ridges, importance, power, intercept=intercept, shrunk=True)
         ridge = self.fixed[affine.node.name]
         assert ridge is not None
-        found = solve(fit, (ridge,), intercept=intercept, shrunk=True, precision=self.precision)
+        if self.precision == torch.float32 and ridge >= SINGLE and self._rows(affine) < geometry.width:
+            rows, residuals = self._side_by_side(affine, geometry, target)
+            return Choice(
+                solve_rows(rows, residuals, ridge, intercept=intercept, shrunk=True), ridge, 0.0, 0.0
+            )
+        fit, _, _ = self._equations(affine, geometry, target, importance)
+        precision = self.precision if ridge >= SINGLE else torch.float64
+        found = solve(fit, (ridge,), intercept=intercept, shrunk=True, precision=precision)
         return Choice(found[0], ridge, 0.0, 0.0)
 
     def _equations(
@@ -125,15 +135,44 @@ class Fitter:
     ) -> tuple[Normal, Normal, float]:
         """The normal equations of the fitted and of the held-out batches, and the power of the latter's
         target."""
+        sizes = (geometry.groups, geometry.width, geometry.out)
+        parts = {False: Normal.zero(*sizes), True: Normal.zero(*sizes if self.fixed is None else (0, 0, 0))}
+        power = 0.0
+        for held, rows, wanted, residuals in self._blocks(affine, geometry, target):
+            parts[held] = parts[held].add(rows, residuals)
+            power += float((wanted.square().sum(1) * importance).sum()) if held else 0.0
+        return parts[False], parts[True], power
+
+    def _side_by_side(
+        self, affine: Affine, geometry: Geometry, target: Target
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All rows and residuals of the fitted batches at once."""
+        found = [(rows, residuals) for _, rows, _, residuals in self._blocks(affine, geometry, target)]
+        return torch.cat([rows for rows, _ in found], 1), torch.cat([left for _, left in found], 1)
+
+    def _rows(self, affine: Affine) -> int:
+        """How many rows the fitted batches have."""
+        values = self.pair.new.values[affine.data.name]
+        fitted = [index for index in range(len(values)) if not self.held_out[index]]
+        if not fitted:
+            return 0
+        geometry = Geometry(affine.window)
+        space = math.prod(geometry.space(values[fitted[0]]))
+        name = original_name(affine.output)
+        at = self.pair.pick(name, space, geometry.width, fitted[0])
+        return len(at) * sum(len(self.pair.new.batches[index][0]) for index in fitted)
+
+    def _blocks(
+        self, affine: Affine, geometry: Geometry, target: Target
+    ) -> Iterator[tuple[bool, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Whether they are held out, rows, targets and what the old weights leave of these, block by block;
+        of the held-out batches only where a ridge is chosen on them."""
         program = self.pair.new
         old = geometry.columns(read_weight(program.graph, affine)).to(self.precision)
         bias = torch.zeros(geometry.groups, 1, geometry.out, dtype=torch.float64)
         if affine.bias is not None:
             bias = program.tensor(affine.bias).double().reshape(bias.shape)
         bias = bias.to(self.precision)
-        sizes = (geometry.groups, geometry.width, geometry.out)
-        parts = {False: Normal.zero(*sizes), True: Normal.zero(*sizes if self.fixed is None else (0, 0, 0))}
-        power = 0.0
         values = program.values[affine.data.name]
         space = math.prod(geometry.space(values[0]))
         for index, data in enumerate(values):
@@ -142,9 +181,7 @@ class Fitter:
                 continue
             at = self.pair.pick(original_name(affine.output), space, geometry.width, index)
             for rows, wanted in geometry.blocks(data, target.at(index, at), at):
-                parts[held] = parts[held].add(rows, wanted - rows @ old - bias)
-                power += float((wanted.square().sum(1) * importance).sum()) if held else 0.0
-        return parts[False], parts[True], power
+                yield held, rows, wanted, wanted - rows @ old - bias
 
     def _write(self, affine: Affine, correction: Correction, intercept: str | None) -> None:
         program = self.pair.new

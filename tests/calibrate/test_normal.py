@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from otgraph.calibrate.normal import Normal, choose, solve, squared_error
+from otgraph.calibrate.normal import Normal, choose, solve, solve_rows, squared_error
 from otgraph.calibrate.rows import Geometry, Sampling, gathered
 from otgraph.graph.affine import affine_nodes, read_weight
 from otgraph.graph.capture import capture
@@ -169,3 +169,17 @@ def test_a_shrunk_intercept_goes_to_nothing_as_the_ridge_grows() -> None:
     assert shrunk.bias.abs().max() < 1e-4 * free.bias.abs().max()
     exact, near = (solve(system, (1e-9,), intercept=True, shrunk=s)[0] for s in (False, True))
     assert torch.allclose(exact.bias, near.bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("count", [4, 60])
+def test_the_dual_form_is_the_same_solution(intercept: bool, count: int) -> None:
+    rows, residuals = problem()
+    rows, residuals = rows[:, :count].clone(), residuals[:, :count]
+    rows[0, :, 2] = 0.0  # a channel that is silent
+    primal = solve(equations(rows, residuals), (0.1,), intercept=intercept, shrunk=True)[0]
+    dual = solve_rows(rows, residuals, 0.1, intercept=intercept, shrunk=True)
+    torch.testing.assert_close(dual.weight, primal.weight, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(dual.bias, primal.bias, rtol=1e-9, atol=1e-12)
+    single = solve_rows(rows.float(), residuals.float(), 0.1, intercept=intercept, shrunk=True)
+    torch.testing.assert_close(single.weight, primal.weight, rtol=1e-3, atol=1e-5)
