@@ -50,9 +50,10 @@ class LatencyTable:
         self, statement: str, rows: Sequence[tuple[str | int | float, ...]] = ((),)
     ) -> list[tuple[float, ...]]:
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=10)) as connection, connection:
                 return [each for row in rows for each in connection.execute(statement, row)]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise OutputError(
                 f"{self.path}: cannot be used as a latency table ({error}); remove it, or set OTGRAPH_CACHE"
             ) from error

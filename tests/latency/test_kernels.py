@@ -333,3 +333,11 @@ def test_each_kind_runs_in_onnxruntime(kernel: Kernel) -> None:
 def test_the_reference_is_a_kernel_like_others() -> None:
     engine = Fake()
     assert read_costs(engine, [REFERENCE], 1, engine.machine.clock()) == pytest.approx([1.0], rel=1e-4)
+
+
+def test_the_folder_of_a_table_is_made(tmp_path: Path) -> None:
+    table = LatencyTable(tmp_path / "new" / "folder" / "t.sqlite", {})
+    assert table.load(CONV) == {}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot be used as a latency table"):
+        LatencyTable(tmp_path / "file" / "t.sqlite", {})
