@@ -107,6 +107,28 @@ def test_a_linear_layer_on_sequences_recovers() -> None:
     assert error(original, new, repair, inputs(5, 7, 4, seed=1)) < 1e-5
 
 
+def test_a_known_ridge_spares_the_choice_unless_it_leaves_most_of_the_damage() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    dependent(module[0])
+    x = inputs(24, 7, 4)
+    original, new = cut(module, x, lambda m: (narrow(m[0], 0), narrow(m[1], 1)))
+    mild = repair_least_squares(new, original, as_data(x), LeastSquaresOptions(ridge=1e-8))
+    harsh = repair_least_squares(new, original, as_data(x), LeastSquaresOptions(ridge=1e4))
+    tried = [
+        {key for key in r.remarks[-1].metrics if "common" in key or "layer" in key} for r in (mild, harsh)
+    ]
+    assert tried[0] == {"damage_common_1e-08"}
+    assert tried[1] == {
+        "damage_common_10000",
+        "damage_per_layer",
+        "damage_common_0.2",
+        "damage_common_5",
+    }
+    for repair in (mild, harsh):
+        assert error(original, new, repair, inputs(5, 7, 4, seed=1)) < 1e-5
+
+
 @pytest.mark.parametrize("groups", [3, 6])
 def test_grouped_and_depthwise_convolutions_undo_a_change_of_their_input(groups: int) -> None:
     torch.manual_seed(0)

@@ -181,6 +181,34 @@ def test_a_tuple_goes_to_a_file_too_and_a_view_costs_nothing(tmp_path: Path) -> 
     assert not roomy.admit(torch.zeros(26)) and holder is not None
 
 
+def test_pages_are_kept_within_and_given_back_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[int, int] | str] = []
+
+    class Library:
+        @staticmethod
+        def mallopt(option: int, value: int) -> int:
+            said.append((option, value))
+            return 1
+
+        @staticmethod
+        def malloc_trim(_: int) -> int:
+            said.append("trim")
+            return 1
+
+    monkeypatch.setattr(heap.sys, "platform", "linux")
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: Library)
+    with pytest.raises(RuntimeError), heap.kept_pages():
+        begun = list(said)
+        with heap.kept_pages():
+            assert said == begun  # the C library has one heap
+        assert said == begun and (-4, 0) in begun
+        raise RuntimeError
+    assert said[-1] == "trim" and (-4, 65536) in said[len(begun) :]
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: object())  # musl has no such function
+    with heap.kept_pages():
+        pass
+
+
 def test_freed_pages_go_back_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
