@@ -23,7 +23,7 @@ from otgraph.rewrite.collapse import collapse_spans
 from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.rewriter import Rewriter
 
-INPUTS = 16, 48
+INPUTS = 24, 48
 """So many inputs, within these limits, repair a trial, and as many others judge it: fewer where one costs
 more."""
 
