@@ -112,7 +112,9 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))
     shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
     terms = tuple(term for cost in macs_terms(graph, axes, shapes) for term in cost.terms)
-    metric = OutputMetric.of([graph(*feed) for feed in feeds(graph, held.take(METRIC_INPUTS), 16)], form)
+    metric = OutputMetric.of(
+        [graph(*feed) for feed in feeds(graph, held.take(METRIC_INPUTS, settings.seed), 16)], form
+    )
     remarks = (*axes.remarks, *found.remarks)
     return Study(graph, axes, found.widths, data, fit, held, terms, classifier, form, metric, remarks)
 
