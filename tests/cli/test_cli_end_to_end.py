@@ -75,9 +75,8 @@ def test_a_pipeline_is_run_and_written(command: Command) -> None:
 
 @pytest.mark.parametrize("flags", [(), ("--calib", "calib.npz")])
 def test_every_pass_of_a_plan_says_that_it_lacks_one(command: Command, flags: tuple[str, ...]) -> None:
-    code, out, _ = command(
-        "run", "net.onnx", "-p", f"{load_pipelines()['apply']},repair-moments", "-o", "small.onnx", *flags
-    )
+    pipeline = load_pipelines()["apply"].replace("fold-batch-norm", "repair-moments,fold-batch-norm")
+    code, out, _ = command("run", "net.onnx", "-p", pipeline, "-o", "small.onnx", *flags)
     assert code == 0
     for name in ("reroute-channels", "prune-channels", "repair-least-squares", "repair-moments"):
         said = [line for line in out.splitlines() if line.startswith(f"missed: {name}: net: ")]
