@@ -189,13 +189,13 @@ def test_a_stated_task_is_what_everything_judges_by(graph: Graph, optimized: otg
     told: list[str] = []
     assert optimized.audit.fidelity.task == "regression"  # of a network that was never trained
     assert optimized.audit.fidelity.task_asked == "auto"
-    assert optimized.plan.pipeline.count("task=regression") == 2  # what was decided, for whoever applies it
+    assert optimized.plan.pipeline.count("task=regression") == 1  # what was decided, for whoever applies it
     scores = otg.optimize(
         graph, images(), keep=0.5, task="classifier", on_reading=lambda reading: told.append(reading.text)
     )
     assert scores.audit.fidelity.classification is not None
     assert scores.audit.fidelity.task_asked == "classifier"
-    assert scores.plan.pipeline.count("task=classifier") == 2
+    assert scores.plan.pipeline.count("task=classifier") == 1
     assert told == ["classifier of 5 classes, damage is KL; as asked"]
 
 
