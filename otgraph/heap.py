@@ -29,8 +29,8 @@ def kept_pages() -> Iterator[None]:
     """Within it, pages that were freed are used again instead of being returned to the system one array at a
     time; at the end they are given back.
 
-    An array of some megabytes otherwise comes from the system anew at every operator, page by page: on
-    EfficientNet-Lite0 a third of all CPU time of a repair. Only glibc can; elsewhere nothing happens.
+    An array of some megabytes otherwise comes from the system anew at every operator, page by page, which can
+    take longer than to compute it. Only glibc can; elsewhere nothing happens.
     """
     global _depth
     choose = _found("mallopt")

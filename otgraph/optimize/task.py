@@ -50,8 +50,9 @@ def with_ridge(pipeline: str, ridge: float | None) -> str:
 
 
 def _given(step: Pass, ridge: float) -> Pass:
-    undecided = "ridge" in option_names(type(step)) and getattr(step, "ridge") == 0  # noqa: B009
-    return replace(cast("Any", step), ridge=ridge) if undecided else step
+    some: Any = step
+    undecided = "ridge" in option_names(type(step)) and some.ridge == 0
+    return replace(some, ridge=ridge) if undecided else step
 
 
 def _told(step: Pass, task: Task) -> Pass:
