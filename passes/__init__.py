@@ -6,6 +6,7 @@ CATALOG = {
     "annotate-width": "passes.annotate_width:AnnotateWidth",
     "annotate-depth": "passes.annotate_depth:AnnotateDepth",
     "prune-channels": "passes.prune_channels:PruneChannels",
+    "reexpress-channels": "passes.reexpress_channels:ReexpressChannels",
     "reroute-channels": "passes.reroute_channels:RerouteChannels",
     "collapse-spans": "passes.collapse_spans:CollapseSpans",
     "linearize-activations": "passes.linearize_activations:LinearizeActivations",
@@ -19,10 +20,10 @@ CATALOG = {
 }
 
 PIPELINES = {
-    # Re-routing reads the channels that the cut removes, so it comes first; repairs use batch norms. Moments
-    # are not matched: after least squares that is seldom better on held-out inputs.
+    # Re-expressing reads the channels that the cut removes, so it comes first; repairs use batch norms.
+    # Moments are not matched: after least squares that is seldom better on held-out inputs.
     "apply": (
-        "reroute-channels,prune-channels,collapse-spans,linearize-activations,repair-least-squares,"
+        "reexpress-channels,prune-channels,collapse-spans,linearize-activations,repair-least-squares,"
         "fold-batch-norm,fuse-linear,cleanup"
     ),
     # What a candidate's latency depends on, without the repairs, which change no shape.

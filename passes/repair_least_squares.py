@@ -48,7 +48,8 @@ class RepairLeastSquares(TransformPass):
         ``inputs``: how many calibration inputs to use at most. ``folds``: one part in so many of them is held
         out. ``target``: ``stream``, or ``output`` to aim at each layer's own output everywhere. ``ridges``:
         the candidates, relative to the inputs' second moments. ``ridge``: the one of all layers, where it
-        is known already (0: choose it). ``depthwise``: refit depthwise convolutions too. ``max-width``: the
+        is known already (0: choose it); ``strength``: of the whole, where that is known too (0: judge it).
+        ``depthwise``: refit depthwise convolutions too. ``max-width``: the
         most im2col columns to solve for. ``task``: how the outputs are read when the strength is judged: as
         class scores, as values, or by their look.
     """
@@ -61,6 +62,7 @@ class RepairLeastSquares(TransformPass):
     target: Literal["stream", "output"] = "stream"
     ridges: tuple[float, ...] = RIDGES
     ridge: float = 0.0
+    strength: float = 0.0
     depthwise: bool = False
     max_width: int = 6000
     task: Task = "auto"
@@ -75,6 +77,7 @@ class RepairLeastSquares(TransformPass):
         options = LeastSquaresOptions(
             ridges=self.ridges,
             ridge=self.ridge or None,
+            strength=self.strength or None,
             folds=self.folds,
             inputs=self.inputs,
             target=TargetMode(self.target),

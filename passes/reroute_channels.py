@@ -13,13 +13,11 @@ import torch
 from otgraph.calibrate.batches import split_batches
 from otgraph.calibrate.means import collect_means
 from otgraph.calibrate.readers import Reader, find_readers
-from otgraph.graph.affine import Affine, is_shared, read_weight
-from otgraph.graph.graph import Graph
-from otgraph.repair.target import norm_of
-from otgraph.rewrite.affine_edit import write_bias, write_weight
+from otgraph.graph.affine import read_weight
+from otgraph.rewrite.affine_edit import write_weight
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
+from otgraph.rewrite.reexpress import add_constant, constant, refusal
 from otgraph.rewrite.rewriter import Rewriter
-from otgraph.rewrite.shapes import value_infos
 from otgraph.transport.coupling import Coupling
 
 Floats = npt.NDArray[np.float64]
@@ -111,16 +109,13 @@ def _able(rewriter: Rewriter, readers: Sequence[Reader], coupling: Coupling) -> 
     """The readers that can take part; of the others it is said why not."""
     able: list[Reader] = []
     for reader in readers:
-        if reader.affine is None:
-            why = "reads without a weight of its own"
-        elif reader.name not in coupling.scales:
+        why = refusal(rewriter.graph, reader)
+        if reader.affine is not None and reader.name not in coupling.scales:
             why = "the plan has no factors for it"
-        elif is_shared(rewriter.graph, reader.affine.weight):
-            why = "shared with another node"
-        else:
+        if why is None:
             able.append(reader)
-            continue
-        rewriter.remark("missed", reader.name, f"{why}: what it loses is dropped")
+        else:
+            rewriter.remark("missed", reader.name, f"{why}: what it loses is dropped")
     return able
 
 
@@ -137,7 +132,7 @@ def _reroute(rewriter: Rewriter, reader: Reader, coupling: Coupling, means: Mapp
         weight.index_add_(1, into, weight[:, torch.from_numpy(positions[removed])] * factor)
     if len(removed):
         write_weight(rewriter, affine, weight)
-    return lost is not None and _add_constant(rewriter, affine, lost)
+    return lost is not None and add_constant(rewriter, affine, lost)
 
 
 def _lost(weight: torch.Tensor, reader: Reader, coupling: Coupling, mean: Floats) -> torch.Tensor:
@@ -145,27 +140,4 @@ def _lost(weight: torch.Tensor, reader: Reader, coupling: Coupling, mean: Floats
     removed = np.setdiff1d(np.arange(coupling.size), coupling.kept)
     target = coupling.target[removed]
     through = np.where(target >= 0, coupling.scales[reader.name][removed] * mean[target], 0.0)
-    constant = torch.from_numpy(mean[removed] - through)
-    taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
-    return sum(
-        (taps[:, torch.from_numpy(positions[removed])] @ constant for positions in reader.columns),
-        torch.zeros(len(weight), dtype=torch.float64),
-    )
-
-
-def _add_constant(rewriter: Rewriter, affine: Affine, constant: torch.Tensor) -> bool:
-    """Add ``constant`` (out,) to the bias, or take it from the mean of the batch norm that follows."""
-    graph = rewriter.graph
-    if affine.bias is not None:
-        write_bias(rewriter, affine, graph.tensor(affine.bias).double() + constant)
-        return True
-    norm = norm_of(graph, affine.output)
-    if norm is None or is_shared(graph, norm.mean) or not _same_axis(graph, affine):
-        return False
-    rewriter.set_tensor(norm.mean, graph.tensor(norm.mean).double() - constant)
-    return True
-
-
-def _same_axis(graph: Graph, affine: Affine) -> bool:
-    """Whether axis 1, which batch norms are over, is the channel axis of the layer."""
-    return affine.kind == "conv" or value_infos(graph)[affine.output].shape[2:] == ()
+    return constant(weight, reader, removed, mean[removed] - through)

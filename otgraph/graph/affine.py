@@ -77,6 +77,14 @@ def read_batch_norm(graph: Graph, node: fx.Node) -> BatchNorm | None:
     return BatchNorm(node, node.args[0], weight, bias, mean, var, float(eps))  # type: ignore[arg-type]
 
 
+def norm_of(graph: Graph, node: fx.Node) -> BatchNorm | None:
+    """The batch norm that alone reads ``node``, its statistics its own, if there is one."""
+    if len(node.users) != 1:
+        return None
+    norm = read_batch_norm(graph, next(iter(node.users)))
+    return norm if norm is not None and norm.data is node else None
+
+
 def read_affine(graph: Graph, node: fx.Node) -> Affine | None:
     """The affine view of ``node``, or None where it is something else (or its weight is computed)."""
     reader = _READERS.get(op_name(node))

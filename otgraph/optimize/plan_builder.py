@@ -32,7 +32,8 @@ from otgraph.rewrite.pipeline import parse_pipeline
 @dataclass(frozen=True, eq=False)
 class PlanBuilder:
     """``device``: what the engine says of itself. ``proposals``: the collapses that choices name. ``apart``:
-    fusions that are not made. ``ridge``: what repairs that choose none are told to use."""
+    fusions that are not made. ``ridge``: what repairs that choose none are told to use; ``trusted``: and to
+    carry out in full."""
 
     found: Study
     settings: Settings
@@ -40,6 +41,7 @@ class PlanBuilder:
     proposals: Mapping[str, Proposal] = field(default_factory=dict[str, Proposal])
     apart: tuple[str, ...] = ()
     ridge: float | None = None
+    trusted: bool = False
 
     def build(self, choice: Choice) -> Graph:
         """The network of ``choice`` without repairs and with blank maps: numbers do not matter to the
@@ -86,7 +88,9 @@ class PlanBuilder:
             model=found.graph.name,
             fingerprint=fingerprint_graph(found.graph),
             budget=settings.budget,
-            pipeline=with_apart(with_ridge(with_task(pipeline, settings.task), self.ridge), self.apart),
+            pipeline=with_apart(
+                with_ridge(with_task(pipeline, settings.task), self.ridge, trusted=self.trusted), self.apart
+            ),
             dims=tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items()),
             depth=depth,
             predictions=replace(predictions, macs_ratio=self._macs_ratio(choice)),

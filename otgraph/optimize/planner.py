@@ -132,7 +132,7 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     settings.progress("judging fusions")
     judge = builder.judge_fusions(outcome.best.choice, clock)
     apart = judge.apart()
-    builder = replace(builder, apart=apart)
+    builder = replace(builder, apart=apart, trusted=trial.trusts(outcome.best.choice))
     ratio = outcome.best.ratio
     if apart:
         ratio = clock.ratio(builder.build(outcome.best.choice)).ratio
@@ -203,9 +203,9 @@ def expected_damages(found: Study, market: Market, trial: Trial, settings: Setti
     sizes = {name: width.size for name, width in found.widths.items()}
     places = _places(found, market.proposals)
     subjects = subjects_of(prices, sizes, market.proposals, places)
-    measured = _by_trials(prices, market, trial, settings)
-    damages = Damages(prices, subjects, {}, Healing(), measured)
+    damages = Damages(prices, subjects, {}, Healing(), {})
     _settle(damages, trial, settings)
+    damages = replace(damages, measured=_by_trials(prices, market, trial, settings))
     damages = heal(damages, trial, settings)
     weight = interaction_weight(prices, groups_of(prices, market.proposals), settings.seed)
     return replace(damages, weight=weight)
@@ -222,7 +222,8 @@ def _settle(damages: Damages, trial: Trial, settings: Settings) -> None:
     options = [key for key in keys if isinstance(key, str)][:1]  # others might exclude it
     if keys:
         ridge = trial.settle([Choice(widths, tuple(options))])
-        settings.progress(f"trials repair with a ridge of {ridge:g}")
+        how = f"trials repair with a ridge of {ridge:g}" if math.isfinite(ridge) else "trials refit nothing"
+        settings.progress(how)
 
 
 def _by_trials(prices: Prices, market: Market, trial: Trial, settings: Settings) -> dict[Key, float]:
@@ -409,6 +410,8 @@ def _counts(found: Study, market: Market, damages: Damages, trial: Trial) -> Rem
     if factor is not None:
         text += f"; trials are off by a factor of {factor:.2f} from what the others say of them"
     text += f"; interactions count with a weight of {damages.weight:g}"
+    if math.isinf(trial.ridge(1)):
+        text += "; re-expressing what is cut does better than any refit on few inputs, so none is made"
     figures: Mapping[str, float | int | str] = {
         "widths": widths,
         "collapses": maps,

@@ -58,7 +58,7 @@ class Settings:
     rounds: int = 5
     tolerance: float = 0.02
     form: Literal["values", "scores"] = "values"
-    probes: int = 4
+    probes: int = 3
     corrections: int = 1
     trial_seconds: float = 60.0
     candidates: int = 16

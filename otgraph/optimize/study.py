@@ -129,7 +129,7 @@ def what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
         found.form,
         str(settings.seed),
         torch.__version__,
-        "9",  # raised whenever a trial is made in another way
+        "10",  # raised whenever a trial is made in another way
     )
 
 

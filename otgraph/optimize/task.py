@@ -3,6 +3,7 @@ anything else, and the ridge of repairs."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, cast
 
@@ -42,17 +43,23 @@ def with_task(pipeline: str, task: Task) -> str:
     return format_pipeline([_told(step, task) for step in parse_pipeline(pipeline)])
 
 
-def with_ridge(pipeline: str, ridge: float | None) -> str:
-    """``pipeline`` with every repair that would look for a ridge told which to use; as it is with None."""
+def with_ridge(pipeline: str, ridge: float | None, *, trusted: bool = False) -> str:
+    """``pipeline`` with every repair that would look for a ridge told which to use; as it is with None. At an
+    infinite one nothing is refitted: such repairs are left out. ``trusted``: to be carried out in full, with
+    nothing held out to judge that."""
     if ridge is None:
         return pipeline
-    return format_pipeline([_given(step, float(f"{ridge:.2g}")) for step in parse_pipeline(pipeline)])
+    steps = [_given(step, ridge, trusted) for step in parse_pipeline(pipeline)]
+    return format_pipeline([step for step in steps if step is not None])
 
 
-def _given(step: Pass, ridge: float) -> Pass:
+def _given(step: Pass, ridge: float, trusted: bool) -> Pass | None:  # noqa: FBT001
     some: Any = step
-    undecided = "ridge" in option_names(type(step)) and some.ridge == 0
-    return replace(some, ridge=ridge) if undecided else step
+    if "ridge" not in option_names(type(step)) or some.ridge != 0:
+        return step
+    if math.isinf(ridge):
+        return None
+    return replace(some, ridge=float(f"{ridge:.2g}"), strength=1.0 if trusted else some.strength)
 
 
 def _told(step: Pass, task: Task) -> Pass:

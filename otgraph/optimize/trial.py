@@ -21,6 +21,7 @@ from otgraph.repair.least_squares import LeastSquaresOptions
 from otgraph.repair.trial import TrialRepair
 from otgraph.rewrite.collapse import collapse_spans
 from otgraph.rewrite.cut import cut_channels
+from otgraph.rewrite.reexpress import reexpress_dims
 from otgraph.rewrite.rewriter import Rewriter
 
 INPUTS = 24, 48
@@ -30,10 +31,20 @@ more."""
 EFFORT = 20e9
 """Multiply-accumulates that one run of a trial's inputs through the network may take."""
 
-RIDGES = (3e-4, 3e-3, 0.03, 0.3, 3.0, 30.0)
-"""How near a trial's repair may stay to the old weights. With few and correlated inputs a small ridge makes a
-mild cut worse than no repair at all (EfficientNet-Lite0 on crops of photographs: up to twice the distance);
-with inputs that say more it is the best by far (digits: a third of the distance)."""
+RIDGES = (3e-4, 3e-3, 0.03, 0.3, 3.0, math.inf)
+"""How near a trial's repair may stay to what re-expression makes of the weights; at infinity nothing is
+refitted. With few and correlated inputs a small ridge makes a mild cut worse than no repair at all
+(EfficientNet-Lite0 on crops of photographs: up to twice the distance); with inputs that say more it is the
+best by far (digits: a third of the distance)."""
+
+MANY = 8
+"""So many times the inputs of a trial may repair what those could not."""
+
+TRUSTED = 0.8
+"""A repair helps for certain that leaves at most this share of the damage on inputs it was not made on."""
+
+FIRST = 3
+"""The ridge that is looked at first."""
 
 
 class Trial:
@@ -68,7 +79,7 @@ class Trial:
         self.cost = 2 * self.count * macs
         self._inputs = (fit, held.take(self.count, seed=0))  # the first might all be of one picture
         self._repair: TrialRepair | None = None
-        self._ridge = RIDGES[2]
+        self._ridge = RIDGES[FIRST]
 
     @property
     def judged(self) -> Data:
@@ -77,7 +88,7 @@ class Trial:
 
     def settle(self, choices: Sequence[Choice]) -> float:
         """Choose the ridge that repairs ``choices`` best, by the mean logarithm of the damage, and use it
-        from now on. From the middle downhill: neighbours are tried as long as they are better."""
+        from now on. From the first downhill: neighbours are tried as long as they are better."""
         scores: dict[float, float] = {}
 
         def score(at: int) -> float:
@@ -86,7 +97,7 @@ class Trial:
                 scores[ridge] = sum(math.log(max(self._damage(c, ridge), 1e-12)) for c in choices)
             return scores[ridge]
 
-        at = len(RIDGES) // 2
+        at = FIRST
         step = 1 if score(at + 1) < score(at) else -1
         while 0 <= at + step < len(RIDGES) and score(at + step) < score(at):
             at += step
@@ -94,13 +105,23 @@ class Trial:
         return self._ridge
 
     def ridge(self, inputs: int) -> float:
-        """The ridge for a repair on so many ``inputs``: what holds back the chance of few inputs is needed
-        in proportion less of where there are more."""
-        return self._ridge * self.count / max(inputs, self.count)
+        """The ridge for a repair on so many ``inputs``: of what holds back the chance of few, less is needed
+        where there are more, if not in proportion, since inputs to come are of other kinds too. Infinite
+        where a repair is not worth while."""
+        if math.isinf(self._ridge):
+            return self._ridge if inputs < MANY * self.count else RIDGES[-2]
+        return self._ridge * math.sqrt(self.count / max(inputs, self.count))
 
     def damage(self, choice: Choice) -> float:
         """The damage of one choice."""
         return self._damage(choice, self._ridge)
+
+    def trusts(self, choice: Choice) -> bool:
+        """Whether a trial's repair of ``choice`` helps by so much that one on more inputs need not be
+        judged."""
+        if math.isinf(self._ridge):
+            return False
+        return self.damage(choice) <= TRUSTED * self._damage(choice, math.inf)
 
     def within(self, choices: Mapping[str, Choice], seconds: float) -> dict[str, float]:
         """The damages of as many of ``choices`` as so many seconds of CPU time suffice for, by name."""
@@ -147,7 +168,10 @@ class Trial:
                 masks[name][self.widths[name].curve.kept(k)] = True
         rewriter = Rewriter(self.graph.copy(), "trial")
         if masks:
-            cut_channels(rewriter, self.axes, legalise(self.axes, masks))
+            keep = legalise(self.axes, masks)
+            readings = {name: width.readings for name, width in self.widths.items()}
+            reexpress_dims(rewriter, self.axes, keep, readings)
+            cut_channels(rewriter, self.axes, keep)
         if choice.options:
             collapse_spans(rewriter, [self.fits[name].collapse for name in choice.options], self.fits)
         return rewriter.finish()

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-PRIOR_MEAN = -0.5
-"""Of log(trial / price): on the networks that this was measured on, between −1.8 (digits) and −0.3."""
+PRIOR_MEAN = 0.0
+"""Of log(trial / price): a price takes re-expression for granted, which is what trials do first."""
 
 LEVEL, KIND, PLACE, SIZE, PART, NOISE = 1.0, 0.3, 0.6, 0.2, 0.25, 0.05
 """Variances of what candidates have in common: everything, the kind, the place in the network, the size of

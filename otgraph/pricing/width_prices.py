@@ -22,12 +22,9 @@ from otgraph.calibrate.pullback import Edge
 from otgraph.calibrate.readers import Reader
 from otgraph.calibrate.slot import Slot
 from otgraph.calibrate.width import Width
-from otgraph.transport.cost import Reading
+from otgraph.transport.cost import REEXPRESSION, Reading
 
 Samples = npt.NDArray[np.float64]
-
-RIDGE = 1e-3
-"""Of the mean variance, added to each channel's: re-expression by few inputs explains no more than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +123,7 @@ def _site(name: str, width: Width, members: Sequence[tuple[Reader, Reading]]) ->
     reader, reading = members[0]
     order = width.curve.order
     moment = reading.second_moment()[np.ix_(order, order)]
-    ridge = RIDGE * max(float(np.diagonal(moment).mean()), 1e-30)
+    ridge = REEXPRESSION * max(float(np.diagonal(moment).mean()), 1e-30)
     lower = np.linalg.cholesky(moment + ridge * np.eye(len(order)))
     inverse = np.linalg.inv(lower)
     mean = None

@@ -47,10 +47,10 @@ class Checkpoints:
                 self._held.append(smallest.values)
                 chosen = smallest.values.keys() if chosen is None else chosen
 
-    def values(self, names: Iterable[str], batches: int) -> Iterator[Mapping[str, Any]]:
-        """Name → the node's value, for each of the first ``batches`` in turn."""
+    def values(self, names: Iterable[str], batches: Iterable[int]) -> Iterator[Mapping[str, Any]]:
+        """Name → the node's value, for each of ``batches`` in turn."""
         wanted = list(names)
-        for index in range(batches):
+        for index in batches:
             with torch.no_grad():
                 values = self._again(wanted, index)
             yield {name: values[name] for name in wanted}

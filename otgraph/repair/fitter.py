@@ -12,7 +12,7 @@ from torch import fx
 
 from otgraph.calibrate.normal import Choice, Correction, Normal, choose, solve, solve_rows
 from otgraph.calibrate.rows import Geometry
-from otgraph.graph.affine import Affine, is_shared, lay_weight, read_weight
+from otgraph.graph.affine import Affine, is_shared, lay_weight, norm_of, read_weight
 from otgraph.graph.graph import label
 from otgraph.graph.notes import is_stand_in, original_name
 from otgraph.remark import Remark
@@ -21,7 +21,6 @@ from otgraph.repair.target import (
     Target,
     TargetMode,
     find_target,
-    norm_of,
 )
 
 SOURCE = "repair-least-squares"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.notes import stood_for
 from otgraph.heap import give_back
 from otgraph.remark import Remark
-from otgraph.repair.fitter import SOURCE, Fitter
+from otgraph.repair.fitter import SINGLE, SOURCE, Fitter
 from otgraph.repair.frontier import Program
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
 from otgraph.repair.memory import Memory
@@ -30,9 +30,8 @@ from otgraph.task import Task
 Ridges = Mapping[str, float | None] | float | None
 """The ridge of each node, or of all; None where each is yet to be chosen."""
 
-LITTLE = 0.75
-"""Where a known ridge leaves more than this share of the damage, others are tried after all: what a few mild
-candidates need is too much for a harsh cut."""
+LITTLE = 0.98
+"""Where a known ridge leaves more than this share of the damage, others are tried after all."""
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 """Relative ridges; inf corrects the constant alone. The unchanged layer is always one more candidate."""
@@ -44,18 +43,20 @@ class LeastSquaresOptions:
 
     ``ridges``: candidates for λ, chosen layer by layer. ``common``: candidates for all layers alike, which
     win where the outputs on held-out inputs say so. ``ridge``: the λ of all layers, where it is known
-    already, which saves the walks that choose one unless it leaves too much (``LITTLE``). ``strengths``: how
-    much of the whole correction to try (0 always is). One part in ``folds`` of the inputs, of which at most
-    ``inputs`` are used, is held out to choose both. Nodes with more than ``max_width`` im2col columns are not
-    fitted. ``sampling``: which output positions of a convolution are used. ``depthwise``: refit those too; on
-    EfficientNet-Lite0 they gained nothing for half of the cost. ``memory``: bytes of intermediate values,
-    samples and normal equations before values go to files. ``task``: how the outputs are read when strengths
-    are judged.
+    already, which saves the walks that choose one unless it helps too little (``LITTLE``); ``strength``: how
+    much of its correction to take, where that is known too, which saves all walks but the last.
+    ``strengths``: how much of the whole correction to try (0 always is). One part in ``folds`` of the
+    inputs, of which at most ``inputs`` are used, is held out to choose both. Nodes with more than
+    ``max_width`` im2col columns are not fitted. ``sampling``: which output positions of a convolution are
+    used. ``depthwise``: refit those too; on EfficientNet-Lite0 they gained nothing for half of the cost.
+    ``memory``: bytes of intermediate values, samples and normal equations before values go to files.
+    ``task``: how the outputs are read when strengths are judged.
     """
 
     ridges: tuple[float, ...] = RIDGES
     common: tuple[float, ...] = (0.2, 5.0)
     ridge: float | None = None
+    strength: float | None = None
     strengths: tuple[float, ...] = (0.5, 0.75, 1.0)
     folds: int = 4
     inputs: int = 512
@@ -121,6 +122,10 @@ def repair_least_squares(
     give_back()
     batches = split_batches(new, data, max(2, options.folds), limit=options.inputs, seed=options.seed)
     held_out = [batch.fold == 0 for batch in batches]
+    if options.ridge is not None and options.ridge >= SINGLE:
+        options = replace(options, precision=torch.float32)
+    if options.ridge is not None and options.strength is not None:
+        return _as_told(new, original, [batch.inputs for batch in batches], options, scratch)
     if len(set(held_out)) < 2:
         text = "one batch of inputs cannot be split into a fitted and a held-out part; give more inputs"
         return Repair({}, (Remark("missed", SOURCE, new.name, text),))
@@ -155,6 +160,28 @@ def repair_least_squares(
         )
     found = updates if strength > 0 else {}
     return Repair(found, tuple(remarks), strength, damage[0.0], damage[strength], memory.peak, memory.spilled)
+
+
+def _as_told(
+    new: Graph, original: Graph, inputs: Sequence[Feed], options: LeastSquaresOptions, scratch: Path | None
+) -> Repair:
+    """One walk, with the ridge and the strength of ``options``; nothing is judged."""
+    assert options.ridge is not None
+    assert options.strength is not None
+    hold = options.memory // 2
+    sampling, extra = options.sampling, stood_for(new)
+    teacher = Teacher(original, inputs, len(inputs), sampling, hold, extra=extra, judged=())
+    memory = Memory(options.memory, scratch)
+    used = [False] * len(inputs)
+    fitter = walk(new, teacher, used, options, memory, fixed=options.ridge, whole=False)
+    updates = blend(new, fitter.pair.new.overrides, options.strength)
+    text = (
+        f"refitted at strength {options.strength:g} with a ridge of {options.ridge:g}, as was settled before"
+    )
+    done = Remark("applied" if updates else "missed", SOURCE, new.name, text, {"tensors": len(updates)})
+    return Repair(
+        updates, (*fitter.remarks, done), options.strength, peak=memory.peak, spilled=memory.spilled
+    )
 
 
 def _figure(ridge: float | None) -> str:

@@ -17,14 +17,22 @@ from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.calibrate.moments import MeanVariance, mean_variance
 from otgraph.calibrate.transport_map import AffineMap, gaussian_map
 from otgraph.data import Data
-from otgraph.graph.affine import Affine, BatchNorm, affine_nodes, is_shared, lay_weight, read_batch_norm
+from otgraph.graph.affine import (
+    Affine,
+    BatchNorm,
+    affine_nodes,
+    is_shared,
+    lay_weight,
+    norm_of,
+    read_batch_norm,
+)
 from otgraph.graph.graph import Graph, label
 from otgraph.graph.notes import kept_of, original_name
 from otgraph.heap import give_back
 from otgraph.remark import Remark
 from otgraph.repair.lockstep import Lockstep, Walked
 from otgraph.repair.memory import Memory
-from otgraph.repair.target import norm_of, restrict
+from otgraph.repair.target import restrict
 from otgraph.task import Task
 
 SOURCE = "repair-moments"

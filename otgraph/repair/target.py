@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from otgraph.calibrate.rows import gathered
-from otgraph.graph.affine import Affine, BatchNorm, read_affine, read_batch_norm
+from otgraph.graph.affine import Affine, BatchNorm, norm_of, read_affine
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.notes import FITTED_ON, Kept, is_stand_in, kept_of, original_name
 from otgraph.graph.pointwise import ADDITIONS
@@ -88,14 +88,6 @@ def restrict(value: torch.Tensor, kept: Kept) -> torch.Tensor:
     for axis, index in kept.items():
         value = value.index_select(axis, torch.as_tensor(np.asarray(index, np.int64)))
     return value
-
-
-def norm_of(graph: Graph, node: fx.Node) -> BatchNorm | None:
-    """The batch norm that alone reads ``node``, its statistics its own, if there is one."""
-    if len(node.users) != 1:
-        return None
-    norm = read_batch_norm(graph, next(iter(node.users)))
-    return norm if norm is not None and norm.data is node else None
 
 
 def addition_of(graph: Graph, node: fx.Node) -> Addition | None:

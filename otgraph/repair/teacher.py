@@ -71,13 +71,16 @@ class Teacher:
         """The value of a node at that many positions, as ``gathered`` takes it."""
         return self._samples[name, batch, axis % len(self.shapes[name]), positions]
 
-    def enter(self, program: Program, same: frozenset[str]) -> None:
-        """Give ``program``, a changed version, the original's values where its changed part begins."""
+    def enter(self, program: Program, same: frozenset[str], batches: Sequence[int] | None = None) -> None:
+        """Give ``program``, a changed version, the original's values where its changed part begins.
+
+        ``batches``: those that the program runs over, by number; the first ones by default.
+        """
         executed = {name for name in same if program.nodes[name].op != "get_attr"}
         border = [
             name for name in executed if any(user.name not in same for user in program.nodes[name].users)
         ]
-        program.begin_with(executed, self._values.values(border, len(program.batches)))
+        program.begin_with(executed, self._values.values(border, batches or range(len(program.batches))))
 
     def _visit(self, node: fx.Node, batch: int, value: Any) -> None:
         if not isinstance(value, torch.Tensor) or value.dim() < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import torch
@@ -11,9 +12,10 @@ from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.data import Data
 from otgraph.graph.graph import Graph
 from otgraph.repair.fitter import Fitter
+from otgraph.repair.frontier import Program
 from otgraph.repair.least_squares import LeastSquaresOptions, walk
-from otgraph.repair.lockstep import outputs_of
-from otgraph.repair.memory import Memory
+from otgraph.repair.lockstep import outputs_of, same_nodes
+from otgraph.repair.memory import UNLIMITED, Memory
 from otgraph.repair.teacher import Teacher
 
 
@@ -60,15 +62,23 @@ class TrialRepair:
         """How far ``new``, once repaired, is from the original on the ``judged`` inputs.
 
         Without any it is measured on those that it is fitted on, which flatters it. ``ridge``: another one
-        than that of ``options``.
+        than that of ``options``; an infinite one refits nothing.
         """
         return output_divergence(*self.outputs(new, ridge))
 
     def outputs(
         self, new: Graph, ridge: float | None = None
     ) -> tuple[list[tuple[torch.Tensor, ...]], list[tuple[torch.Tensor, ...]]]:
-        """The original's outputs on the ``judged`` inputs, and those of ``new`` once repaired, by batch."""
+        """The original's outputs on the ``judged`` inputs, and those of ``new`` once repaired, by batch.
+
+        With an infinite ``ridge`` only those inputs are run, from where the networks part.
+        """
         reference = self._teacher.outputs
+        if ridge == math.inf:
+            program = Program(new, [self._teacher.batches[i] for i in self._judged], Memory(UNLIMITED))
+            self._teacher.enter(program, same_nodes(new, self._teacher.original), self._judged)
+            with torch.no_grad():
+                return [reference[i] for i in self._judged], outputs_of(program)
         walked = self._walk(new, len(reference), whole=True, ridge=ridge).pair.new
         return [reference[i] for i in self._judged], outputs_of(walked, self._judged)
 

@@ -24,6 +24,10 @@ CANCELLATION = 1e-12
 """A variance below this part of its second moment is rounding noise of ``moment - mean meanᵀ``."""
 
 
+REEXPRESSION = 1e-3
+"""Of the mean energy, added to each channel's: re-expression by few inputs explains no more than that."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """One reader of a dim of n channels.
@@ -158,6 +162,22 @@ def reconstruction(moment: FloatArray, kept: IntArray, ridge: float = 1e-8) -> F
     answer = (solved * scale[:, None]).T
     answer[kept] = np.eye(k)
     return answer.reshape(n, k)
+
+
+def reexpression(reading: Reading, kept: IntArray) -> FloatArray:
+    """``A`` (n, k) with ``x ≈ A x_kept`` as far as a few inputs tell; kept rows are exact unit rows.
+
+    Unlike ``reconstruction``, which gives the cost in the limit of many inputs, this one is to be used on
+    others than those of the moments. ``REEXPRESSION`` of the mean energy counts as noise of every channel, so
+    that a channel of little energy cannot stand for one of much. Where the reading is centred, the rest,
+    ``mean − A mean_kept``, is for the reader's bias.
+    """
+    moment = reading.second_moment()
+    noise = REEXPRESSION * max(float(np.diagonal(moment).mean()), 1e-30)
+    gram = moment[np.ix_(kept, kept)] + noise * np.eye(len(kept))
+    answer = np.linalg.solve(gram, moment[kept]).T
+    answer[kept] = np.eye(len(kept))
+    return np.asarray(answer, np.float64)
 
 
 def reconstruction_cost(readings: Sequence[Reading], kept: IntArray, ridge: float = 1e-8) -> float:

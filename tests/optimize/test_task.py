@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from otgraph.optimize.task import with_ridge, with_task
@@ -37,6 +39,8 @@ def test_a_repair_that_would_look_for_a_ridge_is_told_the_one_of_the_trials() ->
     assert with_ridge("apply", None) == "apply"
     text = with_ridge("repair-least-squares{inputs=64},cleanup,repair-least-squares{ridge=2.0}", 0.01234)
     assert text == "repair-least-squares{inputs=64 ridge=0.012},cleanup,repair-least-squares{ridge=2.0}"
+    text = with_ridge("repair-least-squares{inputs=64},cleanup,repair-least-squares{ridge=2.0}", math.inf)
+    assert text == "cleanup,repair-least-squares{ridge=2.0}"
 
 
 def test_other_options_stay() -> None:

@@ -107,7 +107,7 @@ def test_a_linear_layer_on_sequences_recovers() -> None:
     assert error(original, new, repair, inputs(5, 7, 4, seed=1)) < 1e-5
 
 
-def test_a_known_ridge_spares_the_choice_unless_it_leaves_most_of_the_damage() -> None:
+def test_a_known_ridge_spares_the_choice_unless_it_leaves_nearly_all_of_the_damage() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
     dependent(module[0])
@@ -127,6 +127,23 @@ def test_a_known_ridge_spares_the_choice_unless_it_leaves_most_of_the_damage() -
     }
     for repair in (mild, harsh):
         assert error(original, new, repair, inputs(5, 7, 4, seed=1)) < 1e-5
+
+
+def test_a_known_strength_is_taken_as_told_and_fits_on_all_inputs() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    dependent(module[0])
+    x = inputs(24, 7, 4)
+    original, new = cut(module, x, lambda m: (narrow(m[0], 0), narrow(m[1], 1)))
+    fresh = inputs(5, 7, 4, seed=1)
+    whole, half, none = (
+        repair_least_squares(new, original, as_data(x), LeastSquaresOptions(ridge=1e-8, strength=strength))
+        for strength in (1.0, 0.5, 1e-9)
+    )
+    assert error(original, new, whole, fresh) < 1e-5 and whole.before is None and whole.strength == 1.0
+    assert error(original, new, half, fresh) == pytest.approx(error(original, new, none, fresh) / 2, rel=1e-2)
+    for name, value in whole.updates.items():
+        torch.testing.assert_close(half.updates[name], (value + new.tensor(name)) / 2)
 
 
 @pytest.mark.parametrize("groups", [3, 6])

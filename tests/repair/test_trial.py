@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,8 +107,18 @@ def test_values_between_are_computed_from_those_held(pair: tuple[Graph, Graph]) 
 
     points = Checkpoints(original, batches, 2 * 2 * 4 * 6 * 4, visit)
     names = sorted({name for name, _ in seen})
-    found = list(points.values(names, 2))
+    found = list(points.values(names, range(2)))
     for (name, batch), value in seen.items():
         torch.testing.assert_close(found[batch][name], value, rtol=0, atol=0)
     for inputs, outputs in zip(batches, points.outputs, strict=True):
         assert torch.equal(original(*inputs)[0], outputs[0])
+
+
+def test_an_infinite_ridge_refits_nothing(pair: tuple[Graph, Graph]) -> None:
+    original, new = pair
+    judged = data(20, seed=1)
+    trial = TrialRepair(original, data(40), judged=judged)
+    x = torch.from_numpy(judged.chunks[0].arrays["x"])
+    plain = output_divergence([original(x)], [new(x)]).relative_l2
+    assert trial.damage(new, math.inf).relative_l2 == pytest.approx(plain, rel=1e-4)
+    assert trial.damage(new, 1e-6).relative_l2 < 0.1 * plain

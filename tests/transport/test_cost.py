@@ -9,11 +9,13 @@ import pytest
 
 from otgraph.errors import DataError
 from otgraph.transport.cost import (
+    REEXPRESSION,
     Reading,
     damage,
     merge_readings,
     reconstruction,
     reconstruction_cost,
+    reexpression,
     rerouting_cost,
     routing_scales,
 )
@@ -158,3 +160,24 @@ def test_readers_of_different_dims_are_refused(make_channels):
         rerouting_cost([make_channels(4).reading, make_channels(5, name="v").reading])
     with pytest.raises(DataError, match="channel cost: no reading is given"):
         rerouting_cost([])
+
+
+def test_reexpression_is_least_squares_with_a_little_noise(make_channels):
+    made = make_channels(7, centred=True)
+    kept = np.array([1, 2, 5])
+    x = made.samples - made.samples.mean(axis=0)
+    noise = REEXPRESSION * np.square(x).mean(axis=0).mean()
+    more = np.sqrt(len(x) * noise) * np.eye(3)  # a ridge as rows of their own
+    beside, wanted = np.concatenate([x[:, kept], more]), np.concatenate([x, np.zeros((3, 7))])
+    fit, *_ = np.linalg.lstsq(beside, wanted, rcond=None)
+    answer = reexpression(made.reading, kept)
+    removed = np.setdiff1d(np.arange(7), kept)
+    np.testing.assert_allclose(answer[removed], fit.T[removed], atol=1e-9)
+    np.testing.assert_array_equal(answer[kept], np.eye(3))
+    plain = reconstruction(made.reading.second_moment(), kept, ridge=0.0)
+    assert np.abs(answer - plain)[removed].max() > 1e-6
+
+
+def test_reexpression_of_dead_channels_is_finite(make_channels):
+    reading = replace(make_channels(4).reading, moment=np.zeros((4, 4)))
+    np.testing.assert_array_equal(reexpression(reading, np.array([1, 2]))[[0, 3]], 0.0)
