@@ -18,11 +18,11 @@ from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
 from otgraph.graph.span_site import SpanSite, site_of
-from otgraph.transport.bures import rank_floor
+from otgraph.transport.bures import rank_floor_of
 from otgraph.transport.cost import FloatArray
 from otgraph.transport.pair_bounds import PairBounds, hopeless, pair_bounds
 
-ROWS = 1024
+ROWS = 512
 """Positions that are sampled of each end of a span, over all inputs that are looked at."""
 
 
@@ -78,9 +78,8 @@ def screen(
             bounds = pair_bounds(entries, exits, threshold * spread)
             bound, paired = bounds.best, float(np.square(entries - exits).sum(1).mean()) / unit
         else:
-            centred = exits - exits.mean(0)
             bounds, paired = None, None
-            bound = rank_floor(centred.T @ centred / len(exits), sites[collapse.name].entry)
+            bound = rank_floor_of(exits, sites[collapse.name].entry)
         seconds = time.process_time() - started
         discarded = hopeless(bound, spread, threshold)
         found[collapse.name] = Screened(collapse, bound / unit, bounds, paired, discarded, seconds)

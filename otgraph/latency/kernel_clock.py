@@ -44,12 +44,12 @@ COPIES = (2, 8)
 MEMORY = 256e6
 """Kernels whose sessions together take about this many bytes are read in the same rounds."""
 
-WARM_UPS = 2
+WARM_UPS = 1
 
 SPENT_MS = 8.0
 """How long the runs of one kernel may take together, within ``ROUNDS``."""
 
-ROUNDS = (5, 40)
+ROUNDS = (3, 40)
 
 LEAST_MS = 1e-6
 """No kernel takes less: a difference of two readings can come out negative."""

@@ -37,6 +37,9 @@ refitted. With few and correlated inputs a small ridge makes a mild cut worse th
 (EfficientNet-Lite0 on crops of photographs: up to twice the distance); with inputs that say more it is the
 best by far (digits: a third of the distance)."""
 
+EARNED = 0.85
+"""A refit costs as much as several runs of the network: it has to leave less than this of the damage."""
+
 MANY = 8
 """So many times the inputs of a trial may repair what those could not."""
 
@@ -88,20 +91,23 @@ class Trial:
 
     def settle(self, choices: Sequence[Choice]) -> float:
         """Choose the ridge that repairs ``choices`` best, by the mean logarithm of the damage, and use it
-        from now on. From the first downhill: neighbours are tried as long as they are better."""
+        from now on: none at all, unless one leaves less than ``EARNED`` of the damage. From the first
+        downhill: neighbours are tried as long as they are better."""
         scores: dict[float, float] = {}
 
         def score(at: int) -> float:
             ridge = RIDGES[at]
             if ridge not in scores:
-                scores[ridge] = sum(math.log(max(self._damage(c, ridge), 1e-12)) for c in choices)
+                damages = [max(self._damage(choice, ridge), 1e-12) for choice in choices]
+                scores[ridge] = sum(map(math.log, damages)) / len(damages)
             return scores[ridge]
 
-        at = FIRST
+        at, last = FIRST, len(RIDGES) - 2
         step = 1 if score(at + 1) < score(at) else -1
-        while 0 <= at + step < len(RIDGES) and score(at + step) < score(at):
+        while 0 <= at + step <= last and score(at + step) < score(at):
             at += step
-        self._ridge = RIDGES[at]
+        earned = score(at) < score(last + 1) + math.log(EARNED)
+        self._ridge = RIDGES[at] if earned else math.inf
         return self._ridge
 
     def ridge(self, inputs: int) -> float:

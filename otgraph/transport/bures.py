@@ -39,6 +39,22 @@ def gelbrich(one: Gaussian, other: Gaussian) -> float:
     return max(0.0, float(shift @ shift) + spread - 2 * cross)
 
 
+def gelbrich_of(x: FloatArray, y: FloatArray) -> float:
+    """``gelbrich`` of the moments of two samples (m, n) of equal size.
+
+    With centred rows X and Y the cross term is the nuclear norm of X Yᵀ / m, since S1 = XᵀX / m and
+    S2 = YᵀY / m: a matrix of m rows in the place of one of n columns, where those are fewer.
+    """
+    if len(x) >= x.shape[1]:
+        return gelbrich(Gaussian.of(x), Gaussian.of(y))
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    x, y = x - mean_x, y - mean_y
+    cross = float(np.linalg.svd(x @ y.T, compute_uv=False).sum())
+    spread = float(np.square(x).sum() + np.square(y).sum())
+    shift = mean_x - mean_y
+    return max(0.0, float(shift @ shift) + (spread - 2 * cross) / len(x))
+
+
 def gaussian_transport(source: Gaussian, target: Gaussian, floor: float = 1e-6) -> FloatArray:
     """The matrix A, symmetric and positive, with x → m2 + A (x − m1) the optimal map between the Gaussians.
 
@@ -62,6 +78,14 @@ def rank_floor(target: FloatArray, rank: int) -> float:
     """
     values = np.linalg.eigvalsh(target)
     return float(np.maximum(values[: max(0, len(values) - rank)], 0.0).sum())
+
+
+def rank_floor_of(samples: FloatArray, rank: int) -> float:
+    """``rank_floor`` of the covariance of samples (m, n), from their Gram matrix where rows are fewer."""
+    centred = samples - samples.mean(0)
+    m, n = centred.shape
+    gram = centred @ centred.T if m < n else centred.T @ centred
+    return rank_floor(gram / m, rank)
 
 
 def _root(matrix: FloatArray) -> FloatArray:

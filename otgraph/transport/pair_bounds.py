@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from otgraph.transport.bures import Gaussian, gelbrich
+from otgraph.transport.bures import gelbrich_of
 from otgraph.transport.cost import FloatArray
 from otgraph.transport.max_sliced import max_sliced, sliced_sum
 
@@ -39,7 +39,7 @@ def pair_bounds(source: FloatArray, target: FloatArray, enough: float = math.inf
     axes = sliced_sum(source, target)
     if axes > enough:
         return PairBounds(axes)
-    bures = gelbrich(Gaussian.of(source), Gaussian.of(target))
+    bures = gelbrich_of(source, target)
     if bures > enough:
         return PairBounds(axes, bures)
     return PairBounds(axes, bures, max_sliced(source, target).value)

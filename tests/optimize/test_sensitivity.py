@@ -103,19 +103,17 @@ def test_a_trial_of_nothing_is_nothing_and_more_cut_is_more_damage(found: Study)
     assert 0 < run.damage(Choice(half)) < run.damage(Choice(dict.fromkeys(full, 1)))
 
 
-def test_the_ridge_is_the_one_that_repairs_best(found: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("plain", "settled"), [(1.3, 0.03), (1.1, math.inf), (0.5, math.inf)])
+def test_the_ridge_is_the_one_that_repairs_best_if_that_is_worth_it(
+    found: Study, monkeypatch: pytest.MonkeyPatch, plain: float, settled: float
+) -> None:
     run = trial(found, Saved(None))
     cut = Choice({name: width.size // 2 for name, width in found.widths.items()})
-    damages = {
-        3e-3: 5.0,
-        0.03: 1.0,
-        0.3: 4.0,
-        3.0: 6.0,
-    }  # from the first downhill: the least is not looked at
+    damages = {3e-3: 5.0, 0.03: 1.0, 0.3: 4.0, 3.0: 6.0, math.inf: plain}  # 3e-4 is not looked at
     monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: damages[ridge])
     assert run.damage(cut) == 4.0
-    assert run.settle([cut]) == 0.03
-    assert run.damage(cut) == 1.0
+    assert run.settle([cut]) == settled
+    assert run.damage(cut) == damages[settled]
 
 
 @pytest.mark.parametrize("best", RIDGES)

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otgraph.transport.bures import Gaussian, gaussian_transport, gelbrich, rank_floor
+from otgraph.transport.bures import (
+    Gaussian,
+    gaussian_transport,
+    gelbrich,
+    gelbrich_of,
+    rank_floor,
+    rank_floor_of,
+)
 from otgraph.transport.max_sliced import max_sliced, projected_distance, sliced_sum
 from otgraph.transport.pair_bounds import PairBounds, hopeless, pair_bounds
 
@@ -93,6 +100,17 @@ def test_gelbrich_is_attained_by_an_increasing_affine_map() -> None:
 def test_singular_covariances_are_no_obstacle() -> None:
     x, y = skewed(5, m=4, n=8)  # fewer samples than dimensions
     assert 0 < gelbrich(Gaussian.of(x), Gaussian.of(y)) <= paired(x, y) * (1 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(1, 12))
+def test_samples_and_their_moments_give_the_same_bounds(seed: int, m: int, n: int) -> None:
+    x, y = skewed(seed, m, n)
+    scale = float(np.square(x).sum() + np.square(y).sum()) / m
+    assert gelbrich_of(x, y) == pytest.approx(gelbrich(Gaussian.of(x), Gaussian.of(y)), abs=1e-6 * scale)
+    for rank in (0, 1, n // 2, n):
+        expected = rank_floor(Gaussian.of(y).covariance, rank)
+        assert rank_floor_of(y, rank) == pytest.approx(expected, abs=1e-9 * scale)
 
 
 def test_the_gaussian_map_is_that_of_pot_and_carries_the_moments() -> None:
