@@ -290,6 +290,7 @@ CONTEXTS: dict[str, Callable[[], Context]] = {
     "64 inputs of 3x5x5": lambda: Context(data=samples(64, 3, 5, 5)),
     "64 inputs of 3x6x6": lambda: Context(data=samples(64, 3, 6, 6)),
     "two channels re-routed, two dropped": lambda: Context(couplings={"0": TWINS}),
+    "four channels removed, 64 inputs of 3": lambda: Context(couplings={"0": TWINS}, data=samples(64, 3)),
 }
 
 
