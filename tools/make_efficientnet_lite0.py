@@ -36,11 +36,13 @@ def load_net() -> nn.Module:
     return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
 
 
-def export(net: nn.Module, path: Path, exporter: str) -> None:
+def export(
+    net: nn.Module, path: Path, exporter: str, name: str = "image", shape: tuple[int, ...] = (3, SIDE, SIDE)
+) -> None:
     """Write ``net`` with a dynamic batch; the legacy exporter leaves its padding as chains of small nodes."""
-    example = torch.zeros(2, 3, SIDE, SIDE)
+    example = torch.zeros(2, *shape)
     if exporter == "legacy":
-        axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
+        axes = {name: {0: "batch"}, "logits": {0: "batch"}}
         torch.onnx.export(
             net,
             (example,),
@@ -48,7 +50,7 @@ def export(net: nn.Module, path: Path, exporter: str) -> None:
             dynamo=False,
             dynamic_axes=axes,
             opset_version=17,
-            input_names=["image"],
+            input_names=[name],
             output_names=["logits"],
         )
     else:
@@ -58,7 +60,7 @@ def export(net: nn.Module, path: Path, exporter: str) -> None:
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
-            input_names=["image"],
+            input_names=[name],
             output_names=["logits"],
         )
         if program is None:

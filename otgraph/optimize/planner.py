@@ -410,8 +410,8 @@ def _counts(found: Study, market: Market, damages: Damages, trial: Trial) -> Rem
     if factor is not None:
         text += f"; trials are off by a factor of {factor:.2f} from what the others say of them"
     text += f"; interactions count with a weight of {damages.weight:g}"
-    if math.isinf(trial.ridge(1)):
-        text += "; re-expressing what is cut does better than any refit on few inputs, so none is made"
+    if math.isinf(trial.ridge(len(found.data))):
+        text += "; re-expressing what is cut does as well as any refit on few inputs, so none is made"
     figures: Mapping[str, float | int | str] = {
         "widths": widths,
         "collapses": maps,

@@ -30,9 +30,6 @@ from otgraph.task import Task
 Ridges = Mapping[str, float | None] | float | None
 """The ridge of each node, or of all; None where each is yet to be chosen."""
 
-LITTLE = 0.98
-"""Where a known ridge leaves more than this share of the damage, others are tried after all."""
-
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 """Relative ridges; inf corrects the constant alone. The unchanged layer is always one more candidate."""
 
@@ -43,8 +40,8 @@ class LeastSquaresOptions:
 
     ``ridges``: candidates for λ, chosen layer by layer. ``common``: candidates for all layers alike, which
     win where the outputs on held-out inputs say so. ``ridge``: the λ of all layers, where it is known
-    already, which saves the walks that choose one unless it helps too little (``LITTLE``); ``strength``: how
-    much of its correction to take, where that is known too, which saves all walks but the last.
+    already, which saves the walks that choose one; ``strength``: how much of its correction to take, where
+    that is known too, which saves all walks but the last.
     ``strengths``: how much of the whole correction to try (0 always is). One part in ``folds`` of the
     inputs, of which at most ``inputs`` are used, is held out to choose both. Nodes with more than
     ``max_width`` im2col columns are not fitted. ``sampling``: which output positions of a convolution are
@@ -137,12 +134,9 @@ def repair_least_squares(
     judged_on = [inputs[i] for i in held]
     reference = [teacher.outputs[i] for i in held]
     before = output_divergence(reference, run_with(new, {}, judged_on), options.task)
-    tried: list[_Judged] = []
-    if options.ridge is not None:
-        tried.append(_judged(new, teacher, held_out, options, scratch, options.ridge))
-    if not tried or tried[0].damage > LITTLE * before.damage:
-        tried.append(_judged(new, teacher, held_out, options, scratch))
-        commons = options.common if tried[-1].fitter.choices else ()
+    tried = [_judged(new, teacher, held_out, options, scratch, options.ridge)]
+    if options.ridge is None:
+        commons = options.common if tried[0].fitter.choices else ()
         tried += [_judged(new, teacher, held_out, options, scratch, common) for common in commons]
     best = min(tried, key=lambda each: each.damage)
     updates, ridges = best.fitter.pair.new.overrides, best.ridges()
