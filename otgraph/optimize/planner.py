@@ -139,6 +139,7 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     plan = _finished(builder, outcome, damages, ratio, settings)
     told = _counts(found, market, damages, trial)
     remarks = (*found.remarks, *market.remarks, *damages.prices.remarks, told)
+    remarks = (*remarks, *_beyond(found.graph.name, settings.budget.ratio(original_ms), ratio, settings))
     return replace(plan, remarks=(*remarks, *_verdicts(outcome, market.proposals), *judge.verdicts()))
 
 
@@ -379,6 +380,17 @@ def _action(proposal: Proposal, outcome: Outcome) -> DepthAction:
     if measured is not None:
         old, new = measured.a_ms, measured.b_ms
     return DepthAction(proposal.collapse, math.sqrt(damage), old, new)
+
+
+def _beyond(name: str, asked: float | None, ratio: float, settings: Settings) -> Iterator[Remark]:
+    """Why a network may be faster than was asked for: kernels work on blocks of channels, so that few times
+    can be had at all where layers are few."""
+    if asked is not None and ratio < asked * (1 - settings.tolerance):
+        text = (
+            f"{ratio:.3f}x is faster than asked for ({asked:.3f}x): of the choices within the budget none"
+            " that is slower does less damage, as far as that is known"
+        )
+        yield Remark("analysis", "budget", name, text, {"asked": asked, "ratio": ratio})
 
 
 def _verdicts(outcome: Outcome, proposals: Sequence[Proposal]) -> Iterator[Remark]:

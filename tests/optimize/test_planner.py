@@ -200,6 +200,16 @@ def test_a_time_is_relative_to_what_the_original_takes(decide: Callable[..., Pla
     assert widths(by_time) == widths(by_ratio)
 
 
+def test_what_is_faster_than_asked_for_says_why(decide: Callable[..., Plan]) -> None:
+    """Widths of eights leave few times to be had."""
+    told: list[bool] = []
+    for target, multiple in ((0.95, 8), (0.9, 8), (0.8, 1), (0.6, 1), (0.5, 1)):
+        plan = decide("ratio", target, multiple=multiple, candidates=32, moves="width")
+        told.append(any("is faster than asked for" in remark.message for remark in plan.remarks))
+        assert told[-1] == ((plan.predictions.time_ratio or 1) < target * 0.98)
+    assert any(told) and not all(told)
+
+
 def test_widths_are_multiples(decide: Callable[..., Plan]) -> None:
     assert {width % 8 for width in widths(decide("ratio", 0.7)).values()} == {0}
 
@@ -357,6 +367,9 @@ def test_the_candidates_are_counted(decide_deep: Callable[..., Plan]) -> None:
     assert said.metrics["priced"] == said.metrics["widths"] + said.metrics["collapses"]
     assert 0 <= said.metrics["trials"] < said.metrics["priced"]  # earlier tests have made most of them
     assert any("beyond hope by a bound" in remark.message for remark in plan.remarks)
+    factor = plan.predictions.uncertainty
+    assert factor is not None and 1 <= factor == pytest.approx(said.metrics["uncertainty"], abs=1e-4)
+    assert f"off by a factor of {factor:.2f}" in said.message
 
 
 def test_what_no_gradient_reaches_is_tried(
