@@ -52,16 +52,18 @@ def test_the_document_says_what_made_it(tmp_path: Path) -> None:
 
 def test_a_criterion_is_summed_up_by_means_the_best_first() -> None:
     bench = import_module("bench_width")
-    accuracies = dict.fromkeys(bench.STAGES, 0.5)
+    figures = dict.fromkeys(bench.STAGES, 0.5) | {**dict.fromkeys(bench.KLS, 1.0), "gains": "plain"}
     rows = [
-        {"criterion": "random", **accuracies, bench.KL: 1.0},
-        {"criterion": "energy", **accuracies, bench.KL: 0.01},
-        {"criterion": "energy", **accuracies, "full": 0.9, bench.KL: 0.04},
+        {"criterion": "random", **figures},
+        {"criterion": "energy", **figures, "KL full": 0.01},
+        {"criterion": "energy", **figures, "full": 0.9, "KL full": 0.04},
+        {"criterion": "energy", **figures, "gains": "pulled back", "KL full": 0.5},
     ]
-    energy, random = bench.summary(rows)
-    assert (energy["criterion"], random["criterion"]) == ("energy", "random")
+    energy, other, random = bench.summary(rows)
+    assert [line["criterion"] for line in (energy, other, random)] == ["energy", "energy", "random"]
+    assert [line["gains"] for line in (energy, other)] == ["plain", "pulled back"]
     assert math.isclose(energy["full"], 0.7) and energy["cut"] == 0.5
-    assert math.isclose(energy[bench.KL], 0.02)
+    assert math.isclose(energy["KL full"], 0.02)
 
 
 def test_inner_leaves_the_residual_stream_whole() -> None:
