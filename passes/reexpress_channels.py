@@ -75,6 +75,8 @@ class ReexpressChannels(TransformPass):
         if not slots:
             return
         found = collect(graph, context.data.take(self.inputs, seed=context.seed), slots)
+        for remark in found.remarks:
+            rewriter.remark(remark.kind, remark.where, remark.message, **remark.metrics)
         for dim, coupling in cut.items():
             seen = [reader for reader in taking[dim] if reader.slot in found]
             shifted = sum(

@@ -15,7 +15,7 @@ from otgraph.calibrate.probing import probing
 from otgraph.data import Data
 from otgraph.graph.depth import depth_of
 from otgraph.graph.graph import Graph
-from otgraph.heap import kept_pages
+from otgraph.heap import give_back, kept_pages
 from otgraph.optimize.clock import Clock, EngineTimes, NoTimes, TimePrices
 from otgraph.optimize.damages import (
     Damages,
@@ -116,8 +116,10 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     settings.progress("measuring the original")
     original_ms = clock.original().ms
     market = find_market(found, settings, times, original_ms)
+    give_back()  # what fitting left free; else it adds up with what trials hold
     trial = make_trial(found, market.proposals, settings)
     damages = expected_damages(found, market, trial, settings)
+    give_back()
     problem = _problem(found, market, replace(damages, weight=0.0), settings)
     builder = PlanBuilder(
         found,

@@ -17,7 +17,7 @@ from otgraph.data_digest import Sketch
 from otgraph.data_model import ModelData
 from otgraph.engines.catalogue import get_engine
 from otgraph.graph.graph import Graph
-from otgraph.heap import kept_pages
+from otgraph.heap import give_back, kept_pages
 from otgraph.optimize.exports import Exports
 from otgraph.optimize.graph_network import GraphNetwork
 from otgraph.optimize.planner import make_plan
@@ -74,6 +74,7 @@ def optimize(
     parts = divide(data, settings.verdict, batch=fixed_batch(graph) or 1, in_turn=not foreign)
     with Exports() as exports:
         plan = _noted(make_plan(graph, parts.fit, settings, exports=exports), data, parts)
+        give_back()
         return _carried_out(graph, plan, parts, data, evaluation, settings, metric, started, exports)
 
 
