@@ -42,13 +42,15 @@ class RepairLeastSquares(TransformPass):
 
     Remarks
         *applied* per layer with its ridge and its relative squared error on held-out inputs before and after,
-        and once for the whole with the damage at each strength; *missed* with the reason.
+        and once for the whole with the damage at each strength; with ``ridge`` and ``strength`` given nothing
+        is held out, and only that is said. *missed* with the reason.
 
     Options
         ``inputs``: how many calibration inputs to use at most. ``folds``: one part in so many of them is held
         out. ``target``: ``stream``, or ``output`` to aim at each layer's own output everywhere. ``ridges``:
         the candidates, relative to the inputs' second moments. ``ridge``: the one of all layers, where it
-        is known already (0: choose it); ``strength``: of the whole, where that is known too (0: judge it).
+        is known already (0: choose it); ``strength``: how much of the correction to take, where that is known
+        too (0: judge it; it needs ``ridge``).
         ``depthwise``: refit depthwise convolutions too. ``max-width``: the
         most im2col columns to solve for. ``task``: how the outputs are read when the strength is judged: as
         class scores, as values, or by their look.

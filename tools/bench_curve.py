@@ -222,7 +222,11 @@ def _others(
 
 def without_repair(pipeline: str) -> str:
     """The passes that cut and collapse: maps are fitted, but nothing around them is changed."""
-    steps = [step for step in parse_pipeline(pipeline) if not step.name.startswith(("repair-", "reroute-"))]
+    steps = [
+        step
+        for step in parse_pipeline(pipeline)
+        if not step.name.startswith(("repair-", "reroute-", "reexpress-"))
+    ]
     return ",".join(map(str, steps))
 
 

@@ -134,7 +134,7 @@ def by_otgraph(subject: Subject, fraction: float) -> tuple[dict[str, Any], Graph
 
 
 def by_otgraph_repaired(subject: Subject, fraction: float) -> tuple[dict[str, Any], Graph]:
-    """The same widths by otgraph's own criterion, re-routed and repaired; approximate, so without a law."""
+    """The same widths by otgraph's own criterion, re-expressed and refitted; approximate: no law."""
     data = otg.load_data(str(calibration_path()))
     start = time.process_time()
     found = study(subject.graph, data, Settings(make_budget(keep=fraction)))

@@ -56,6 +56,7 @@ from otgraph.pricing.prices import Key, Prices, edges_of, price
 from otgraph.pricing.timed_node import Candidates
 from otgraph.pricing.widths import candidate_widths
 from otgraph.remark import Remark
+from otgraph.repair.least_squares import LeastSquaresOptions
 from otgraph.rewrite.collapse import describe
 
 SETTLED = 6
@@ -126,7 +127,6 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
         settings,
         clock.describe(),
         {proposal.name: proposal for proposal in market.proposals},
-        ridge=trial.ridge(len(found.data)),
     )
     deciding = _Deciding(found, market, trial, settings, damages, damages.weight)
     bench = deciding.workbench(builder, clock)
@@ -134,7 +134,10 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     settings.progress("judging fusions")
     judge = builder.judge_fusions(outcome.best.choice, clock)
     apart = judge.apart()
-    builder = replace(builder, apart=apart, trusted=trial.trusts(outcome.best.choice))
+    builder = replace(builder, apart=apart)
+    if settings.budget.kind != "damage":  # whose limit was met by a repair that chose its own ridge
+        choice, inputs = outcome.best.choice, min(len(found.data), LeastSquaresOptions.inputs)
+        builder = replace(builder, ridge=trial.ridge(inputs, choice), trusted=trial.trusts(choice))
     ratio = outcome.best.ratio
     if apart:
         ratio = clock.ratio(builder.build(outcome.best.choice)).ratio
@@ -389,8 +392,8 @@ def _beyond(name: str, asked: float | None, ratio: float, settings: Settings) ->
     can be had at all where layers are few."""
     if asked is not None and ratio < asked * (1 - settings.tolerance):
         text = (
-            f"{ratio:.3f}x is faster than asked for ({asked:.3f}x): of the choices within the budget none"
-            " that is slower does less damage, as far as that is known"
+            f"{ratio:.3f}x is faster than asked for ({asked:.3f}x): of the choices that were measured"
+            " within the budget none that is slower does less damage"
         )
         yield Remark("analysis", "budget", name, text, {"asked": asked, "ratio": ratio})
 
@@ -424,8 +427,8 @@ def _counts(found: Study, market: Market, damages: Damages, trial: Trial) -> Rem
     if factor is not None:
         text += f"; trials are off by a factor of {factor:.2f} from what the others say of them"
     text += f"; interactions count with a weight of {damages.weight:g}"
-    if math.isinf(trial.ridge(len(found.data))):
-        text += "; re-expressing what is cut does as well as any refit on few inputs, so none is made"
+    if math.isinf(trial.ridge(1)):
+        text += "; re-expressing what is cut does as well as any refit on the few inputs of a trial"
     figures: Mapping[str, float | int | str] = {
         "widths": widths,
         "collapses": maps,

@@ -4,6 +4,7 @@ anything else, and the ridge of repairs."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from otgraph.calibrate.reading import read_graph
 from otgraph.data_model import ModelData
 from otgraph.graph.graph import Graph
 from otgraph.optimize.settings import Settings
+from otgraph.plan.apply import REEXPRESSION
 from otgraph.rewrite.contract import Pass
 from otgraph.rewrite.options import option_names
 from otgraph.rewrite.pipeline import format_pipeline, parse_pipeline
@@ -44,22 +46,25 @@ def with_task(pipeline: str, task: Task) -> str:
 
 
 def with_ridge(pipeline: str, ridge: float | None, *, trusted: bool = False) -> str:
-    """``pipeline`` with every repair that would look for a ridge told which to use; as it is with None. At an
-    infinite one nothing is refitted: such repairs are left out. ``trusted``: to be carried out in full, with
-    nothing held out to judge that."""
-    if ridge is None:
+    """``pipeline`` with every repair that would look for a ridge told which to use; as it is with None, or
+    where it does not re-express channels as trials do. At an infinite ridge nothing is refitted: such repairs
+    are left out. ``trusted``: to be carried out in full, with nothing held out to judge that."""
+    steps = parse_pipeline(pipeline)
+    if ridge is None or not any(step.name == REEXPRESSION for step in steps):
         return pipeline
-    steps = [_given(step, ridge, trusted) for step in parse_pipeline(pipeline)]
-    return format_pipeline([step for step in steps if step is not None])
+    given = [_given(step, ridge, {"strength": 1.0} if trusted else {}) for step in steps]
+    return format_pipeline([step for step in given if step is not None])
 
 
-def _given(step: Pass, ridge: float, trusted: bool) -> Pass | None:  # noqa: FBT001
+def _given(step: Pass, ridge: float, more: Mapping[str, float]) -> Pass | None:
     some: Any = step
-    if "ridge" not in option_names(type(step)) or some.ridge != 0:
+    options = option_names(type(step))
+    if "ridge" not in options or some.ridge != 0:
         return step
     if math.isinf(ridge):
         return None
-    return replace(some, ridge=float(f"{ridge:.2g}"), strength=1.0 if trusted else some.strength)
+    known = {name: value for name, value in more.items() if name in options}
+    return replace(some, ridge=float(f"{ridge:.2g}"), **known)
 
 
 def _told(step: Pass, task: Task) -> Pass:

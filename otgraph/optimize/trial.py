@@ -41,13 +41,13 @@ EARNED = 0.85
 """A refit costs as much as several runs of the network: it has to leave less than this of the damage."""
 
 MANY = 8
-"""So many times the inputs of a trial may repair what those could not."""
+"""With so many times the inputs of a trial a refit is tried although trials found none worth while."""
 
 TRUSTED = 0.8
 """A repair helps for certain that leaves at most this share of the damage on inputs it was not made on."""
 
 FIRST = 3
-"""The ridge that is looked at first."""
+"""Which of them is looked at first."""
 
 
 class Trial:
@@ -110,13 +110,20 @@ class Trial:
         self._ridge = RIDGES[at] if earned else math.inf
         return self._ridge
 
-    def ridge(self, inputs: int) -> float:
+    def ridge(self, inputs: int, choice: Choice | None = None) -> float:
         """The ridge for a repair on so many ``inputs``: of what holds back the chance of few, less is needed
-        where there are more, if not in proportion, since inputs to come are of other kinds too. Infinite
-        where a repair is not worth while."""
-        if math.isinf(self._ridge):
-            return self._ridge if inputs < MANY * self.count else RIDGES[-2]
-        return self._ridge * math.sqrt(self.count / max(inputs, self.count))
+        where there are more, if not in proportion, since inputs to come are of other kinds too.
+
+        Infinite where a repair is not worth while: on few inputs, and of ``choice``, whose maps, which no
+        re-expression reaches, may ask for one after all.
+        """
+        ridge = self._ridge
+        if math.isinf(ridge) and choice is not None and choice.options:
+            gentle = self._damage(choice, RIDGES[-2])
+            ridge = RIDGES[-2] if gentle < EARNED * self._damage(choice, math.inf) else ridge
+        if math.isinf(ridge):
+            return ridge if inputs < MANY * self.count else RIDGES[-2]
+        return ridge * math.sqrt(self.count / max(inputs, self.count))
 
     def damage(self, choice: Choice) -> float:
         """The damage of one choice."""

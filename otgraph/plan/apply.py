@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from otgraph.data import Data
 from otgraph.data_digest import METADATA, Sketch
@@ -16,10 +16,17 @@ from otgraph.plan.fingerprint import check, fingerprint_graph
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context, Pass
 from otgraph.rewrite.manager import PassManager, Result
+from otgraph.rewrite.options import option_names
 from otgraph.rewrite.pipeline import parse_pipeline
 
 if TYPE_CHECKING:
     from otgraph.plan.plan import Plan
+
+REEXPRESSION = "reexpress-channels"
+"""The pass that lets channels that stay take over what goes, by calibration inputs."""
+
+REROUTING = "reroute-channels"
+"""What does without them."""
 
 _REPAIR = "repair-"
 """How the names of the passes begin that cannot do without calibration inputs."""
@@ -40,7 +47,11 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     passes = parse_pipeline(plan.pipeline)
     found, how = _find_data(plan, data)
     bound = None if found is None else bind(found, graph)
-    kept, remarks = (passes, ()) if bound is not None else _without_repairs(passes, how)
+    if bound is None:
+        kept, remarks = _without_repairs(passes, how)
+    else:
+        few = plan.calibration is not None and 2 * len(bound) < plan.calibration.count
+        kept, remarks = tuple(_judging(step) for step in passes) if few else passes, ()
     context = Context(
         data=bound, original=graph, couplings=plan.couplings(), collapses=plan.collapses(), seed=plan.seed
     )
@@ -89,9 +100,21 @@ def _that_go(collapse: Collapse) -> set[str]:
 
 
 def _without_repairs(passes: tuple[Pass, ...], why: str) -> tuple[tuple[Pass, ...], tuple[Remark, ...]]:
-    left_out = [step for step in passes if step.name.startswith(_REPAIR)]
+    """The passes that need no inputs: channels are re-routed one by one, by the plan's own factors, where all
+    that stay would have taken over."""
+    left_out = [step for step in passes if step.name.startswith(_REPAIR) or step.name == REEXPRESSION]
     remarks = tuple(
         Remark("missed", "plan", step.name, f"left out: {why}; give the calibration inputs to repair")
         for step in left_out
     )
-    return tuple(step for step in passes if step not in left_out), remarks
+    kept = [step for step in passes if step not in left_out or step.name == REEXPRESSION]
+    text = [REROUTING if step.name == REEXPRESSION else str(step) for step in kept]
+    return tuple(kept) if len(kept) == len(passes) - len(left_out) else parse_pipeline(
+        ",".join(text)
+    ), remarks
+
+
+def _judging(step: Pass) -> Pass:
+    """``step``, which judges for itself how much of a repair to take: what was settled on many inputs need
+    not hold for few."""
+    return replace(cast("Any", step), strength=0.0) if "strength" in option_names(type(step)) else step

@@ -1,7 +1,7 @@
 """How much of a price the repair undoes: a regression of trials on prices, with its uncertainty.
 
-Prices are first-order and know no repair: layers after a cut are refitted, which undoes part of it, more of
-it for early layers. So a few candidates are tried, and ``log(trial / price)`` is regressed on where in the
+Prices are first-order and know no refit: where layers after a cut are refitted, that undoes part of it, more
+of it for early layers. So a few candidates are tried, and ``log(trial / price)`` is regressed on where in the
 network a candidate lies, how much it removes, of what kind it is, and which dim or span it belongs to: a
 Gaussian process (Rasmussen and Williams, 2006, chapter 2), whose posterior variance is the uncertainty of
 every healed price, and says what is worth a trial next.

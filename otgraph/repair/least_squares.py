@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.notes import stood_for
 from otgraph.heap import give_back
 from otgraph.remark import Remark
-from otgraph.repair.fitter import SINGLE, SOURCE, Fitter
+from otgraph.repair.fitter import SOURCE, Fitter
 from otgraph.repair.frontier import Program
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
 from otgraph.repair.memory import Memory
@@ -119,8 +119,6 @@ def repair_least_squares(
     give_back()
     batches = split_batches(new, data, max(2, options.folds), limit=options.inputs, seed=options.seed)
     held_out = [batch.fold == 0 for batch in batches]
-    if options.ridge is not None and options.ridge >= SINGLE:
-        options = replace(options, precision=torch.float32)
     if options.ridge is not None and options.strength is not None:
         return _as_told(new, original, [batch.inputs for batch in batches], options, scratch)
     if len(set(held_out)) < 2:

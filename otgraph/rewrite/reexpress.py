@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from otgraph.calibrate.readers import Reader, find_readers
-from otgraph.graph.affine import Affine, is_shared, norm_of, read_weight
+from otgraph.graph.affine import Affine, is_shared, norm_of, read_affine, read_weight
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.graph import Graph
 from otgraph.rewrite.affine_edit import write_bias, write_weight
@@ -50,8 +51,12 @@ def reexpress(rewriter: Rewriter, reader: Reader, reading: Reading, kept: npt.ND
     Returns:
         Whether what they give on average beyond that went into a constant.
     """
-    affine = reader.affine
-    assert affine is not None
+    assert reader.affine is not None
+    affine = (
+        read_affine(rewriter.graph, reader.affine.node) or reader.affine
+    )  # an edit may have moved its bias
+    if not _takes_constant(rewriter.graph, affine):
+        reading = replace(reading, centred=False)
     removed = np.setdiff1d(np.arange(reading.size), kept)
     known = reexpression(reading, kept)[removed]
     weight = read_weight(rewriter.graph, affine).double().clone()
@@ -62,6 +67,7 @@ def reexpress(rewriter: Rewriter, reader: Reader, reading: Reading, kept: npt.ND
         columns = weight[:, torch.as_tensor(positions[removed])]
         gained = torch.einsum("or...,rk->ok...", columns, torch.as_tensor(known))
         weight.index_add_(1, torch.as_tensor(positions[kept]), gained)
+        weight[:, torch.as_tensor(positions[removed])] = 0  # or it would count twice where the cut is undone
     write_weight(rewriter, affine, weight)
     return lost is not None and add_constant(rewriter, affine, lost)
 
@@ -81,14 +87,23 @@ def add_constant(rewriter: Rewriter, affine: Affine, added: torch.Tensor) -> boo
     """Add ``added`` (out,) to the bias, or take it from the mean of the batch norm that follows; whether that
     was possible."""
     graph = rewriter.graph
+    if not _takes_constant(graph, affine):
+        return False
     if affine.bias is not None:
         write_bias(rewriter, affine, graph.tensor(affine.bias).double() + added)
         return True
     norm = norm_of(graph, affine.output)
-    if norm is None or is_shared(graph, norm.mean) or not _same_axis(graph, affine):
-        return False
+    assert norm is not None
     rewriter.set_tensor(norm.mean, graph.tensor(norm.mean).double() - added)
     return True
+
+
+def _takes_constant(graph: Graph, affine: Affine) -> bool:
+    """Whether a bias, or the batch norm that follows, can take up a constant per output."""
+    if affine.bias is not None:
+        return True
+    norm = norm_of(graph, affine.output)
+    return norm is not None and not is_shared(graph, norm.mean) and _same_axis(graph, affine)
 
 
 def _same_axis(graph: Graph, affine: Affine) -> bool:

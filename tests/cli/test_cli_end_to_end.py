@@ -78,7 +78,7 @@ def test_every_pass_of_a_plan_says_that_it_lacks_one(command: Command, flags: tu
     pipeline = load_pipelines()["apply"].replace("fold-batch-norm", "repair-moments,fold-batch-norm")
     code, out, _ = command("run", "net.onnx", "-p", pipeline, "-o", "small.onnx", *flags)
     assert code == 0
-    for name in ("reroute-channels", "prune-channels", "repair-least-squares", "repair-moments"):
+    for name in ("reexpress-channels", "prune-channels", "repair-least-squares", "repair-moments"):
         said = [line for line in out.splitlines() if line.startswith(f"missed: {name}: net: ")]
         assert len(said) == 1, out
         assert re.search("no plan|nothing to (fit|match|repair)", said[0])

@@ -37,10 +37,18 @@ def test_every_pass_that_repairs_can_be_told() -> None:
 
 def test_a_repair_that_would_look_for_a_ridge_is_told_the_one_of_the_trials() -> None:
     assert with_ridge("apply", None) == "apply"
-    text = with_ridge("repair-least-squares{inputs=64},cleanup,repair-least-squares{ridge=2.0}", 0.01234)
-    assert text == "repair-least-squares{inputs=64 ridge=0.012},cleanup,repair-least-squares{ridge=2.0}"
-    text = with_ridge("repair-least-squares{inputs=64},cleanup,repair-least-squares{ridge=2.0}", math.inf)
-    assert text == "cleanup,repair-least-squares{ridge=2.0}"
+    told = "reexpress-channels,repair-least-squares{ridge=2.0}"
+    undecided = f"{told},repair-least-squares{{inputs=64}}"
+    assert with_ridge(undecided, 0.01234) == f"{told},repair-least-squares{{inputs=64 ridge=0.012}}"
+    trusted = f"{told},repair-least-squares{{inputs=64 ridge=0.012 strength=1.0}}"
+    assert with_ridge(undecided, 0.01234, trusted=True) == trusted
+    assert with_ridge(undecided, math.inf) == told
+
+
+@pytest.mark.parametrize("ridge", [0.1, math.inf])
+def test_a_pipeline_that_does_otherwise_than_trials_is_left_alone(ridge: float) -> None:
+    text = "prune-channels,repair-least-squares"
+    assert with_ridge(text, ridge, trusted=True) == text
 
 
 def test_other_options_stay() -> None:
