@@ -108,10 +108,10 @@ def _without_repairs(passes: tuple[Pass, ...], why: str) -> tuple[tuple[Pass, ..
         for step in left_out
     )
     kept = [step for step in passes if step not in left_out or step.name == REEXPRESSION]
-    text = [REROUTING if step.name == REEXPRESSION else str(step) for step in kept]
-    return tuple(kept) if len(kept) == len(passes) - len(left_out) else parse_pipeline(
-        ",".join(text)
-    ), remarks
+    if any(step.name == REEXPRESSION for step in kept):
+        text = [REROUTING if step.name == REEXPRESSION else str(step) for step in kept]
+        return parse_pipeline(",".join(text)), remarks
+    return tuple(kept), remarks
 
 
 def _judging(step: Pass) -> Pass:
