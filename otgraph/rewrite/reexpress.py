@@ -52,9 +52,8 @@ def reexpress(rewriter: Rewriter, reader: Reader, reading: Reading, kept: npt.ND
         Whether what they give on average beyond that went into a constant.
     """
     assert reader.affine is not None
-    affine = (
-        read_affine(rewriter.graph, reader.affine.node) or reader.affine
-    )  # an edit may have moved its bias
+    # read again, since an edit may have given it a bias of its own
+    affine = read_affine(rewriter.graph, reader.affine.node) or reader.affine
     if not _takes_constant(rewriter.graph, affine):
         reading = replace(reading, centred=False)
     removed = np.setdiff1d(np.arange(reading.size), kept)
