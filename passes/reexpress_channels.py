@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from otgraph.calibrate.collect import collect
-from otgraph.calibrate.readers import Reader, find_readers, read_channels
+from otgraph.calibrate.readers import find_readers, read_channels
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
-from otgraph.rewrite.reexpress import reexpress, refusal
+from otgraph.rewrite.reexpress import able, reexpress
 from otgraph.rewrite.rewriter import Rewriter
 
 
@@ -70,7 +70,7 @@ class ReexpressChannels(TransformPass):
             rewriter.remark("missed", graph.name, text)
             return
         readers = find_readers(graph, context.axes_of(graph))
-        taking = {dim: _able(rewriter, readers.get(dim, ())) for dim in cut}
+        taking = {dim: able(rewriter, readers.get(dim, ())) for dim in cut}
         slots = [reader.slot for group in taking.values() for reader in group]
         if not slots:
             return
@@ -86,15 +86,3 @@ class ReexpressChannels(TransformPass):
             figures = {"channels": coupling.size - len(coupling.kept), "readers": len(seen)}
             if seen:
                 rewriter.remark("applied", dim, "re-expressed", **figures, constants=shifted)
-
-
-def _able(rewriter: Rewriter, readers: tuple[Reader, ...]) -> list[Reader]:
-    """The readers that can take part; of the others it is said why not."""
-    able: list[Reader] = []
-    for reader in readers:
-        why = refusal(rewriter.graph, reader)
-        if why is None:
-            able.append(reader)
-        else:
-            rewriter.remark("missed", reader.name, f"{why}: what it loses is dropped")
-    return able

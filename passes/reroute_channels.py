@@ -16,7 +16,7 @@ from otgraph.calibrate.readers import Reader, find_readers
 from otgraph.graph.affine import read_weight
 from otgraph.rewrite.affine_edit import write_weight
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
-from otgraph.rewrite.reexpress import add_constant, constant, refusal
+from otgraph.rewrite.reexpress import able, add_constant, constant
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.transport.coupling import Coupling
 
@@ -74,7 +74,7 @@ class RerouteChannels(TransformPass):
         cut = {
             dim: coupling for dim, coupling in context.couplings.items() if coupling.size > len(coupling.kept)
         }
-        taking = {dim: _able(rewriter, found.get(dim, ()), coupling) for dim, coupling in cut.items()}
+        taking = {dim: able(rewriter, found.get(dim, ()), coupling.scales) for dim, coupling in cut.items()}
         means = self._means(rewriter, context, [reader for group in taking.values() for reader in group])
         for dim, coupling in cut.items():
             shifted = sum(_reroute(rewriter, reader, coupling, means) for reader in taking[dim])
@@ -103,20 +103,6 @@ class RerouteChannels(TransformPass):
         batches = split_batches(graph, context.data, 1, limit=self.inputs, seed=context.seed)
         found = collect_means(graph, [batch.inputs for batch in batches], [reader.slot for reader in taking])
         return dict(zip(taking, found, strict=True))
-
-
-def _able(rewriter: Rewriter, readers: Sequence[Reader], coupling: Coupling) -> list[Reader]:
-    """The readers that can take part; of the others it is said why not."""
-    able: list[Reader] = []
-    for reader in readers:
-        why = refusal(rewriter.graph, reader)
-        if reader.affine is not None and reader.name not in coupling.scales:
-            why = "the plan has no factors for it"
-        if why is None:
-            able.append(reader)
-        else:
-            rewriter.remark("missed", reader.name, f"{why}: what it loses is dropped")
-    return able
 
 
 def _reroute(rewriter: Rewriter, reader: Reader, coupling: Coupling, means: Mapping[Reader, Floats]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +34,21 @@ def reexpress_dims(
         for reader in readers.get(name, ()):
             if reader.name in known and refusal(rewriter.graph, reader) is None:
                 reexpress(rewriter, reader, known[reader.name], np.flatnonzero(mask))
+
+
+def able(rewriter: Rewriter, readers: Sequence[Reader], known: Collection[str] | None = None) -> list[Reader]:
+    """The readers whose weights can be edited; of the others it is said why not. ``known``: those that the
+    plan has factors for, where it needs any."""
+    found: list[Reader] = []
+    for reader in readers:
+        why = refusal(rewriter.graph, reader)
+        if reader.affine is not None and known is not None and reader.name not in known:
+            why = "the plan has no factors for it"
+        if why is None:
+            found.append(reader)
+        else:
+            rewriter.remark("missed", reader.name, f"{why}: what it loses is dropped")
+    return found
 
 
 def refusal(graph: Graph, reader: Reader) -> str | None:
