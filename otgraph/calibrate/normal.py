@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+SINGLE = 0.01
+"""From this relative ridge on the rounding of single precision is of no account in a system."""
+
 
 @dataclass(frozen=True, eq=False)
 class Normal:

@@ -102,19 +102,16 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     seen = data if settings.budget.kind == "keep" else fit
     seen = fit.take(1) if deep else seen  # there is no dim to look at
     settings.progress(f"calibrating on {len(seen)} inputs")
-    first = next(feeds(graph, held, settings.batch_size))
-    scores = [graph(*first)]
+    outputs = [graph(*feed) for feed in feeds(graph, held.take(METRIC_INPUTS, settings.seed), 16)]
     classifier = settings.task == "classifier"
-    form = form_of(scores, settings.form if classifier else "values")
+    form = form_of(outputs, settings.form if classifier else "values")
     found = analyse_width(graph, axes, seen, settings.criterion, settings.seed, settings.batch_size, form)
     if not found.widths and not deep:
         raise UsageError(f"{graph.name}: no dim could be calibrated; see inspect --blockers")
     axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))
     shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
     terms = tuple(term for cost in macs_terms(graph, axes, shapes) for term in cost.terms)
-    metric = OutputMetric.of(
-        [graph(*feed) for feed in feeds(graph, held.take(METRIC_INPUTS, settings.seed), 16)], form
-    )
+    metric = OutputMetric.of(outputs, form)
     remarks = (*axes.remarks, *found.remarks)
     return Study(graph, axes, found.widths, data, fit, held, terms, classifier, form, metric, remarks)
 

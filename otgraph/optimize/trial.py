@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from otgraph.allocate.choice import Choice
+from otgraph.calibrate.downhill import downhill
 from otgraph.calibrate.metric import OutputMetric
 from otgraph.calibrate.span_fit import SpanFit
 from otgraph.calibrate.width import Width
@@ -91,22 +92,15 @@ class Trial:
 
     def settle(self, choices: Sequence[Choice]) -> float:
         """Choose the ridge that repairs ``choices`` best, by the mean logarithm of the damage, and use it
-        from now on: none at all, unless one leaves less than ``EARNED`` of the damage. From the first
-        downhill: neighbours are tried as long as they are better."""
-        scores: dict[float, float] = {}
+        from now on: none at all, unless one leaves less than ``EARNED`` of the damage."""
 
         def score(at: int) -> float:
-            ridge = RIDGES[at]
-            if ridge not in scores:
-                damages = [max(self._damage(choice, ridge), 1e-12) for choice in choices]
-                scores[ridge] = sum(map(math.log, damages)) / len(damages)
-            return scores[ridge]
+            damages = [max(self._damage(choice, RIDGES[at]), 1e-12) for choice in choices]
+            return sum(map(math.log, damages)) / len(damages)
 
-        at, last = FIRST, len(RIDGES) - 2
-        step = 1 if score(at + 1) < score(at) else -1
-        while 0 <= at + step <= last and score(at + step) < score(at):
-            at += step
-        earned = score(at) < score(last + 1) + math.log(EARNED)
+        last = len(RIDGES) - 1
+        at = downhill(score, FIRST, last)
+        earned = score(at) < score(last) + math.log(EARNED)
         self._ridge = RIDGES[at] if earned else math.inf
         return self._ridge
 

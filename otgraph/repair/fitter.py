@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import fx
 
-from otgraph.calibrate.normal import Choice, Correction, Normal, choose, solve, solve_rows
+from otgraph.calibrate.normal import SINGLE, Choice, Correction, Normal, choose, solve, solve_rows
 from otgraph.calibrate.rows import Geometry
 from otgraph.graph.affine import Affine, is_shared, lay_weight, norm_of, read_weight
 from otgraph.graph.graph import label
@@ -24,9 +24,6 @@ from otgraph.repair.target import (
 )
 
 SOURCE = "repair-least-squares"
-
-SINGLE = 0.01
-"""From this relative ridge on the rounding of single precision is of no account in a system."""
 
 
 @dataclass
