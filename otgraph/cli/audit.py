@@ -73,7 +73,7 @@ def audit(
 
     Example: otgraph audit net.onnx small.onnx --data test.npz --min-speedup 1.5 --html report.html
     """
-    opt.check_outputs(html)
+    opt.check_outputs(html, a=a, b=b, data=data, plan=plan)
     out = Output(json)
     fitted_on = None if plan is None else _fitted_on(plan)
     samples = load_data(data)

@@ -30,7 +30,7 @@ def demo(
     make_budget(latency)
     model = str(model_path())
     if output is not None:
-        opt.check_model_output(output, model)
+        opt.check_model_output(output, model=model)
     out = Output(json)
     calibration, test = load_data(str(calibration_path())), load_data(str(test_path()))
     api = load_api()

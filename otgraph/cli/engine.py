@@ -126,7 +126,7 @@ def build(
 
     Example: otgraph build net.onnx --engine tensorrt-rtx --precision fp16 --compute-capability 86,89 -o net.engine
     """  # noqa: E501  (help shows it as one line)
-    opt.check_outputs(output, layers, timing_cache, apart_from=model)
+    opt.check_outputs(output, layers, timing_cache, model=model, calib=calib)
     options = BuildOptions(
         threads=threads,
         shapes=read_ranges(shape, min_shape, opt_shape, max_shape),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -177,26 +178,54 @@ def read_calibration(spec: str, samples: int | None, seed: int) -> Data:
     return found if samples is None else found.take(samples, seed)
 
 
-def check_model_output(path: Path, model: str) -> None:
-    """Refuse, before any work, an output that could not or should not be written.
+def check_model_output(path: Path, **inputs: str | Path | None) -> None:
+    """``check_outputs`` of a file that a model is written to.
 
     Raises:
-        UsageError: it is not called ``.onnx``, or is the model itself.
-        OutputError: it cannot be written.
+        UsageError: it is not called ``.onnx``. And as ``check_outputs``.
     """
     if path.suffix != ".onnx":
         raise UsageError(f"{path}: models are written as ONNX; give a name that ends in .onnx")
-    if path.resolve() == Path(model).resolve():
-        raise UsageError(f"{path}: is the model itself; give another name")
-    check_writable(path)
+    check_outputs(path, **inputs)
 
 
-def check_outputs(*paths: Path | None, apart_from: str | None = None) -> None:
-    """Refuse, before any work, what cannot be written, one file for two things, and the model itself."""
+def check_outputs(*paths: Path | None, **inputs: str | Path | None) -> None:
+    """Refuse, before any work, what cannot be written, one file for two things, and what is read.
+
+    ``inputs``: what the command reads, by the name of its parameter; a folder stands for the files in it,
+    what names no file (``package.module:callable``) for nothing.
+
+    Raises:
+        UsageError: an output is an input, by whatever spelling or link, or another output.
+        OutputError: one cannot be written.
+    """
     given = [path for path in paths if path is not None]
     for path in given:
+        for name, spec in inputs.items():
+            if spec is not None and _is_read(path, Path(spec)):
+                what = "the model itself" if name == "model" else f"what {_spelled(name)} reads"
+                raise UsageError(f"{path}: is {what}; give another name")
         check_writable(path)
-        if apart_from is not None and path.resolve() == Path(apart_from).resolve():
-            raise UsageError(f"{path}: is the model itself; give another name")
     if len({path.resolve() for path in given}) < len(given):
         raise UsageError(f"{', '.join(map(str, given))}: is one file for two outputs; give each its own name")
+
+
+def _is_read(output: Path, source: Path) -> bool:
+    """Whether writing ``output`` would replace ``source`` or, if that is a folder, a file in it."""
+    try:
+        if output.resolve() == source.resolve():
+            return True
+        if not (output.exists() and source.exists()):
+            return False  # what is not there yet cannot be lost
+        return any(output.samefile(each) for each in (source, *_children(source)))
+    except OSError:
+        return False  # it cannot be opened: who reads or writes it says so
+
+
+def _children(folder: Path) -> Iterator[Path]:
+    return (each for each in (folder.iterdir() if folder.is_dir() else ()) if each.is_file())
+
+
+def _spelled(name: str) -> str:
+    """An argument in the help's capitals, an option with its dashes."""
+    return {"a": "A", "b": "B", "plan_file": "PLAN"}.get(name) or f"--{name.replace('_', '-')}"

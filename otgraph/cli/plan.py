@@ -61,7 +61,7 @@ def plan(
     make_budget(latency, max_drop, keep, layers)
     moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep, layers=layers)
     shapes = opt.read_shapes(shape)
-    opt.check_outputs(output)
+    opt.check_outputs(output, model=model, calib=calib)
     out = Output(json)
     calibration = opt.read_calibration(calib, samples, seed)
     api = load_api()
@@ -112,7 +112,7 @@ def apply(
     Example: otgraph apply net.onnx plan.json -o small.onnx
     """
     shapes = opt.read_shapes(shape)
-    opt.check_model_output(output, model)
+    opt.check_model_output(output, model=model, plan_file=plan, calib=calib)
     out = Output(json)
     calibration = None if calib is None else load_data(calib)
     api = load_api()

@@ -67,7 +67,7 @@ def run(
     Example: otgraph run net.onnx -p "fold-batch-norm,cleanup" -o folded.onnx
     """
     shapes = opt.read_shapes(shape)
-    opt.check_model_output(output, model)
+    opt.check_model_output(output, model=model, calib=calib)
     out = Output(json)
     calibration = None if calib is None else load_data(calib)
     api = load_api()

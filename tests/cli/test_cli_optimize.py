@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+from typer.models import OptionInfo
 
+from otgraph.cli.main import app
 from otgraph.cli.options import read_shapes
 from otgraph.errors import UsageError
 from otgraph.remark import Remark
+from otgraph.sample import model_path
 
 BASE = ("optimize", "net.onnx", "--calib", "calib.npz", "-o", "out.onnx")
 
@@ -233,6 +238,96 @@ def test_outputs_that_cannot_be_written_are_refused(
     ran = command(name, "net.onnx", *extra, "-o", output)
     assert ran.code == 2 and ran.err.startswith(message)
     assert api.calls == {}
+
+
+READ = ("net.onnx", "other.onnx", "calib.npz", "test.npz", "plan.json", "parts/a.npz")
+"""All that the commands below read."""
+
+WRITERS = {
+    "optimize": ("net.onnx", "--calib", "calib.npz", "--data", "test.npz", "--keep", "0.5"),
+    "plan": ("net.onnx", "--calib", "parts", "--keep", "0.5"),
+    "apply": ("net.onnx", "plan.json", "--calib", "calib.npz"),
+    "run": ("net.onnx", "-p", "cleanup", "--calib", "parts"),
+    "audit": ("net.onnx", "other.onnx", "--data", "test.npz", "--plan", "plan.json"),
+    "build": ("net.onnx", "--calib", "calib.npz"),
+}
+"""What each command that writes reads; an output of it is added."""
+
+OUTPUTS = {
+    "optimize": ("-o", "--plan-out", "--report"),
+    "plan": ("-o",),
+    "apply": ("-o",),
+    "run": ("-o",),
+    "audit": ("--html",),
+    "build": ("-o", "--layers", "--timing-cache"),
+}
+"""The options of each that name a file to write."""
+
+
+def _spellings(source: str) -> dict[str, str]:
+    """Ways to say ``source``, some of which need a link that is made here."""
+    Path("link" + Path(source).suffix).symlink_to(source)
+    Path("hard" + Path(source).suffix).hardlink_to(source)
+    folder = Path("folder")
+    folder.symlink_to(".")
+    return {
+        "itself": source,
+        "absolute": str(Path(source).absolute()),
+        "roundabout": f"parts/../{source}",
+        "through a linked folder": f"folder/{source}",
+        "a link": f"link{Path(source).suffix}",
+        "a hard link": f"hard{Path(source).suffix}",
+    }
+
+
+def _pairs() -> Iterator[tuple[str, str, str]]:
+    for name, options in OUTPUTS.items():
+        read = {"parts/a.npz" if each == "parts" else each for each in WRITERS[name]}
+        yield from ((name, option, source) for option in options for source in READ if source in read)
+
+
+@pytest.mark.parametrize(("name", "option", "source"), list(_pairs()))
+def test_no_command_writes_over_what_it_reads(command, api, name: str, option: str, source: str) -> None:
+    Path("parts").mkdir()
+    for each in READ:
+        if not Path(each).exists():
+            Path(each).write_bytes(Path("calib.npz").read_bytes() if each.endswith(".npz") else b"precious")
+    arguments = WRITERS[name]
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    rest = () if option == "-o" or name == "audit" else ("-o", "fresh.onnx")
+    for how, spelling in _spellings(source).items():
+        ran = command(name, *arguments, *rest, option, spelling)
+        assert ran.code == 2, (how, ran.out)
+        assert "give another name" in ran.err or "models are written as ONNX" in ran.err, (how, ran.err)
+    assert api.calls == {}
+    assert {path: path.read_bytes() for path in before} == before
+    assert not Path("fresh.onnx").exists()
+
+
+def test_every_option_that_names_a_file_to_write_is_among_those_that_are_tried() -> None:
+    """An option of type path that is new has to say what it is, here or below."""
+    others = {("run", "--save-failing"), ("audit", "--plan"), ("demo", "-o")}  # a folder; read; tried apart
+    found: set[tuple[str, str]] = set()
+    for each in app.registered_commands:
+        assert each.callback is not None
+        for hint in get_type_hints(each.callback, include_extras=True).values():
+            kind, *extras = get_args(hint) or (hint,)
+            for extra in extras:
+                if isinstance(extra, OptionInfo) and Path in (kind, *get_args(kind)):
+                    found.add((each.callback.__name__, extra.default))
+    assert found - others == {(name, option) for name, all_ in OUTPUTS.items() for option in all_}
+
+
+def test_the_demo_does_not_write_over_the_sample(command, api) -> None:
+    before = model_path().read_bytes()
+    ran = command("demo", "-o", str(model_path()))
+    assert ran.code == 2 and ran.err.endswith("is the model itself; give another name\n")
+    assert api.calls == {} and model_path().read_bytes() == before
+
+
+def test_a_hint_names_the_option_that_reads(command, api) -> None:
+    ran = command(*BASE, "--keep", "0.5", "--plan-out", "calib.npz")
+    assert ran.err == "error: calib.npz: is what --calib reads; give another name\n"
 
 
 def test_a_missing_model_is_an_error(command, api) -> None:
