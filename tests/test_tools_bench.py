@@ -170,6 +170,7 @@ def _rows() -> list[dict[str, Any]]:
 
     def row(span: str, estimator: str, error: float, l2: float, repaired: float) -> dict[str, Any]:
         names = {"span": span, "map": "conv 3x3", "estimator": estimator, "error": error, "effect": error / 2}
+        names["price"] = {"good": 1 / error, "bad": 99.0}[span] if estimator == "moments" else None
         figures = {"KL": None, "L2": l2, "KL repaired": None, "L2 repaired": repaired, "fit s": 1.0}
         return {**names, **figures}
 
@@ -202,6 +203,16 @@ def test_layerwise_errors_are_ranked_against_the_damage() -> None:
     whole = figures.ranks(_rows(), 0.5)[0]
     assert whole["map"] == "all" and whole["n"] == 4
     assert whole["error"] == pytest.approx(0.8) and whole["damage, repaired"] == pytest.approx(1.0)
+
+
+def test_each_figure_chooses_the_map_and_the_span_and_what_has_no_price_comes_last() -> None:
+    figures = import_module("depth_figures")
+    lines = {line["by"]: line for line in figures.picked(_rows(), 0.5)}
+    assert all(line["spans"] == 2 and line["chosen spans"] == 1 for line in lines.values())
+    assert lines["error"]["repaired, chosen"] == pytest.approx(0.2**2)  # least squares of the good span
+    assert lines["price"]["repaired, chosen"] == pytest.approx(0.1**2)  # moments, the only ones with a price
+    assert lines["price"]["repaired"] == pytest.approx(0.1 * 1.8)  # the geometric mean of two squares
+    assert lines["damage repaired"]["repaired"] == pytest.approx(0.1 * 0.9)
 
 
 class _Block(nn.Module):

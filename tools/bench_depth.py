@@ -1,4 +1,4 @@
-"""Which estimator should fit the maps that take spans' places, and does the layer-wise error rank them?
+"""Which estimator should fit the maps in the place of spans, and what ranks them: errors or prices?
 
     OMP_NUM_THREADS=1 python tools/bench_depth.py otgraph/sample/digits_resnet20.onnx \\
         --calib otgraph/sample/calibration.npz --data otgraph/sample/test.npz
@@ -8,14 +8,17 @@ collapse is carried out alone. The outputs are held against the original's on --
 classifiers) and relative L2, first with nothing else changed, then after the repair that trials use (fitted
 on inputs of --calib; of the ridges the best for that collapse). ``error`` is the squared error of the map
 over the energy of what it reproduces, ``effect`` the same over the variance of the exit, both on inputs of
---calib that were held out; seconds are the CPU time of the fit.
+--calib that were held out; ``price`` is what the pull-back says of it, read at the outputs on other inputs of
+--calib; seconds are the CPU time of the fit.
 
 The second table pairs estimators span by span: geometric means of the damage, its ratio to that of least
 squares for the same map of the same span, how often an estimator is the best after the repair (``wins``,
 among estimators of one map; ``best of all`` maps of a span). Damage is KL where there is one, else the
 squared relative L2. Rows called *plausible* leave out spans that no map replaces within --plausible (relative
 L2 after the repair): what is hopeless under every estimator says little. The third table says how well the
-layer-wise figures rank the damage (Spearman's rank correlation; 1 = perfectly).
+layer-wise figures and the price rank the damage (Spearman's rank correlation; 1 = perfectly); the fourth, for
+each of them, the damage where it chooses among all maps of each span, and which it chooses where it chooses
+among spans too: of --share of all spans the best, each with its best map.
 """
 
 from __future__ import annotations
@@ -29,11 +32,13 @@ from typing import Any, get_args
 
 import torch
 from bench_output import save, show
-from depth_figures import RANKS, SUMMARY, ranks, summary
+from depth_figures import PICKED, RANKS, SUMMARY, picked, ranks, summary
 
 import otgraph.api as otg
 from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.feeds import feeds
+from otgraph.calibrate.metric import form_of
+from otgraph.calibrate.probing import probing
 from otgraph.calibrate.span_fit import SpanFit, fit_collapses
 from otgraph.data import Data
 from otgraph.graph.affine import affine_nodes
@@ -44,6 +49,7 @@ from otgraph.graph.span import Collapse, Estimator, MapKind, Span
 from otgraph.graph.span_maps import find_collapses
 from otgraph.graph.spans import activation_nodes, find_spans
 from otgraph.optimize.trial import INPUTS, RIDGES
+from otgraph.pricing.prices import edges_of, price
 from otgraph.repair.least_squares import LeastSquaresOptions
 from otgraph.repair.trial import TrialRepair
 from otgraph.rewrite.collapse import collapse_span
@@ -59,6 +65,7 @@ COLUMNS = {
     "estimator": "",
     "error": ".3f",
     "effect": ".3f",
+    "price": ".4g",
     "KL": ".4f",
     "L2": ".3f",
     "KL repaired": ".4f",
@@ -81,6 +88,7 @@ def main() -> None:
     collapses = [c for c in find_collapses(graph, axes, spans, ESTIMATORS) if c.map in options.maps]
     _say(f"fitting {len(collapses)} maps for {len(spans)} spans")
     fits = fit_collapses(graph, calibration, collapses, axes=axes)
+    prices = priced(graph, axes, calibration.take(options.samples, options.seed), list(fits.values()))
     judge = Judge(graph, calibration, data.take(options.samples, options.seed), fits, options.ridges)
     rows: list[dict[str, Any]] = []
     document: dict[str, Any] = {"model": options.model, "rows": rows}
@@ -90,15 +98,24 @@ def main() -> None:
         if isinstance(found, str):
             _say(f"  {found}")
             continue
-        rows.append(described(fit, kinds[fit.collapse.span]) | found)
+        rows.append(described(fit, kinds[fit.collapse.span]) | {"price": prices.get(name)} | found)
         save(options.json, document)  # a stopped run keeps what it has
     document |= {"summary": summary(rows, options.plausible), "ranks": ranks(rows, options.plausible)}
+    document["picked"] = picked(rows, options.share)
     document["CPU s"] = time.process_time() - started
     show(options.model, rows, COLUMNS)
     show("by estimator", document["summary"], SUMMARY)
     show("rank correlation with the damage", document["ranks"], RANKS)
+    show("maps and spans as each figure chooses them", document["picked"], PICKED)
     print(f"{document['CPU s']:.0f} CPU s")
     save(options.json, document)
+
+
+def priced(graph: Graph, axes: AxisMap, data: Data, fits: Sequence[SpanFit]) -> dict[str, float]:
+    """The price of each collapse that has one, by its name."""
+    form = form_of([graph(*next(feeds(graph, data)))], "values")
+    found = price(graph, {}, {}, fits, probing(graph, axes, data, form, edges_of({}, fits)))
+    return {str(key): found.of(key) for key in found.effects}
 
 
 def spans_of(graph: Graph, axes: AxisMap, kinds: Sequence[str]) -> dict[Span, str]:
@@ -206,6 +223,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=96, metavar="N", help="inputs to judge on, at most")
     parser.add_argument("--ridges", type=float, nargs="+", default=list(RIDGES), help="of the repair")
     parser.add_argument("--plausible", type=float, default=0.5, metavar="L2")
+    parser.add_argument("--share", type=float, default=0.25, help="of the spans that are chosen")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()

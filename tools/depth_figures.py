@@ -36,10 +36,25 @@ RANKS = {
     "n": "d",
     "error": ".2f",
     "effect": ".2f",
+    "price": ".2f",
     "error, repaired": ".2f",
     "effect, repaired": ".2f",
+    "price, repaired": ".2f",
     "damage, repaired": ".2f",
 }
+
+PICKED = {
+    "by": "",
+    "spans": "d",
+    "damage": ".4f",
+    "repaired": ".4f",
+    "chosen spans": "d",
+    "damage of chosen": ".5f",
+    "repaired, chosen": ".5f",
+}
+
+FIGURES = ("error", "effect", "price")
+"""What is known of a collapse before it is carried out."""
 
 
 def damage(row: Row, suffix: str = "") -> float:
@@ -99,12 +114,47 @@ def ranks(rows: Sequence[Row], limit: float) -> list[dict[str, Any]]:
             mine = [r for r in some if whole or (_kind(r), r["estimator"]) == (kind, estimator)]
             bare, repaired = [damage(r) for r in mine], [damage(r, " repaired") for r in mine]
             line: dict[str, Any] = {"spans": name, "map": kind, "estimator": estimator, "n": len(mine)}
-            for figure in ("error", "effect"):
-                values = [r[figure] for r in mine]
+            for figure in FIGURES:
+                values = [_known(r, figure) for r in mine]
                 line[figure] = correlation(values, bare)
                 line[f"{figure}, repaired"] = correlation(values, repaired)
             lines.append({**line, "damage, repaired": correlation(bare, repaired)})
     return lines
+
+
+def picked(rows: Sequence[Row], share: float) -> list[dict[str, Any]]:
+    """The damage where each figure chooses the map of every span, and of ``share`` of the spans the best; and
+    what the damage after the repair itself would have chosen. Geometric means."""
+    of_span: dict[str, list[Row]] = {}
+    for row in rows:
+        of_span.setdefault(row["span"], []).append(row)
+    count = math.ceil(share * len(of_span))
+    lines: list[dict[str, Any]] = []
+    for figure in (*FIGURES, "damage repaired"):
+
+        def cost(row: Row, by: str = figure) -> float:
+            value = damage(row, " repaired") if by == "damage repaired" else _known(row, by)
+            return math.inf if math.isnan(value) else value
+
+        best = [min(some, key=cost) for some in of_span.values()]
+        chosen = sorted(best, key=cost)[:count]
+        lines.append(
+            {
+                "by": figure,
+                "spans": len(best),
+                "damage": _geometric(damage(r) for r in best),
+                "repaired": _geometric(damage(r, " repaired") for r in best),
+                "chosen spans": len(chosen),
+                "damage of chosen": _geometric(damage(r) for r in chosen),
+                "repaired, chosen": _geometric(damage(r, " repaired") for r in chosen),
+            }
+        )
+    return lines
+
+
+def _known(row: Row, figure: str) -> float:
+    value = row.get(figure)
+    return math.nan if value is None else float(value)
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
