@@ -2,14 +2,21 @@
 
 The Python API of ``otgraph.api`` under short names. Nothing heavy is imported before a name is used: torch
 takes seconds, ``otgraph --help`` takes none.
+
+Nothing leaves the machine: ONNX Runtime, which since 1.29 reports models it loads and writes a device
+identifier, is told not to before it is imported, here and in every process that is started from here; who
+sets ``ORT_DISABLE_TELEMETRY`` has the last word.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # after the import of onnxruntime it is too late
 
 if TYPE_CHECKING:
     from otgraph.api import (

@@ -1,8 +1,9 @@
-"""No chatter on the console while an exporter or converter works."""
+"""No chatter on the console while an exporter or converter works, and none over the network."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,3 +20,16 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+@contextmanager
+def without(module: str) -> Iterator[None]:
+    """Within the block ``import module`` fails, as if it were not installed, unless it has been imported."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # pyright: ignore[reportArgumentType]  (the documented way to forbid an import)
+    try:
+        yield
+    finally:
+        del sys.modules[module]

@@ -61,7 +61,7 @@ ENGINES = {
 """Engines whose package is heavy or optional, by the start of their modules' names: units of their own, which
 nothing imports but the catalogue, by name and on demand."""
 LAYERS["engine of torch"] = FOUNDATION | {"engines", "graph", "quiet"}
-LAYERS["engine of openvino"] = FOUNDATION | {"engines"}
+LAYERS["engine of openvino"] = FOUNDATION | {"engines", "quiet"}
 LAYERS["engine of tensorrt"] = FOUNDATION | {"engines"}
 LAYERS["tools"] = set(LAYERS)
 """Scripts for developers may use everything; nothing but tests uses them."""
