@@ -18,7 +18,7 @@ from otgraph.data import Array, Data
 from otgraph.data_model import ModelData
 from otgraph.data_sources import load_data
 from otgraph.engines.artifact import Built
-from otgraph.engines.catalogue import is_model_file
+from otgraph.engines.catalog import is_model_file
 from otgraph.errors import UsageError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph

@@ -20,7 +20,7 @@ from otgraph.data import Array, Data
 from otgraph.data_check import TensorSpec
 from otgraph.data_model import ModelData
 from otgraph.engines.artifact import BuildOptions, Built
-from otgraph.engines.catalogue import DEFAULT, check_asked, engine_for, get_builder
+from otgraph.engines.catalog import DEFAULT, check_asked, engine_for, get_builder
 from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError, UsageError
 from otgraph.files import check_writable

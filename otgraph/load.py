@@ -22,7 +22,7 @@ def load_model(spec: str, shapes: Mapping[str, Sequence[int]] | None = None) -> 
 
     Args:
         spec: a path, or ``package.module:callable`` that returns ``(module, example_inputs)``.
-        shapes: input name → shape to analyse and measure with, for inputs whose axes are dynamic.
+        shapes: input name → shape to analyze and measure with, for inputs whose axes are dynamic.
 
     Raises:
         ModelError: there is no such model, it cannot be read, or a weight is not finite.

@@ -188,9 +188,9 @@ def _look(rows: Floats, inputs: Floats | None) -> str:
 
 def _shift(rows: Floats) -> float:
     """The share of the variance over inputs that lies in the common shift of a row."""
-    centred = rows - rows.mean(0)
-    total = float(np.square(centred).sum())
-    return float(rows.shape[1] * np.square(centred.mean(1)).sum()) / total if total > 0 else 0.0
+    centered = rows - rows.mean(0)
+    total = float(np.square(centered).sum())
+    return float(rows.shape[1] * np.square(centered.mean(1)).sum()) / total if total > 0 else 0.0
 
 
 def _correlation(rows: Floats, inputs: Floats) -> float:

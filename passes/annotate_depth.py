@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 from otgraph.calibrate.activations import ActivationStatistics
-from otgraph.calibrate.depth import DEPTH, DepthAnalysis, DepthOptions, SpanDepth, analyse_depth
+from otgraph.calibrate.depth import DEPTH, DepthAnalysis, DepthOptions, SpanDepth, analyze_depth
 from otgraph.calibrate.probing import probing
 from otgraph.calibrate.span_fit import FitOptions
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.depth import depth_of
 from otgraph.pricing.prices import edges_of, price
@@ -78,8 +78,8 @@ class AnnotateDepth(AnalysisPass):
             threshold=self.threshold,
             fit=FitOptions(inputs=self.inputs, seed=context.seed),
         )
-        axes = analyse(graph)
-        found = analyse_depth(graph, axes, context.data, options)
+        axes = analyze(graph)
+        found = analyze_depth(graph, axes, context.data, options)
         damages = _damages(rewriter, axes, context, found)
         for span in found.spans:
             names = [collapse.name for collapse in span.collapses if collapse.name in damages]

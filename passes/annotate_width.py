@@ -7,8 +7,8 @@ from typing import ClassVar, final
 
 from torch import fx
 
-from otgraph.calibrate.width import DEFAULT_CRITERION, WIDTH, analyse_width
-from otgraph.graph.axes.analysis import analyse
+from otgraph.calibrate.width import DEFAULT_CRITERION, WIDTH, analyze_width
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.rewrite.contract import AnalysisPass, Context
 from otgraph.rewrite.rewriter import Rewriter
@@ -45,7 +45,7 @@ class AnnotateWidth(AnalysisPass):
         reads the dim). *missed* where there are no inputs, or where a dim could not be observed.
 
     Options
-        ``criterion``: rerouting, cholesky, energy, magnitude, wasserstein, barycentre, intra-fusion or
+        ``criterion``: rerouting, cholesky, energy, magnitude, wasserstein, barycenter, intra-fusion or
         random. ``batch``: inputs per call of the network.
     """
 
@@ -59,8 +59,8 @@ class AnnotateWidth(AnalysisPass):
         if context.data is None:
             rewriter.remark("missed", graph.name, "no calibration inputs: nothing is annotated; give --calib")
             return
-        axes = analyse(graph)
-        found = analyse_width(graph, axes, context.data, self.criterion, context.seed, self.batch)
+        axes = analyze(graph)
+        found = analyze_width(graph, axes, context.data, self.criterion, context.seed, self.batch)
         for remark in (*axes.remarks, *found.remarks):
             rewriter.remark(remark.kind, remark.where, remark.message, **remark.metrics)
         for name, width in found.widths.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse, Estimator, MapKind, Span
@@ -92,7 +92,7 @@ class CollapseSpans(TransformPass):
     def _named(self, rewriter: Rewriter, original: Graph) -> list[Collapse]:
         if not self.spans:
             return []
-        axes = analyse(original)
+        axes = analyze(original)
         known = {span.name: span for span in find_spans(original, axes)}
         for name in self.spans:
             if name not in known:

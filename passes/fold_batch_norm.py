@@ -84,7 +84,7 @@ def _feeding_layer(graph: Graph, norm: BatchNorm) -> Affine | str:
     if is_shared(graph, affine.weight):
         return f"the weight {affine.weight} of {feeder} is used by other layers too"
     if affine.kind == "linear" and len(value_infos(graph)[norm.data].shape) != 2:
-        return f"normalises axis 1, which is not the channel axis of {feeder}"
+        return f"normalizes axis 1, which is not the channel axis of {feeder}"
     weight, bias = _composed(graph, norm, affine)
     dtype = graph.tensor(affine.weight).dtype
     if not (weight.to(dtype).isfinite().all() and bias.to(dtype).isfinite().all()):

@@ -52,7 +52,7 @@ class FuseLinear(TransformPass):
 
     Remarks
         *applied* per fusion with its nodes, the node that stays and the multiply–accumulates before and
-        after; *missed* per pair of affine neighbours that stay two, with the reason.
+        after; *missed* per pair of affine neighbors that stay two, with the reason.
 
     Options
         ``growth``: largest multiply–accumulates of a fused node, in those of the nodes it replaces.

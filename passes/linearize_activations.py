@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 from otgraph.calibrate.span_fit import fit_collapses
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.name_pattern import matches
 from otgraph.graph.graph import Graph, label
 from otgraph.graph.span import Collapse, Span
@@ -66,7 +66,7 @@ class LinearizeActivations(TransformPass):
     fit: bool = True
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
-        """Linearise the activations of the plan, or those that the options choose."""
+        """Linearize the activations of the plan, or those that the options choose."""
         original = context.original or rewriter.graph
         if context.collapses:
             collapses = [c for c in context.collapses if is_activation(original, c.span)]
@@ -81,7 +81,7 @@ class LinearizeActivations(TransformPass):
 
     def _chosen(self, rewriter: Rewriter, original: Graph, data: Data | None) -> list[Collapse]:
         spans = [
-            span for span in activation_nodes(original, analyse(original)) if self._named(original, span)
+            span for span in activation_nodes(original, analyze(original)) if self._named(original, span)
         ]
         collapses = [Collapse(span, "affine") for span in spans]
         if data is None or not self.fit or not collapses or self.threshold is None:

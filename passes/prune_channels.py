@@ -11,7 +11,7 @@ import numpy as np
 from otgraph.calibrate.width import WIDTH, Width
 from otgraph.errors import PipelineError
 from otgraph.graph.axes.axis_map import AxisMap, Dim
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.graph.half import half_weight
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
@@ -53,7 +53,7 @@ class PruneChannels(TransformPass):
     Options
         ``keep``: the fraction of every dim that stays when there is no plan. ``dims``: ``all``, or ``inner``
         to leave out dims that run through an addition of two computed values. ``multiple``: widths are
-        rounded to it where a dim is larger. ``normalised``: also cut dims whose cut changes the statistics of
+        rounded to it where a dim is larger. ``normalized``: also cut dims whose cut changes the statistics of
         a layer or group norm; the law then holds with statistics of what is kept. ``include``, ``exclude``:
         patterns of dim names (``*`` and ``?``); a name with brackets is written in quotes.
     """
@@ -64,7 +64,7 @@ class PruneChannels(TransformPass):
     keep: float = 1.0
     dims: str = "all"
     multiple: int = 1
-    normalised: bool = False
+    normalized: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -85,7 +85,7 @@ class PruneChannels(TransformPass):
         for name in wanted.keys() - axes.dims.keys():
             rewriter.remark("missed", name, "no such dim in this graph")
         known = wanted.keys() & axes.dims.keys() - context.spared
-        keep = legalise(axes, {name: mask for name, mask in wanted.items() if name in known})
+        keep = legalize(axes, {name: mask for name, mask in wanted.items() if name in known})
         keep = {name: mask for name, mask in keep.items() if not mask.all()}
         if keep:
             cut_channels(rewriter, axes, keep)
@@ -114,7 +114,7 @@ class PruneChannels(TransformPass):
         widths = annotated_widths(rewriter)
         masks: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
         for dim in axes.prunable():
-            if (dim.normalised and not self.normalised) or not selected(
+            if (dim.normalized and not self.normalized) or not selected(
                 dim, self.dims, self.include, self.exclude
             ):
                 continue

@@ -23,11 +23,11 @@ class ToFp16(TransformPass):
         in topological order and the result passes the ONNX checker.
 
     When it applies
-        Operators whose intermediate values overflow stay in float32: normalisations and norms (they sum
+        Operators whose intermediate values overflow stay in float32: normalizations and norms (they sum
         squares), exponentials, powers, logarithms, reciprocals, control flow, and those that ONNX Runtime has
         no float16 kernel for. So do nodes that read or give values above 30,000 on the calibration inputs;
         without any, those that read a weight above 65,504 and what follows them, up to an operator with small
-        outputs. From one of these to the next values stay float32. A quantised network is refused. Run it
+        outputs. From one of these to the next values stay float32. A quantized network is refused. Run it
         last: the other passes read float32 weights.
 
     Exactness

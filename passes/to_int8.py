@@ -16,11 +16,11 @@ from otgraph.rewrite.rewriter import Rewriter
 @final
 @dataclass(frozen=True)
 class ToInt8(TransformPass):
-    """Quantise the network to int8 by Q/DQ nodes, which every engine reads.
+    """Quantize the network to int8 by Q/DQ nodes, which every engine reads.
 
     What it does
-        Weights become int8 per output channel; activations are quantised in the range that they had on the
-        calibration inputs, by ONNX Runtime's static quantiser. The network is written as ONNX for that, so an
+        Weights become int8 per output channel; activations are quantized in the range that they had on the
+        calibration inputs, by ONNX Runtime's static quantizer. The network is written as ONNX for that, so an
         `aten` graph becomes one of the `onnx` dialect. Inputs and outputs stay float32.
 
     When it applies
@@ -42,7 +42,7 @@ class ToInt8(TransformPass):
         return node_relu
 
     Remarks
-        *applied* with how many products were quantised on how many inputs; *missed* per product that was not.
+        *applied* with how many products were quantized on how many inputs; *missed* per product that was not.
 
     Options
         ``symmetric``: int8 activations around zero, only products, biases in float, as TensorRT wants it.
@@ -56,7 +56,7 @@ class ToInt8(TransformPass):
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     def run(self, rewriter: Rewriter, context: Context) -> None:
-        """Exchange the program for its quantisation."""
+        """Exchange the program for its quantization."""
         if context.data is None:
             raise PipelineError("to-int8: needs inputs to find the ranges of activations; give --calib DATA")
         graph = rewriter.graph

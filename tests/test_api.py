@@ -141,7 +141,7 @@ ERRORS: dict[str, tuple[type[OtgraphError], dict[str, Any], str]] = {
         {"latency": "0.6x", "moves": "deep"},
         "moves 'deep': is none of both, width, depth",
     ),
-    "setting": (UsageError, {"keep": 0.5, "colour": "red"}, "settings: .*colour"),
+    "setting": (UsageError, {"keep": 0.5, "color": "red"}, "settings: .*color"),
     "engine": (UsageError, {"keep": 0.5, "engine": "abacus"}, "engine 'abacus': unknown"),
     "metric": (UsageError, {"keep": 0.5, "metric": "nothing"}, "metric 'nothing': write it as"),
     "no such metric": (UsageError, {"keep": 0.5, "metric": "nothing:here"}, "there is no module nothing"),

@@ -15,9 +15,9 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap, Keep
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
@@ -37,7 +37,7 @@ def halves(axes: AxisMap) -> Keep:
     keep = {dim.name: np.zeros(dim.size, bool) for dim in axes.prunable()}
     for mask in keep.values():
         mask[random.permutation(len(mask))[: (len(mask) + 1) // 2]] = True
-    return legalise(axes, keep)
+    return legalize(axes, keep)
 
 
 def size(graph: Graph) -> int:
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def outcome(original: Graph) -> Outcome:
-    axes = analyse(original)
+    axes = analyze(original)
     keep = halves(axes)
     rewriter = Rewriter(original.copy())
     cut_channels(rewriter, axes, keep)
@@ -178,7 +178,7 @@ class RootMeanSquare(nn.Module):
 
 
 class ResponseNorm(nn.Module):
-    """Global response normalisation: the norm of a channel over places, by the mean of those norms."""
+    """Global response normalization: the norm of a channel over places, by the mean of those norms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,8 +261,8 @@ class Branching(nn.Module):
         return self.out(torch.relu(self.after(y)))
 
 
-class Standardised(nn.Module):
-    """A convolution that normalises its weight at every call."""
+class Standardized(nn.Module):
+    """A convolution that normalizes its weight at every call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], Inputs, float]] = {
     "tied and shared weights": (Shared, (torch.randint(0, 11, (2, 4)),), 0.5),
     "two inputs, two outputs": (TwoInTwoOut, (MAP[0], torch.randn(2, 6)), 0.7),
     "einops and einsum": (Rearranged, MAP, 0.5),
-    "standardised weights": (Standardised, MAP, 0.7),
+    "standardized weights": (Standardized, MAP, 0.7),
     "lstm": (lambda: Recurrent(nn.LSTM), (torch.randn(2, 5, 6),), 0.4),
     "gru": (lambda: Recurrent(nn.GRU), (torch.randn(2, 5, 6),), 0.4),
     "control flow": (Branching, (torch.randn(2, 6),), 0.8),
@@ -322,7 +322,7 @@ def test_a_norm_over_the_width_is_cut_only_where_that_is_allowed() -> None:
     by_default = PassManager(parse_pipeline("prune-channels{keep=0.5}")).run(graph).graph
     assert by_default.tensor("patch.weight").shape[0] == 16
     assert by_default.tensor("up.weight").shape == (16, 16)
-    allowed = PassManager(parse_pipeline("prune-channels{keep=0.5 normalised=true}")).run(graph)
+    allowed = PassManager(parse_pipeline("prune-channels{keep=0.5 normalized=true}")).run(graph)
     assert allowed.graph.tensor("patch.weight").shape[0] == 8
     (record,) = allowed.records
     assert record.check is not None and record.check.claim == "masked" and record.spared == ()
@@ -341,13 +341,13 @@ def test_a_root_mean_square_norm_keeps_its_scale_exactly() -> None:
     assert norm.args[1] == [4] and norm.args[3] == 1.0
 
 
-def test_standardised_weights_are_stored_as_they_are_used() -> None:
-    graph = captured(Standardised, MAP)
+def test_standardized_weights_are_stored_as_they_are_used() -> None:
+    graph = captured(Standardized, MAP)
     assert any("stored as they are used" in remark.message for remark in graph.remarks)
     weight = graph.tensor("weight").reshape(12, -1)
     assert float(weight.mean(1).abs().max()) < 1e-6
     torch.manual_seed(0)
-    module = Standardised()
+    module = Standardized()
     for parameter in module.parameters():
         if parameter.dim() == 1:
             parameter.data.uniform_(0.4, 1.4)

@@ -59,7 +59,7 @@ ENGINES = {
     "otgraph.engines.tensorrt": "engine of tensorrt",
 }
 """Engines whose package is heavy or optional, by the start of their modules' names: units of their own, which
-nothing imports but the catalogue, by name and on demand."""
+nothing imports but the catalog, by name and on demand."""
 LAYERS["engine of torch"] = FOUNDATION | {"engines", "graph", "quiet"}
 LAYERS["engine of openvino"] = FOUNDATION | {"engines", "quiet"}
 LAYERS["engine of tensorrt"] = FOUNDATION | {"engines"}

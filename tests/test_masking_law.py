@@ -12,9 +12,9 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap, Keep
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.rewrite.cut import cut_channels
@@ -22,7 +22,7 @@ from otgraph.rewrite.masking import mask_graph, relative_error
 from otgraph.rewrite.rewriter import Rewriter
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomized(module: nn.Module) -> nn.Module:
     """Statistics, biases and scales that are not those of a fresh network, so that each matters."""
     torch.manual_seed(0)
     for part in module.modules():
@@ -45,10 +45,10 @@ def halves(axes: AxisMap, seed: int = 0) -> Keep:
     random = np.random.default_rng(seed)
     keep = {}
     for dim in axes.prunable():
-        if not dim.normalised:
+        if not dim.normalized:
             keep[dim.name] = np.zeros(dim.size, bool)
             keep[dim.name][random.permutation(dim.size)[: dim.size // 2]] = True
-    return legalise(axes, keep)
+    return legalize(axes, keep)
 
 
 def size(graph: Graph) -> int:
@@ -66,9 +66,9 @@ class Outcome:
 
 
 def outcome(module: nn.Module, x: torch.Tensor) -> Outcome:
-    original = capture(randomised(module), (x,))
+    original = capture(randomized(module), (x,))
     assert not original.remarks, [str(remark) for remark in original.remarks]
-    axes = analyse(original)
+    axes = analyze(original)
     assert not axes.remarks, [str(remark) for remark in axes.remarks]
     keep = halves(axes)
     rewriter = Rewriter(original.copy())
@@ -286,8 +286,8 @@ def test_small_structures(name: str) -> None:
 def test_a_wrong_cut_breaks_the_law() -> None:
     """The same network, one kept channel exchanged for another: the check has teeth."""
     torch.manual_seed(1)
-    original = capture(randomised(Inverted()), (torch.randn(*PLACES),))
-    axes = analyse(original)
+    original = capture(randomized(Inverted()), (torch.randn(*PLACES),))
+    axes = analyze(original)
     keep = halves(axes)
     rewriter = Rewriter(original.copy())
     cut_channels(rewriter, axes, keep)

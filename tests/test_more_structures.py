@@ -510,11 +510,11 @@ def test_a_key_head_takes_its_query_heads_with_it() -> None:
 def test_group_norm_loses_whole_groups_or_equally_many_of_each() -> None:
     """Two dims: 4 groups, exact; 4 channels within each, which changes statistics."""
     graph = hard.captured(hard.Grouped, MAP)
-    axes = hard.analyse(graph)
+    axes = hard.analyze(graph)
     groups, within = (axes.dims[name] for name in ("a", "a#2"))
-    assert (groups.size, groups.normalised, within.size, within.normalised) == (4, False, 4, True)
+    assert (groups.size, groups.normalized, within.size, within.normalized) == (4, False, 4, True)
     for name, left, count in (("a", 2, 8), ("a#2", 4, 8)):
-        keep = hard.legalise(axes, {name: np.array([True, False, True, False])})
+        keep = hard.legalize(axes, {name: np.array([True, False, True, False])})
         rewriter = hard.Rewriter(graph.copy())
         hard.cut_channels(rewriter, axes, keep)
         cut = rewriter.finish()
@@ -550,7 +550,7 @@ def test_a_state_that_does_not_begin_at_zero_keeps_the_hidden_size(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.out(self.cell(x, initial(1, x.shape[1], 6))[0])
 
-    axes = hard.analyse(hard.captured(Started, WORDS))
+    axes = hard.analyze(hard.captured(Started, WORDS))
     assert axes.dims["cell.weight_ih_l0"].prunable == (initial is torch.zeros)
 
 

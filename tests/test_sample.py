@@ -48,7 +48,7 @@ def test_the_model_carries_its_weights_and_nothing_of_the_machine_that_made_it(
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-def test_calibration_is_unlabelled_and_disjoint_from_the_test_set() -> None:
+def test_calibration_is_unlabeled_and_disjoint_from_the_test_set() -> None:
     calibration, test = load_data(str(sample.calibration_path())), load_data(str(sample.test_path()))
     images, held_out = _images(calibration), _images(test)
     assert images.shape == (256, 1, 28, 28) and held_out.shape == (1000, 1, 28, 28)

@@ -80,21 +80,21 @@ CLASSIFIERS: dict[str, tuple[np.ndarray, str]] = {
 }
 
 
-def normalised(rows: np.ndarray) -> np.ndarray:
+def normalized(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 VALUES: dict[str, tuple[np.ndarray, str]] = {
-    "unit length": (normalised(draw(384)), "y: rows have unit length, as embeddings have"),
-    "unit length, few columns": (normalised(draw(3)), "rows have unit length"),
-    "unit length, rounded": (normalised(draw(64)) * (1 + LENGTH * 0.9 * np.sign(draw(1))), "unit length"),
-    "one length": (64 * normalised(draw(512)), r"all rows have the same length \(64\), as embeddings have"),
+    "unit length": (normalized(draw(384)), "y: rows have unit length, as embeddings have"),
+    "unit length, few columns": (normalized(draw(3)), "rows have unit length"),
+    "unit length, rounded": (normalized(draw(64)) * (1 + LENGTH * 0.9 * np.sign(draw(1))), "unit length"),
+    "one length": (64 * normalized(draw(512)), r"all rows have the same length \(64\), as embeddings have"),
     "layer norm": (
         (lambda x: x / x.std(1, keepdims=True))(draw(96) - draw(96).mean(1, keepdims=True)),
         "same",
     ),
-    "not normalised": (draw(384), r"softmax over the 384 columns would be nearly uniform \(0\.\d+ nats"),
-    "not normalised, larger": (1.5 * draw(384), "nearly uniform"),
+    "not normalized": (draw(384), r"softmax over the 384 columns would be nearly uniform \(0\.\d+ nats"),
+    "not normalized, larger": (1.5 * draw(384), "nearly uniform"),
     "an outlier column": (draw(768) + 12 * np.eye(768)[7], "the same one of 768 columns is the largest"),
     "tanh": (np.tanh(draw(384)), "no value is beyond −1 and 1"),
     "tanh, saturated": (np.tanh(5 * draw(384)), "no value is beyond −1 and 1"),
@@ -150,7 +150,7 @@ def test_an_autoencoder_is_known_by_its_input() -> None:
 
 
 def test_a_stated_task_overrides_the_look() -> None:
-    embedding = normalised(draw(384))
+    embedding = normalized(draw(384))
     asked = read(embedding, task="classifier")
     assert (asked.task, asked.rows, asked.asked) == ("classifier", "logits", "classifier")
     assert read(trained(10), task="regression").task == "regression"
@@ -160,7 +160,7 @@ def test_a_stated_task_overrides_the_look() -> None:
 
 def test_a_few_inputs_are_enough_for_a_distribution_and_too_few_for_doubts() -> None:
     assert read(3 * draw(5)[:1]).task == "classifier" and read(softmax(draw(5))[:1]).rows == "probabilities"
-    assert read(normalised(draw(384))[:1]).task == "regression"
+    assert read(normalized(draw(384))[:1]).task == "regression"
 
 
 def test_what_is_not_finite_is_left_out_of_the_look() -> None:
@@ -197,7 +197,7 @@ def test_the_text_says_what_why_and_what_overrides_it() -> None:
         "classifier of 10 classes, damage is KL; y: rows look like logits;"
         " --task regression reads it as values"
     )
-    assert read(normalised(draw(384))).text == (
+    assert read(normalized(draw(384))).text == (
         "regression, damage is relative L2; y: rows have unit length, as embeddings have;"
         " --task classifier reads them as class scores"
     )

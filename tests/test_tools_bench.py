@@ -19,7 +19,7 @@ from otgraph.audit.fidelity import Fidelity, OutputFidelity
 from otgraph.audit.metric import MetricResult
 from otgraph.calibrate.span_fit import fit_collapses
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.span import Collapse, Span
 from otgraph.plan.decision import DepthAction
@@ -233,7 +233,7 @@ def test_a_span_that_is_linear_is_reproduced_and_no_other(activation: nn.Module,
     bench = import_module("bench_depth")
     graph = capture(_Block(activation), (torch.randn(2, 8),))
     data = Data.from_arrays({graph.signature.inputs[0].name: torch.randn(96, 8).numpy()})
-    axes = analyse(graph)
+    axes = analyze(graph)
     (span,) = [s for s, kind in bench.spans_of(graph, axes, ["residual"]).items() if kind == "residual"]
     collapses = [Collapse(span, "linear"), Collapse(span, "identity")]
     fits = fit_collapses(graph, data, collapses, axes=axes)

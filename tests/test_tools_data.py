@@ -69,7 +69,7 @@ def test_no_photograph_is_on_both_sides() -> None:
     ]
     assert [len(side) for side in names] == [24, 12]
     assert not names[0] & names[1]
-    assert len([photograph for photograph in photographs.LABELLED if photograph.package == "foolbox"]) == 20
+    assert len([photograph for photograph in photographs.LABELED if photograph.package == "foolbox"]) == 20
 
 
 def test_crops_repeat_for_a_seed_and_carry_the_labels_of_their_photograph() -> None:
@@ -86,9 +86,9 @@ def test_crops_repeat_for_a_seed_and_carry_the_labels_of_their_photograph() -> N
 
 def test_efficientnet_lite0_knows_foolboxs_photographs() -> None:
     photographs = import_module("photographs")
-    side = tuple(photograph for photograph in photographs.LABELLED if photograph.package == "foolbox")
+    side = tuple(photograph for photograph in photographs.LABELED if photograph.package == "foolbox")
     net = import_module("make_efficientnet_lite0").load_net()
-    images = torch.from_numpy(photographs.centre_crops(side))
+    images = torch.from_numpy(photographs.center_crops(side))
     with torch.no_grad():
         best, best_of_bgr = net(images).argmax(1).numpy(), net(images.flip(1)).argmax(1).numpy()
     labels = photographs.label_rows(side)[:, 0]
@@ -117,7 +117,7 @@ def test_a_line_becomes_bgr_in_minus_one_to_one_with_zeros_to_its_right() -> Non
     assert (tensor[:, :, 100:] == 0).all()
 
 
-def test_the_recogniser_reads_rendered_lines_and_not_upside_down_ones() -> None:
+def test_the_recognizer_reads_rendered_lines_and_not_upside_down_ones() -> None:
     rec, lines = import_module("make_ppocr_rec"), import_module("text_lines")
     model = rec.package_folder("rapidocr_onnxruntime") / rec.MODEL
     characters = rec.dictionary(model)

@@ -258,7 +258,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path, Path]:
 def test_the_figures_are_those_of_an_audit(pair: tuple[Path, Path, Path]) -> None:
     from otgraph.audit.fidelity import fidelity  # noqa: PLC0415
     from otgraph.data_sources import load_data  # noqa: PLC0415
-    from otgraph.engines.catalogue import get_engine  # noqa: PLC0415
+    from otgraph.engines.catalog import get_engine  # noqa: PLC0415
 
     original, result, data = pair
     found = import_module("bench_damage").damage(original, result, data)

@@ -362,7 +362,7 @@ def _depthwise(d: Draw) -> Arguments:
     return d.tensor(2, c, 5, 5), d.tensor(c, 1, 3, 3), d.tensor(c), two, two, two, False, [0, 0], c
 
 
-_NORMALISATION = [
+_NORMALIZATION = [
     _named(aten.native_batch_norm.default, _then(_batch_norm, False, 0.1, 1e-5)),
     _named(aten.native_batch_norm.default, _then(_plain_batch_norm, False, 0.1, 1e-5), "no weight"),
     _named(aten._native_batch_norm_legit_no_training.default, _then(_batch_norm, 0.1, 1e-5)),
@@ -481,7 +481,7 @@ CASES = (
     *_POINTWISE,
     *_JOINING,
     *_PRODUCTS,
-    *_NORMALISATION,
+    *_NORMALIZATION,
     *_CREATION,
     *_POOLING,
     *_RECURRENT,

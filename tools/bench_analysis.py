@@ -26,9 +26,9 @@ from bench_output import peak_megabytes, save, show
 import otgraph.api as otg
 from otgraph.calibrate.collect import collect
 from otgraph.calibrate.readers import find_readers, slots
-from otgraph.calibrate.width import DEFAULT_CRITERION, analyse_width
+from otgraph.calibrate.width import DEFAULT_CRITERION, analyze_width
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.transport.criteria.catalog import CRITERIA
 
 T = TypeVar("T")
@@ -82,9 +82,9 @@ def measure(options: argparse.Namespace) -> Stages:
     )
     graph = stages("capture", lambda: otg.capture(module, (torch.from_numpy(images[:2]),)))
     data = Data.from_arrays({graph.signature.inputs[0].name: images})
-    axes = stages("axes", lambda: analyse(graph))
+    axes = stages("axes", lambda: analyze(graph))
     stages("calibration", lambda: collect(graph, data, slots(find_readers(graph, axes))).samples)
-    found = analyse_width(graph, axes, data, options.criterion, options.seed)
+    found = analyze_width(graph, axes, data, options.criterion, options.seed)
     channels = sum(width.size for width in found.widths.values())
     name = f"curves of {len(found.widths)} dims, {channels:,} channels"
     stages.add(name, found.cpu_seconds - stages.seconds("calibration"))

@@ -259,9 +259,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument(
-        "--calib", dest="calibration", metavar="DATA", required=True, help="unlabelled inputs"
-    )
+    parser.add_argument("--calib", dest="calibration", metavar="DATA", required=True, help="unlabeled inputs")
     parser.add_argument("--data", metavar="DATA", required=True, help="inputs that nothing was fitted on")
     parser.add_argument("--metric", metavar="MODULE:CALLABLE", help="found from the current folder")
     parser.add_argument(

@@ -42,7 +42,7 @@ from otgraph.calibrate.probing import probing
 from otgraph.calibrate.span_fit import SpanFit, fit_collapses
 from otgraph.data import Data
 from otgraph.graph.affine import affine_nodes
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse, Estimator, MapKind, Span
@@ -82,7 +82,7 @@ def main() -> None:
     graph = otg.load(options.model)
     calibration, data = (otg.as_data(text, graph) for text in (options.calib, options.data))
     graph = graph.with_example(next(feeds(graph, calibration, 2), graph.example))
-    axes = analyse(graph)
+    axes = analyze(graph)
     kinds = spans_of(graph, axes, options.spans)
     spans = spread(list(kinds), options.limit)
     collapses = [c for c in find_collapses(graph, axes, spans, ESTIMATORS) if c.map in options.maps]

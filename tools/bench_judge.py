@@ -9,7 +9,7 @@ from typing import Any
 from otgraph.audit.fidelity import Fidelity, fidelity
 from otgraph.audit.metric import Metric, load_metric
 from otgraph.data import Data
-from otgraph.engines.catalogue import get_engine
+from otgraph.engines.catalog import get_engine
 from otgraph.graph.graph import Graph
 
 

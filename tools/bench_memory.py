@@ -1,4 +1,4 @@
-"""How much memory each stage of an optimisation takes.
+"""How much memory each stage of an optimization takes.
 
     OMP_NUM_THREADS=1 python tools/bench_memory.py MODEL DATA [--samples 256] [--latency 0.9x] [--seconds 10]
 

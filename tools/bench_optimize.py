@@ -147,7 +147,7 @@ def _beside(old: Mapping[str, Any], new: Mapping[str, Any], ours: Sequence[Mappi
 
 def damage_at(ratio: float, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The damage at a ratio that none of ``rows`` has met exactly: its logarithm is drawn as a line between
-    the neighbours, with no damage (as far as a figure shows) taken for 1e-6. None outside what was
+    the neighbors, with no damage (as far as a figure shows) taken for 1e-6. None outside what was
     measured."""
     points = sorted((row["ratio"], max(row["damage"], 1e-6)) for row in rows if row.get("damage") is not None)
     if not points or not points[0][0] <= ratio <= points[-1][0]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench_networks import NETWORKS, REPOSITORY, Network
 from bench_output import save
-from bench_subject import ERROR_CHARACTERS, Job, optimise
+from bench_subject import ERROR_CHARACTERS, Job, optimize
 
 Row = dict[str, Any]
 Key = tuple[str, ...]
@@ -27,7 +27,7 @@ def run_all(
 ) -> dict[Key, Row]:
     """The rows of ``--json``, with those of ``jobs`` added that are not there; written after each.
 
-    ``measure``: what to add to the row of an optimisation that ended well, given its folder.
+    ``measure``: what to add to the row of an optimization that ended well, given its folder.
     """
     for network in {job.network.name: job.network for job in jobs}.values():
         if missing := network.missing(options.root):
@@ -62,7 +62,7 @@ def run(job: Job, options: argparse.Namespace, measure: Callable[[Job, Path], Ro
     if options.again:
         shutil.rmtree(folder, ignore_errors=True)
     try:
-        row |= optimise(job, options.root, folder, options.cpu_limit)
+        row |= optimize(job, options.root, folder, options.cpu_limit)
         if row["state"] == "failed":
             shutil.rmtree(folder)  # so that a later run tries again
         if row["state"] == "done":
@@ -108,7 +108,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", type=words, default=["onnxruntime"])
     parser.add_argument("--moves", type=words, default=["both"], help="both, width, depth")
     parser.add_argument(
-        "--cpu-limit", type=float, default=1200.0, metavar="SECONDS", help="of one optimisation; default 1200"
+        "--cpu-limit", type=float, default=1200.0, metavar="SECONDS", help="of one optimization; default 1200"
     )
     parser.add_argument(
         "--audits", type=int, default=1, metavar="N", help="of each result; the median counts"

@@ -57,7 +57,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Job:
-    """One optimisation: a tree of code, a network, an engine, a budget, and the moves that are allowed."""
+    """One optimization: a tree of code, a network, an engine, a budget, and the moves that are allowed."""
 
     code: Code
     network: Network
@@ -90,7 +90,7 @@ def budget_words(budget: str) -> list[str]:
     return [f"--{name if given else 'latency'}", value]
 
 
-def optimise(job: Job, root: Path, folder: Path, cpu_limit: float | None) -> dict[str, Any]:
+def optimize(job: Job, root: Path, folder: Path, cpu_limit: float | None) -> dict[str, Any]:
     """Run ``job`` in ``folder``, unless an earlier run has left its usage there: what it cost."""
     record = folder / "run.json"
     if not record.is_file():
@@ -104,7 +104,7 @@ def optimise(job: Job, root: Path, folder: Path, cpu_limit: float | None) -> dic
 
 
 def costs(usage: Usage, folder: Path) -> dict[str, Any]:
-    """What the optimisation in ``folder`` came to; ``state`` is done, stopped (at the limit) or failed."""
+    """What the optimization in ``folder`` came to; ``state`` is done, stopped (at the limit) or failed."""
     document = read_document(folder / "optimize.json")
     row: dict[str, Any] = {
         "state": "done" if document is not None else "failed" if usage.finished else "stopped",

@@ -98,7 +98,7 @@ def synthetic_reading(channels: int, seed: int, positions: int = 3000) -> Readin
     values = np.maximum(signal + noise, 0.0)
     weight = rng.normal(size=(channels, channels)) / np.sqrt(channels)
     moment = values.T @ values / positions
-    return Reading("bench", moment, weight.T @ weight, values.mean(axis=0), centred=True)
+    return Reading("bench", moment, weight.T @ weight, values.mean(axis=0), centered=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python tools/bench_unseen.py --old ../before --json tools/results/unseen.json
 
-EfficientNet-Lite0 is optimised on each calibration set at each budget, by each tree of code. Per result there
+EfficientNet-Lite0 is optimized on each calibration set at each budget, by each tree of code. Per result there
 is a line for the calibration set itself ("fitted"), for what ``optimize`` printed about its own result, and
 for each set that nothing was fitted on. Intervals are 95 %, over photographs. Sets are given as NAME=FILE,
 FILE from --root.

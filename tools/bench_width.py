@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python tools/bench_width.py [--criteria rerouting cholesky ...] [--json FILE]
 
 The embedded digit classifier is cut to a fraction of every inner or every dim under each criterion, with few
-and with more unlabelled calibration images. Criteria that read the gains of the readers are asked twice: with
+and with more unlabeled calibration images. Criteria that read the gains of the readers are asked twice: with
 gains pulled back from the outputs, and with the readers' own squared weights ("plain"). Columns: accuracy on
 the 1,000 test images (the original's is 0.985) after the cut alone, re-routed and cut, re-expressed and cut,
 cut and refitted by least squares, and after the whole ``apply`` pipeline; and of the last three the KL
@@ -32,13 +32,13 @@ from bench_output import save, show
 import otgraph.api as otg
 from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.feeds import feeds
-from otgraph.calibrate.width import analyse_width
+from otgraph.calibrate.width import analyze_width
 from otgraph.data import Data
 from otgraph.graph.graph import Graph
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.study import Study, study
 from otgraph.plan.budget import make_budget
-from otgraph.rewrite.catalogue import load_pipelines
+from otgraph.rewrite.catalog import load_pipelines
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
@@ -113,7 +113,7 @@ def run_task(task: Task) -> list[dict[str, Any]]:
 
 def plain(found: Study, task: Task) -> Study:
     """``found`` with curves under the readers' own squared weights."""
-    seen = analyse_width(found.graph, found.axes, found.data, task.criterion, task.seed, form=None)
+    seen = analyze_width(found.graph, found.axes, found.data, task.criterion, task.seed, form=None)
     return replace(found, widths=seen.widths)
 
 
@@ -138,7 +138,7 @@ def stages(found: Study, counts: Mapping[str, int], judge: Judge, seed: int) -> 
 
 
 class Judge:
-    """Accuracy of a graph on labelled inputs, and its mean KL divergence from the original."""
+    """Accuracy of a graph on labeled inputs, and its mean KL divergence from the original."""
 
     def __init__(self, original: Graph, test: Data) -> None:
         self._labels = [torch.from_numpy(np.asarray(chunk.labels)) for chunk in test.batches(250)]

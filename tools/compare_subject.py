@@ -18,7 +18,7 @@ from zoo_trial import parameters
 
 import otgraph.api as otg
 from otgraph.audit.structure import structure
-from otgraph.engines.catalogue import get_engine
+from otgraph.engines.catalog import get_engine
 from otgraph.graph.graph import Graph
 from otgraph.latency.protocol import compare
 from otgraph.sample import model_path, test_path

@@ -13,7 +13,7 @@ the original as it is, without which a small ``law`` would say nothing. CPU seco
 dependency graph; ``cut``, all that chooses and removes, for otgraph its axis analysis as well; ``check``, of
 otgraph its own. ``params`` and ``MACs`` left, and the ``latency`` in ONNX Runtime with its 95 % interval, are
 ratios to the original. ``accuracy`` is that of the digit net: otgraph's repaired one has the same widths, its
-own choice of channels, and 256 unlabelled images.
+own choice of channels, and 256 unlabeled images.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def attempt(
 def by_otgraph(subject: Subject, fraction: float) -> tuple[dict[str, Any], Graph]:
     """``prune-channels`` with its built-in check."""
     graph = subject.graph
-    passes = parse_pipeline(f"prune-channels{{keep={fraction} normalised=true}}")
+    passes = parse_pipeline(f"prune-channels{{keep={fraction} normalized=true}}")
     result = PassManager(passes, random_probes=0).run(graph, Context(original=graph))
     (record,) = result.records
     if result.spared:

@@ -25,7 +25,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each on a normalised copy and added."""
+    """Attention and a two-layer perceptron, each on a normalized copy and added."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

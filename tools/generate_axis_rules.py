@@ -17,7 +17,7 @@ _HEAD = """# Axis rules
 
 One line per operator, at small sizes: the axes of its operands, then of its results. `a*b` is a product
 (outermost first), `a+b` a concatenation, `1` carries no dim, `!` is never cut. `reduce`: contracted, cut in
-all operands at once. `normalised`: may be cut, but changes statistics. `fresh`: only the result has it.
+all operands at once. `normalized`: may be cut, but changes statistics. `fresh`: only the result has it.
 Operators that are not here are element-wise if PyTorch tags them so, else opaque: what they touch stays.
 """
 

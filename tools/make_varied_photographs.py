@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from debian_files import unpacked
-from photographs import CALIBRATION, SIDE, Images, crops_of, normalise, random_crop
+from photographs import CALIBRATION, SIDE, Images, crops_of, normalize, random_crop
 from PIL import Image
 from row_groups import save_groups
 
@@ -45,7 +45,7 @@ BACKGROUNDS = {
     "gnome-backgrounds": "usr/share/backgrounds/gnome",
 }
 SAME_PICTURE = ("Elephants_", "Ubuntu-Mate-Radioactive", "Ubuntu-Mate-Warm", "Ubuntu-Mate-Cold")
-"""Beginnings of the names of backgrounds that are another one at another size or in other colours."""
+"""Beginnings of the names of backgrounds that are another one at another size or in other colors."""
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 # Fixed for good, as the lists of photographs.py are. Drawings and renderings are left out.
@@ -78,7 +78,7 @@ WALL = {
             ("DarkestHour", "2560x1600"),
             ("EveningGlow", "2560x1600"),
             ("FallenLeaf", "2560x1600"),
-            ("Grey", "2560x1600"),
+            ("Gray", "2560x1600"),
             ("Kite", "2560x1600"),
             ("OneStandsOut", "2560x1600"),
             ("Path", "2560x1600"),
@@ -205,7 +205,7 @@ def stamped(
         if random.random() < 0.5:
             stamp = stamp.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         canvas.paste(stamp, (left, top), stamp)
-        crops[row] = normalise(canvas)
+        crops[row] = normalize(canvas)
     return crops, sources
 
 

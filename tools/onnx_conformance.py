@@ -148,7 +148,7 @@ def _data_sets(case: Any, model: onnx.ModelProto) -> Iterable[tuple[list[Any], l
 
 
 def _array(value: Any) -> Any:
-    """Some cases hold serialised tensors where others hold arrays."""
+    """Some cases hold serialized tensors where others hold arrays."""
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 

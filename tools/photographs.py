@@ -17,7 +17,7 @@ from wheel_files import package_folder
 
 Images = npt.NDArray[np.float32]
 SIDE = 224
-CENTRE_SHARE = 0.875
+CENTER_SHARE = 0.875
 MAX_LABELS = 3
 
 
@@ -71,7 +71,7 @@ HELD_OUT = (
     _skimage("brick.png"),
     Photograph("sklearn", "datasets/images/china.jpg"),
 )
-LABELLED = tuple(photograph for photograph in (*CALIBRATION, *HELD_OUT) if photograph.classes)
+LABELED = tuple(photograph for photograph in (*CALIBRATION, *HELD_OUT) if photograph.classes)
 
 
 def label_rows(photographs: tuple[Photograph, ...]) -> npt.NDArray[np.int64]:
@@ -82,9 +82,9 @@ def label_rows(photographs: tuple[Photograph, ...]) -> npt.NDArray[np.int64]:
     return rows
 
 
-def centre_crops(photographs: tuple[Photograph, ...]) -> Images:
+def center_crops(photographs: tuple[Photograph, ...]) -> Images:
     """The middle of each photograph, as ImageNet models are evaluated: (n, 3, SIDE, SIDE)."""
-    return np.stack([normalise(_centre(photograph.open())) for photograph in photographs])
+    return np.stack([normalize(_center(photograph.open())) for photograph in photographs])
 
 
 def random_crops(
@@ -105,7 +105,7 @@ def crops_of(pictures: Sequence[Image.Image], count: int, seed: int) -> tuple[Im
     sources = np.arange(count) % len(pictures)
     crops = np.empty((count, 3, SIDE, SIDE), np.float32)
     for row, source in enumerate(sources.tolist()):
-        crops[row] = normalise(random_crop(pictures[source], random))
+        crops[row] = normalize(random_crop(pictures[source], random))
     return crops, sources
 
 
@@ -121,13 +121,13 @@ def random_crop(image: Image.Image, random: np.random.Generator) -> Image.Image:
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else crop
 
 
-def _centre(image: Image.Image) -> Image.Image:
-    side = CENTRE_SHARE * min(image.size)
+def _center(image: Image.Image) -> Image.Image:
+    side = CENTER_SHARE * min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
 
 
-def normalise(image: Image.Image) -> Images:
+def normalize(image: Image.Image) -> Images:
     """EfficientNet-Lite's scaling, (x - 127) / 128, channels first."""
     pixels = np.asarray(image, np.float32).transpose(2, 0, 1)
     return (pixels - np.float32(127)) / np.float32(128)

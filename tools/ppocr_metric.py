@@ -1,4 +1,4 @@
-"""Character accuracy of a CTC text recogniser, for ``--metric tools.ppocr_metric:character_accuracy``."""
+"""Character accuracy of a CTC text recognizer, for ``--metric tools.ppocr_metric:character_accuracy``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendered lines of Latin text, for the text recogniser and the orientation classifier of PP-OCR.
+"""Rendered lines of Latin text, for the text recognizer and the orientation classifier of PP-OCR.
 
 Faces come from the matplotlib wheel, so that every machine renders the same lines. Calibration and test use
 different faces and different seeds.
@@ -96,13 +96,13 @@ def _piece(random: np.random.Generator) -> str:
 
 
 def _render(text: str, face: str, random: np.random.Generator) -> Image.Image:
-    """``text`` in two random colours of clear contrast, then tilted, blurred, shrunk and made noisy."""
+    """``text`` in two random colors of clear contrast, then tilted, blurred, shrunk and made noisy."""
     path = package_folder("matplotlib") / FONTS / f"{face}.ttf"
     font = ImageFont.truetype(str(path), int(random.integers(24, 44)))
     left, top, right, bottom = font.getbbox(text)
     margin = [int(value) for value in random.integers(2, 9, 4)]
     size = (math.ceil(right - left) + margin[0] + margin[1], math.ceil(bottom - top) + margin[2] + margin[3])
-    paper, ink = _colours(random)
+    paper, ink = _colors(random)
     image = Image.new("RGB", size, paper)
     ImageDraw.Draw(image).text((margin[0] - left, margin[2] - top), text, font=font, fill=ink)
     angle = float(random.normal(0, 0.8))
@@ -114,7 +114,7 @@ def _render(text: str, face: str, random: np.random.Generator) -> Image.Image:
     return Image.fromarray((np.asarray(small, np.float64) + noise).clip(0, 255).astype(np.uint8))
 
 
-def _colours(random: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _colors(random: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Paper and ink whose mean brightness differs by at least 70 of 255; either may be the darker."""
     while True:
         paper, ink = random.integers(0, 256, (2, 3))

@@ -1,4 +1,4 @@
-"""Every model: captured, analysed, half of everything cut at random, and the result held against the
+"""Every model: captured, analyzed, half of everything cut at random, and the result held against the
 original.
 
     python tools/zoo.py --models torchvision/resnet18 timm/vit_small_patch16_224

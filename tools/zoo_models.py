@@ -46,15 +46,15 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
         raise ValueError(f"{name}: no such model; write family/architecture, of {', '.join(makers)}")
     module, shape = makers[family](architecture)
     example = torch.randn(2, *shape)
-    return randomise(module, example), example
+    return randomize(module, example), example
 
 
-def randomise(module: nn.Module, example: torch.Tensor) -> nn.Module:
+def randomize(module: nn.Module, example: torch.Tensor) -> nn.Module:
     """Weights that are not those of a fresh network: no scale or bias is constant, no layer is switched off,
     and running statistics are those of ``example``."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            _randomise_parameter(name, parameter)
+            _randomize_parameter(name, parameter)
         _estimate_statistics(module, example)
     return module.eval()
 
@@ -88,7 +88,7 @@ def _timm(architecture: str) -> tuple[nn.Module, tuple[int, ...]]:
     return module, tuple(module.pretrained_cfg["input_size"])
 
 
-def _randomise_parameter(name: str, parameter: torch.Tensor) -> None:
+def _randomize_parameter(name: str, parameter: torch.Tensor) -> None:
     if parameter.numel() == 1 and float(parameter) == 0:
         parameter.fill_(0.7)  # a gain that begins at nothing
     elif parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):

@@ -1,4 +1,4 @@
-"""One model through all stages: captured, analysed, cut to a random half, and held against the masking
+"""One model through all stages: captured, analyzed, cut to a random half, and held against the masking
 law."""
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from zoo_models import build
 
 from otgraph.errors import OtgraphError
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap, Keep
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import load_onnx
@@ -77,7 +77,7 @@ def run(task: Task, found: Found) -> None:
     del module
     row["remarks"] = [str(r) for r in original.remarks][:5]
     with found.stage("axes"):
-        axes = analyse(original)
+        axes = analyze(original)
     keep = random_cut(axes, task.fraction, task.seed)
     _describe(row, original, axes)
     with found.stage("rewrite"):
@@ -102,7 +102,7 @@ def random_cut(axes: AxisMap, fraction: float, seed: int) -> Keep:
         mask = np.zeros(dim.size, bool)
         mask[random.permutation(dim.size)[: max(1, round(dim.size * fraction))]] = True
         keep[dim.name] = mask
-    return legalise(axes, keep)
+    return legalize(axes, keep)
 
 
 def parameters(graph: Graph) -> int:
@@ -158,7 +158,7 @@ def _check(row: dict[str, Any], original: Graph, cut: Graph, axes: AxisMap, keep
     after = cut(*inputs)
     row["same_shapes"] = [a.shape for a in before] == [b.shape for b in after]
     masked = mask_graph(original, axes, keep)
-    row["normalised"] = sum(axes.dims[n].normalised and not m.all() for n, m in keep.items())
+    row["normalized"] = sum(axes.dims[n].normalized and not m.all() for n, m in keep.items())
     reference = keep_statistics(masked, axes, keep)(*inputs)
     row["law"] = float(f"{relative_error(reference, after):.3g}")
     row["power"] = float(f"{relative_error(before, after):.3g}")

@@ -46,7 +46,7 @@ class Allocation:
         return 0.0 if self.objective <= self.bound else (self.objective - self.bound) / self.objective
 
 
-def minimise_damage(
+def minimize_damage(
     problem: Problem,
     budget: float = math.inf,
     limits: Limits = DEFAULT_LIMITS,
@@ -106,7 +106,7 @@ def _at_rest(problem: Problem) -> Problem:
     return replace(problem, dims=tuple(dims))
 
 
-def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
+def minimize_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
     """The widths and options of least time whose damage is at most ``limit`` (within a millionth of it).
 
     An infinite ``limit`` gives the least time that can be reached at all.
@@ -136,7 +136,7 @@ def minimise_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMIT
 def _least_time_together(
     problem: Problem, effects: Effects, limit: float, start: Choice, limits: Limits
 ) -> Solution:
-    """``minimise_time`` with an interaction: from the optimum of the plain sum, or from the least damage
+    """``minimize_time`` with an interaction: from the optimum of the plain sum, or from the least damage
     where that does too much together."""
     walk = Walk(problem, effects=effects)
     if problem.priced(start, problem.prices) <= raised(limit, TOLERANCE):

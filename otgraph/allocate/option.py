@@ -12,7 +12,7 @@ from otgraph.allocate.cost import NodeTime, Term
 
 @dataclass(frozen=True)
 class Option:
-    """A replacement of some nodes by others, all of it or none: a collapse, a linearisation, a merge.
+    """A replacement of some nodes by others, all of it or none: a collapse, a linearization, a merge.
 
     When it is chosen it does ``damage``, the nodes in ``removes`` take no time any more, those in ``adds``
     do, and the dims in ``absorbs``, whose nodes all disappear, do no damage whatever their width.

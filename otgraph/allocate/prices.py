@@ -1,4 +1,4 @@
-"""``Prices``: a damage that is a plain sum, which the integer programs know how to minimise."""
+"""``Prices``: a damage that is a plain sum, which the integer programs know how to minimize."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class ClassTally:
     def result(self, seed: int = 0) -> Classification:
         """The means so far."""
         sums = np.concatenate(self._sums)
-        kl, agree, rows, right_a, right_b, labelled = (float(value) for value in sums.sum(0))
+        kl, agree, rows, right_a, right_b, labeled = (float(value) for value in sums.sum(0))
         found = intervals(sums, {"kl": _mean(0), "agreement": _mean(1)}, seed)
         agreement = share_interval(found["agreement"], agree / rows, len(sums), kin(sums[:, 1] / sums[:, 2]))
         return Classification(
@@ -79,12 +79,12 @@ class ClassTally:
             per_position=self._per_position,
             kl=kl / rows,
             top1_agreement=agree / rows,
-            accuracy_a=right_a / labelled if labelled else None,
-            accuracy_b=right_b / labelled if labelled else None,
+            accuracy_a=right_a / labeled if labeled else None,
+            accuracy_b=right_b / labeled if labeled else None,
             kl_interval=at_least_zero(found["kl"]),
             top1_agreement_interval=agreement,
             accuracy_change_interval=intervals(sums, {"change": _change}, seed)["change"]
-            if labelled
+            if labeled
             else None,
         )
 

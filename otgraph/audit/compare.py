@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from otgraph.audit.economy import Optimisation, break_even
+from otgraph.audit.economy import Optimization, break_even
 from otgraph.audit.fidelity import Fidelity, fidelity, look
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_threshold
@@ -15,7 +15,7 @@ from otgraph.audit.structure import structure
 from otgraph.data import Data
 from otgraph.data_digest import METADATA, Sketch
 from otgraph.data_model import ModelData
-from otgraph.engines.catalogue import check_asked, engine_for
+from otgraph.engines.catalog import check_asked, engine_for
 from otgraph.engines.engine import Session
 from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError
@@ -38,7 +38,7 @@ def audit(
     metric: str | None = None,
     task: str | Reading = "auto",
     on_reading: Callable[[Reading], None] | None = None,
-    optimisation: Mapping[str, Any] | None = None,
+    optimization: Mapping[str, Any] | None = None,
     fitted_on: Sketch | None = None,
     seed: int = 0,
     repeats: int = 3,
@@ -52,7 +52,7 @@ def audit(
     divergence for classifiers and the worst output's relative L2 otherwise. ``metric`` is
     ``package.module:callable``. ``task``: read the output as class scores (``classifier``), as values
     (``regression``), or by its look (``auto``), or as it was found to be read before. ``on_reading`` is told,
-    before anything is measured. ``optimisation`` says what making B cost (``cpu_seconds``, ``wall_seconds``,
+    before anything is measured. ``optimization`` says what making B cost (``cpu_seconds``, ``wall_seconds``,
     ``source``). ``fitted_on``: the samples that B was fitted on (a plan knows them), where B's own file does
     not say: the audit tells how many of ``data`` they are. A missed threshold does not raise: see
     ``Audit.passed``.
@@ -65,7 +65,7 @@ def audit(
     runner_b = engine_for(b, engine_b or engine, cuda_graph=cuda_graph)
     check_asked(engine, [runner_a, runner_b], [a, b])
     check_asked(engine_b, [runner_b], [b])
-    cost = None if optimisation is None else Optimisation.from_json(optimisation)
+    cost = None if optimization is None else Optimization.from_json(optimization)
     metric_function = None if metric is None else load_metric(metric)
     session_a, session_b = runner_a.load(a, threads=threads), runner_b.load(b, threads=threads)
     _check_inputs(a, b, session_a, session_b)
@@ -93,7 +93,7 @@ def audit(
         latency=latency,
         fidelity=drift,
         environment=environment(runner_a.describe(), runner_b.describe()),
-        optimisation=cost,
+        optimization=cost,
         break_even=None if cost is None else break_even(cost, latency),
         thresholds=tuple(thresholds),
         samples_from=data.source,

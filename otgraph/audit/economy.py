@@ -1,4 +1,4 @@
-"""What the optimisation cost, and after how many inferences it has paid for itself."""
+"""What the optimization cost, and after how many inferences it has paid for itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from otgraph.latency.protocol import Comparison
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class Optimization:
     """What making B cost: CPU seconds over all threads, elapsed seconds, and where the figures come from."""
 
     cpu_seconds: float
@@ -20,16 +20,16 @@ class Optimisation:
     source: str
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Optimisation:
+    def from_json(cls, fields: Mapping[str, Any]) -> Optimization:
         """From a mapping with exactly the fields' names. Raises ``UsageError``."""
         names = ("cpu_seconds", "wall_seconds", "source")
         if set(fields) != set(names):
             raise UsageError(
-                f"optimisation: has {', '.join(sorted(fields)) or 'nothing'}; want {', '.join(names)}"
+                f"optimization: has {', '.join(sorted(fields)) or 'nothing'}; want {', '.join(names)}"
             )
         cpu, wall = fields["cpu_seconds"], fields["wall_seconds"]
         if not all(isinstance(value, int | float) and value >= 0 for value in (cpu, wall)):
-            raise UsageError(f"optimisation: cpu_seconds={cpu!r}, wall_seconds={wall!r}; give numbers ≥ 0")
+            raise UsageError(f"optimization: cpu_seconds={cpu!r}, wall_seconds={wall!r}; give numbers ≥ 0")
         return cls(float(cpu), float(wall), str(fields["source"]))
 
 
@@ -46,7 +46,7 @@ class BreakEven:
     text: str
 
 
-def break_even(cost: Optimisation, latency: Comparison) -> BreakEven:
+def break_even(cost: Optimization, latency: Comparison) -> BreakEven:
     """CPU seconds spent / seconds saved per inference, where one inference takes ``latency.a_ms`` with A."""
     if not latency.credible_gain:
         return BreakEven(None, None, None, "never: B is not credibly faster, so nothing is paid back")

@@ -61,9 +61,9 @@ def share_interval(found: Interval | None, share: float, n: int, length: int = 1
     if found is None:
         return None
     count, square = max(n / length, 1.0), NORMAL**2
-    centre = (share + square / (2 * count)) / (1 + square / count)
+    center = (share + square / (2 * count)) / (1 + square / count)
     half = NORMAL / (1 + square / count) * sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return max(0.0, min(found[0], centre - half)), min(1.0, max(found[1], centre + half))
+    return max(0.0, min(found[0], center - half)), min(1.0, max(found[1], center + half))
 
 
 def at_least_zero(found: Interval | None) -> Interval | None:
@@ -72,16 +72,16 @@ def at_least_zero(found: Interval | None) -> Interval | None:
 
 
 def kin(values: Floats) -> int:
-    """How many neighbours resemble each other: the first lag at which ``values`` are not credibly correlated,
+    """How many neighbors resemble each other: the first lag at which ``values`` are not credibly correlated,
     at most a quarter of them."""
     n = len(values)
-    centred = values - values.mean()
-    power = float(centred @ centred)
+    centered = values - values.mean()
+    power = float(centered @ centered)
     most = n // FEWEST
     if not power > 0 or not np.isfinite(power):
         return 1
     for lag in range(1, most):
-        if float(centred[lag:] @ centred[:-lag]) / power < 2 / sqrt(n):
+        if float(centered[lag:] @ centered[:-lag]) / power < 2 / sqrt(n):
             return lag
     return max(most, 1)
 
@@ -93,10 +93,10 @@ def _influence(sums: Floats, figure: Figure) -> Floats:
 
 
 def _percentiles(value: Floats, drawn: Floats, count: int) -> Interval | None:
-    centre = float(value)
+    center = float(value)
     drawn = drawn[np.isfinite(drawn)]
-    if not np.isfinite(centre) or len(drawn) < RESAMPLES // 2 or count < FEWEST:
+    if not np.isfinite(center) or len(drawn) < RESAMPLES // 2 or count < FEWEST:
         return None
     tail = (1 - CONFIDENCE) / 2
-    low, high = centre + (np.quantile(drawn, [tail, 1 - tail]) - centre) * sqrt(count / (count - 1))
-    return float(min(low, centre)), float(max(high, centre))
+    low, high = center + (np.quantile(drawn, [tail, 1 - tail]) - center) * sqrt(count / (count - 1))
+    return float(min(low, center)), float(max(high, center))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from otgraph.audit.changes import Changes, changes
-from otgraph.audit.economy import BreakEven, Optimisation
+from otgraph.audit.economy import BreakEven, Optimization
 from otgraph.audit.fidelity import Fidelity
 from otgraph.audit.generalization import Generalization
 from otgraph.audit.html import save_html
@@ -67,7 +67,7 @@ class Audit:
     latency: Comparison
     fidelity: Fidelity
     environment: Environment
-    optimisation: Optimisation | None
+    optimization: Optimization | None
     break_even: BreakEven | None
     thresholds: tuple[Threshold, ...]
     samples_from: str
@@ -110,7 +110,7 @@ class Audit:
                     "credible_gain": self.latency.credible_gain,
                 },
                 "fidelity": self.fidelity.to_json(),
-                "optimisation": None if self.optimisation is None else vars(self.optimisation),
+                "optimization": None if self.optimization is None else vars(self.optimization),
                 "break_even": None if self.break_even is None else vars(self.break_even),
                 "environment": self.environment.to_json(),
                 "generalization": None if self.generalization is None else self.generalization.to_json(),

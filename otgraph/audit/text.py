@@ -31,7 +31,7 @@ def summary(audit: Audit) -> RenderableType:
     parts += [Text(line) for line in changes_lines(audit)]
     parts += [Text(item.text, style="green" if item.met else "bold red") for item in audit.thresholds]
     if audit.break_even is not None:
-        parts.append(Text(f"optimisation paid back: {audit.break_even.text}"))
+        parts.append(Text(f"optimization paid back: {audit.break_even.text}"))
     notes = (f"measured: {conditions_line(audit)}", not_counted_line(audit), task_line(audit))
     parts += [Text(note, style="dim") for note in notes if note]
     return Group(*parts)

@@ -28,7 +28,7 @@ def split_batches(
 ) -> list[Batch]:
     """Cut ``data`` into batches, each in one of ``folds`` consecutive stretches of the samples.
 
-    Neighbours are often kin (crops of one photograph, frames of one film): held-out samples tell the truth
+    Neighbors are often kin (crops of one photograph, frames of one film): held-out samples tell the truth
     only when their kin are held out with them.
 
     ``limit`` bounds the number of samples; which ones is drawn with ``seed``.

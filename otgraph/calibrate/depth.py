@@ -129,7 +129,7 @@ def candidates_of(graph: Graph, axes: AxisMap, options: DepthOptions) -> dict[Sp
     return {span: tuple(collapses) for span, collapses in found.items()}
 
 
-def analyse_depth(
+def analyze_depth(
     graph: Graph, axes: AxisMap, data: Data, options: DepthOptions | None = None
 ) -> DepthAnalysis:
     """Find spans, bound their candidates, fit those that are not hopeless, and count activations.

@@ -29,7 +29,7 @@ class Divergence:
 
     @property
     def damage(self) -> float:
-        """The one number that plans and repairs minimise: KL for classifiers, else relative L2."""
+        """The one number that plans and repairs minimize: KL for classifiers, else relative L2."""
         return self.relative_l2 if self.kl is None else self.kl
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 
 def downhill(score: Callable[[int], float], first: int, count: int) -> int:
-    """Of the settings 0 to ``count`` − 1 the one with the smallest ``score`` as far as neighbours show it.
+    """Of the settings 0 to ``count`` − 1 the one with the smallest ``score`` as far as neighbors show it.
 
-    From ``first`` on, neighbours are tried as long as they are better: the minimum where there is but one
+    From ``first`` on, neighbors are tried as long as they are better: the minimum where there is but one
     valley, as there is along the ridges of a regression. No setting is scored twice.
     """
     known: dict[int, float] = {}

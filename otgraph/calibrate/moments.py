@@ -16,7 +16,7 @@ Matrix = npt.NDArray[np.float64]
 class Moments:
     """Moments of n channels over ``count`` observations.
 
-    ``mean``: E[x], shape (n,). ``second``: E[x xᵀ], *not* centred, shape (n, n). Both float64.
+    ``mean``: E[x], shape (n,). ``second``: E[x xᵀ], *not* centered, shape (n, n). Both float64.
     """
 
     count: int

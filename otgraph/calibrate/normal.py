@@ -1,6 +1,6 @@
 """Normal equations of a weight *correction*, and its ridge solutions.
 
-For rows x (width K), old weights W and residuals r = y − xW − b, the correction (Δ, δ) minimises
+For rows x (width K), old weights W and residuals r = y − xW − b, the correction (Δ, δ) minimizes
 ‖r − xΔ − δ‖² + λ ‖D^½ Δ‖²: a ridge toward the *old* weights. D is the diagonal of the Gram plus the squared
 mean of its roots: without the first λ would depend on the scale of the input, without the second a channel
 that is almost silent on the repair inputs could take any weight. Everything is float64 and batched over
@@ -84,9 +84,9 @@ def solve(
     holds the intercept back as it does a direction of typical variance, so that a large one is nearly no
     correction at all; a free intercept matches every mean however few the inputs are (EfficientNet-Lite0 with
     a block deleted: KL 0.045 unrepaired, 0.26 with λ = 30 and a free one, 0.047 with a shrunk one). Channels
-    that never vary get no correction. ``precision``: of the factorisation; single suffices for trials with
+    that never vary get no correction. ``precision``: of the factorization; single suffices for trials with
     ridges that are far above its rounding. Source: ridge regression in scaled variables; one Cholesky
-    factorisation per λ.
+    factorization per λ.
     """
     n = max(equations.count, 1)
     gram, cross = equations.xx, equations.xr
@@ -128,12 +128,12 @@ def solve_rows(
     """
     mean_x = rows.mean(1, keepdim=True)
     mean_r = residuals.mean(1, keepdim=True)
-    centred = rows - mean_x if intercept else rows
+    centered = rows - mean_x if intercept else rows
     wanted = residuals - mean_r if intercept else residuals
     power = rows.square().sum(1)
-    diagonal = centred.square().sum(1)
+    diagonal = centered.square().sum(1)
     scale = _scale(diagonal, power).unsqueeze(1)
-    scaled = centred * scale
+    scaled = centered * scale
     system = scaled @ scaled.transpose(1, 2)
     system.diagonal(dim1=1, dim2=2).add_(ridge)
     factor, failed = torch.linalg.cholesky_ex(system)

@@ -24,7 +24,7 @@ from otgraph.graph.graph import Graph
 Gain = npt.NDArray[np.float64]
 
 SHRINK = 8
-"""G is an average over as many draws as there are inputs × probes × positions, of which neighbours say the
+"""G is an average over as many draws as there are inputs × probes × positions, of which neighbors say the
 same: each input and probe counts as at most this many draws, and G is drawn toward a multiple of the
 identity by the share of its rows among rows and draws (in the manner of Ledoit and Wolf, 2004)."""
 

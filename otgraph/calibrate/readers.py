@@ -49,7 +49,7 @@ def read_channels(graph: Graph, reader: Reader, statistics: Statistics) -> Readi
     """The reader's moments and gain, as the transport analysis takes them."""
     moments = statistics.of(reader.slot)
     return Reading(
-        reader.name, moments.second, gain(graph, reader), mean=moments.mean, centred=reader.absorbs
+        reader.name, moments.second, gain(graph, reader), mean=moments.mean, centered=reader.absorbs
     )
 
 

@@ -17,7 +17,7 @@ BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which output positions of each input are used: neighbours say nearly the same, and the early layers of
+    """Which output positions of each input are used: neighbors say nearly the same, and the early layers of
     an image network have 10,000 of them.
 
     At least ``positions`` of each input, and ``per_column`` rows in all for each column of the system; all,

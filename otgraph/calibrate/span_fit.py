@@ -14,7 +14,7 @@ from otgraph.calibrate.span_rows import Source
 from otgraph.calibrate.span_solve import Solved, solve_span
 from otgraph.calibrate.span_sums import SpanCollector, Watched, bytes_of, widest
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
@@ -61,7 +61,7 @@ class SpanFit:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """``inputs``: at most so many are used; one part in ``folds``, a stretch of neighbours, is held out.
+    """``inputs``: at most so many are used; one part in ``folds``, a stretch of neighbors, is held out.
     ``memory``: of the sums that are collected in one pass; more need another. ``sampling``: which positions
     of each input."""
 
@@ -90,7 +90,7 @@ def fit_collapses(
         DataError: the data do not fit the model, or hold no complete batch.
     """
     options = options or FitOptions()
-    axes = axes or analyse(graph)
+    axes = axes or analyze(graph)
     wanted = [(collapse, w) for collapse in collapses if (w := _watch(graph, axes, collapse)) is not None]
     batches = split_batches(
         graph, data, options.folds, batch_size=options.batch, limit=options.inputs, seed=options.seed
@@ -117,7 +117,7 @@ def _watch(graph: Graph, axes: AxisMap, collapse: Collapse) -> Watched | None:
 
 
 def _groups(watched: Sequence[Watched], memory: int) -> Iterator[list[Watched]]:
-    """Spans whose sums fit in memory together, in order; those with one source stay neighbours."""
+    """Spans whose sums fit in memory together, in order; those with one source stay neighbors."""
     group: list[Watched] = []
     used = 0
     for w in sorted(watched, key=lambda w: w.source.entry):

@@ -92,7 +92,7 @@ class WidthAnalysis:
     cpu_seconds: float
 
 
-def analyse_width(
+def analyze_width(
     graph: Graph,
     axes: AxisMap,
     data: Data,

@@ -9,7 +9,7 @@ import typer
 
 from otgraph.cli import options as opt
 from otgraph.cli.lazy import load_api
-from otgraph.cli.optimise import document, exit_code, say_inputs, say_outcome, write
+from otgraph.cli.optimize import document, exit_code, say_inputs, say_outcome, write
 from otgraph.cli.output import Output, progress
 from otgraph.data_sources import load_data
 from otgraph.plan.budget import make_budget
@@ -26,7 +26,7 @@ DemoLatency = Annotated[
 def demo(
     *, latency: DemoLatency = "0.6x", output: OptionalOut = None, seed: opt.Seed = 0, json: opt.Json = False
 ) -> None:
-    """Optimise the embedded digit classifier to a budget and audit it on its labelled test images."""
+    """Optimize the embedded digit classifier to a budget and audit it on its labeled test images."""
     make_budget(latency)
     model = str(model_path())
     if output is not None:

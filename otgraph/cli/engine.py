@@ -17,7 +17,7 @@ from otgraph.cli.lazy import load_for
 from otgraph.cli.output import Output, plain_table, progress
 from otgraph.data_sources import load_data
 from otgraph.engines.artifact import BuildOptions, ShapeRange
-from otgraph.engines.catalogue import survey
+from otgraph.engines.catalog import survey
 from otgraph.errors import UsageError
 from otgraph.files import write_json
 
@@ -62,7 +62,7 @@ MinShapes = Annotated[
 ]
 OptShapes = Annotated[
     list[str] | None,
-    typer.Option("--opt-shape", metavar="NAME=SIZES", help="The sizes to optimise for."),
+    typer.Option("--opt-shape", metavar="NAME=SIZES", help="The sizes to optimize for."),
 ]
 MaxShapes = Annotated[
     list[str] | None,
@@ -73,7 +73,7 @@ BuildCalibration = Annotated[
     typer.Option(
         "--calib",
         metavar="DATA",
-        help="Unlabelled inputs: int8 finds ranges on them, fp16 what overflows. " + opt.DATA_HELP,
+        help="Unlabeled inputs: int8 finds ranges on them, fp16 what overflows. " + opt.DATA_HELP,
     ),
 ]
 TimingCache = Annotated[
@@ -202,7 +202,7 @@ def read_capabilities(text: str | None) -> tuple[int, ...]:
 def read_ranges(
     fixed: list[str] | None, low: list[str] | None, usual: list[str] | None, high: list[str] | None
 ) -> dict[str, ShapeRange]:
-    """The range of each input that one of the options names; what is not given equals its neighbour.
+    """The range of each input that one of the options names; what is not given equals its neighbor.
 
     Raises:
         UsageError: a text has another form, an input is fixed and ranged, or sizes are not in order.

@@ -62,11 +62,11 @@ def inspect(
     api = load_api()
     loaded = api.load_model(model, shapes)
     with progress() as show:
-        show("analysing the axes")
+        show("analyzing the axes")
         if data is None or depth:
             found = api.inspect(loaded)
         else:
-            show(f"analysing the axes, calibrating on {len(data)} inputs")
+            show(f"analyzing the axes, calibrating on {len(data)} inputs")
             choice = {} if criterion is None else {"criterion": criterion}
             found = api.inspect(loaded, data, seed=seed, **choice)
         if depth:

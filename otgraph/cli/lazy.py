@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from otgraph.engines.catalogue import is_model_file
+from otgraph.engines.catalog import is_model_file
 
 
 def load_api() -> Any:

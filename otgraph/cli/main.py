@@ -15,7 +15,7 @@ from otgraph.cli.audit import audit
 from otgraph.cli.demo import demo
 from otgraph.cli.engine import bench, build, engines
 from otgraph.cli.inspect import inspect
-from otgraph.cli.optimise import optimize
+from otgraph.cli.optimize import optimize
 from otgraph.cli.passes import passes
 from otgraph.cli.plan import apply, plan
 from otgraph.cli.run import run

@@ -42,7 +42,7 @@ class Task(StrEnum):
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Calibration = Annotated[
-    str, typer.Option("--calib", metavar="DATA", help=f"Unlabelled inputs. {DATA_HELP}", show_default=False)
+    str, typer.Option("--calib", metavar="DATA", help=f"Unlabeled inputs. {DATA_HELP}", show_default=False)
 ]
 Out = Annotated[
     Path, typer.Option("-o", "--output", metavar="OUT", help="The .onnx file to write.", show_default=False)
@@ -97,10 +97,10 @@ DimsOption = Annotated[
     Dims, typer.Option("--dims", help="all, or inner: leave out dims that run through a residual addition.")
 ]
 DepthOnly = Annotated[
-    bool, typer.Option("--depth-only", help="Only delete, merge and linearise layers; cut no widths.")
+    bool, typer.Option("--depth-only", help="Only delete, merge and linearize layers; cut no widths.")
 ]
 WidthOnly = Annotated[
-    bool, typer.Option("--width-only", help="Only cut widths; delete, merge and linearise no layers.")
+    bool, typer.Option("--width-only", help="Only cut widths; delete, merge and linearize no layers.")
 ]
 Criterion = Annotated[
     str | None,

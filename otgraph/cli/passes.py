@@ -1,4 +1,4 @@
-"""``otgraph passes``: the catalogue, from the docstrings."""
+"""``otgraph passes``: the catalog, from the docstrings."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def passes(*, name: Name = None, json: opt.Json = False) -> None:
     """
     # the passes import torch, which takes seconds
     from otgraph.errors import PipelineError  # noqa: PLC0415
-    from otgraph.rewrite.catalogue import load_catalogue, load_pipelines  # noqa: PLC0415
+    from otgraph.rewrite.catalog import load_catalog, load_pipelines  # noqa: PLC0415
     from otgraph.rewrite.manual import manual_page  # noqa: PLC0415
     from otgraph.rewrite.options import suggest  # noqa: PLC0415
 
     out = Output(json)
-    catalogue = load_catalogue()
+    catalog = load_catalog()
     if name is not None:
-        if name not in catalogue:
-            raise PipelineError(f"passes: no pass is called '{name}'; {suggest(name, catalogue)}")
-        page = manual_page(catalogue[name])
+        if name not in catalog:
+            raise PipelineError(f"passes: no pass is called '{name}'; {suggest(name, catalog)}")
+        page = manual_page(catalog[name])
         _say_page(out, page)
         out.result(_page(page))
         return
-    pages = [manual_page(catalogue[each]) for each in catalogue]
+    pages = [manual_page(catalog[each]) for each in catalog]
     pipelines = load_pipelines()
     out.say(_table(pages))
     _say_pipelines(out, pipelines)

@@ -13,7 +13,7 @@ from otgraph.remark import Remark
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """The shapes an input may have: smallest, the one to optimise for, and largest; sizes of all axes."""
+    """The shapes an input may have: smallest, the one to optimize for, and largest; sizes of all axes."""
 
     low: tuple[int, ...]
     usual: tuple[int, ...]

@@ -62,7 +62,7 @@ def write_model(model: Path, path: Path) -> None:
 
 
 def precision_of(model: Model) -> str:
-    """``fp32``, ``fp16``, ``fp16 fp32``, ``int8`` …: of the weights, quantised where there are Q/DQ nodes."""
+    """``fp32``, ``fp16``, ``fp16 fp32``, ``int8`` …: of the weights, quantized where there are Q/DQ nodes."""
     proto = read_onnx(model, with_data=False) if isinstance(model, Path) else parse_onnx(model)
     found = {_NAMES[t.data_type] for t in proto.graph.initializer if t.data_type in _NAMES and t.dims}
     if any(node.op_type == "DequantizeLinear" for node in proto.graph.node):

@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU, the embedded default engine, and what its other providers share with it.
 
-Graph optimisation is ALL: anything less leaves out the blocked NCHWc layout, which costs up to 2x. Spinning
+Graph optimization is ALL: anything less leaves out the blocked NCHWc layout, which costs up to 2x. Spinning
 is off: it burns the other cores' time and makes process CPU time meaningless.
 """
 
@@ -101,7 +101,7 @@ class OnnxRuntime(Provider):
             "device": "CPU",
             "processor": processor(),
             "machine": platform.machine(),
-            "options": "graph optimisation ALL, spinning off",
+            "options": "graph optimization ALL, spinning off",
         }
 
 

@@ -121,8 +121,8 @@ class OpenVinoSession(Session):
             for op in self._network.get_ops()
             if op.get_type_name() == "Constant" and op.get_element_type().is_real()
         }
-        quantised = any(op.get_type_name() == "FakeQuantize" for op in self._network.get_ops())
-        names = sorted([*(_PRECISIONS.get(name, name) for name in types), *["int8"] * quantised])
+        quantized = any(op.get_type_name() == "FakeQuantize" for op in self._network.get_ops())
+        names = sorted([*(_PRECISIONS.get(name, name) for name in types), *["int8"] * quantized])
         return {**super().describe(), "threads": str(self._threads), "precision": " ".join(names) or "fp32"}
 
     def _arrays(self, feeds: Mapping[str, Array]) -> list[Array]:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from otgraph.errors import ModelError
 from otgraph.graph.graph import Graph, Port, Signature
-from otgraph.graph.standardise import store_standardised
+from otgraph.graph.standardize import store_standardized
 from otgraph.remark import Remark
 
 
@@ -88,7 +88,7 @@ class _Attempt:
 
 
 def _export(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, tuple[Remark, ...]]:
-    """Dynamic batch if possible; a batch of 1 carries no dim and would be specialised, so it is doubled."""
+    """Dynamic batch if possible; a batch of 1 carries no dim and would be specialized, so it is doubled."""
     remarks: list[Remark] = []
     attempts = [_Attempt(_with_batch_of_two(inputs), True), _Attempt(_with_batch_of_two(inputs), False)]
     attempts.append(_Attempt(inputs, False))
@@ -142,7 +142,7 @@ def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Grap
     )  # without the hook that checks the old calling convention
     _flatten_calling_convention(module)
     _restore_batch_norms(module)
-    remarks = (*remarks, *store_standardised(module))
+    remarks = (*remarks, *store_standardized(module))
     _drop_unused(module)
     _own_parameters(module)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]

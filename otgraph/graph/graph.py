@@ -42,7 +42,7 @@ class Graph:
 
     ``module`` takes the input tensors positionally, in the order of ``signature.inputs``, and returns a flat
     tuple of tensors in the order of ``signature.outputs``. Weights are parameters or buffers of ``module``,
-    read by ``get_attr`` nodes under the names the user knows them by (module path, or ONNX initialiser).
+    read by ``get_attr`` nodes under the names the user knows them by (module path, or ONNX initializer).
     ``dialect`` says what the call nodes are: ``aten`` operators, or one torch function per ONNX operator.
     ``example`` is one valid set of inputs (batch 2 where the batch is free). ``header`` is what the dialect
     needs to write the model back (for ``onnx``: everything of the file that is no node). ``metadata`` goes

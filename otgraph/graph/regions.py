@@ -24,7 +24,7 @@ class Flow:
 
     Left out: stored tensors, what is computed from them alone, and what is computed from shapes alone (where
     the values of a region are never needed for their shape, the region may go). ``preds`` and ``succs``:
-    neighbours within the flow; ``order``: program order; ``outputs``: the nodes that the program returns.
+    neighbors within the flow; ``order``: program order; ``outputs``: the nodes that the program returns.
     """
 
     order: tuple[fx.Node, ...]
@@ -104,7 +104,7 @@ class Flow:
     def chains(self) -> Iterator[tuple[fx.Node, ...]]:
         """The maximal sequences of nodes of which each two bound a region with one entry and one exit.
 
-        Two neighbours of a chain are an entry and its nearest exit; every region of the program lies between
+        Two neighbors of a chain are an entry and its nearest exit; every region of the program lies between
         two nodes of one chain, so that listing the chains lists all regions. A chain that begins where
         another value forks is led by that value, which then has readers outside the regions it enters.
         """

@@ -58,7 +58,7 @@ class SpanSite:
         return tuple(extent + 1 for extent in self.window.extents)
 
     @property
-    def centre(self) -> tuple[float, ...]:
+    def center(self) -> tuple[float, ...]:
         """Per such axis the middle of them for output position 0."""
         axes = zip(self.window.extents, self.window.padding, strict=True)
         return tuple(extent / 2 - before for extent, (before, _) in axes)
@@ -87,10 +87,10 @@ class SpanSite:
     def padding(self, kernel: Shape) -> Pads:
         """Zeros before and after each axis, so that ``kernel`` lies in the middle of what the span reads."""
         found: list[tuple[int, int]] = []
-        for k, s, size, out, centre in zip(
-            kernel, self.stride, self.source, self.space, self.centre, strict=True
+        for k, s, size, out, center in zip(
+            kernel, self.stride, self.source, self.space, self.center, strict=True
         ):
-            before = max(0, round((k - 1) / 2 - centre))
+            before = max(0, round((k - 1) / 2 - center))
             after = (out - 1) * s + k - size - before
             if after < 0 and size + before - k >= out * s:  # more outputs than the span has
                 before, after = max(0, before + after), 0

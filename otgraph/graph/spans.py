@@ -23,7 +23,7 @@ RUN = 3
 
 @dataclass(frozen=True)
 class _Link:
-    """Two neighbours of a chain: the nodes between them, and what they do."""
+    """Two neighbors of a chain: the nodes between them, and what they do."""
 
     nodes: tuple[fx.Node, ...]
     products: int

@@ -70,13 +70,13 @@ def _parts(reason: str, unknown: set[str]) -> tuple[str, str, str]:
 
 
 _UNKNOWN, _MIXES = "has no axis rule", "depends on every entry of the axis"
-_PLACES, _NEIGHBOURS = "takes entries by their places", "reads neighbouring places together"
+_PLACES, _NEIGHBORS = "takes entries by their places", "reads neighboring places together"
 _WHY = {
     **dict.fromkeys(("select", "unbind", "stack", "slice", "index", "index_select", "embedding"), _PLACES),
     **dict.fromkeys(("select_scatter", "slice_scatter", "arange", "_embedding_bag", "gather"), _PLACES),
-    **dict.fromkeys(("convolution", "im2col", "unfold", "pixel_shuffle", "pixel_unshuffle"), _NEIGHBOURS),
-    **{f"{kind}_pool{rank}d": _NEIGHBOURS for kind in ("avg", "max") for rank in (1, 2, 3)},
-    **{f"max_pool{rank}d_with_indices": _NEIGHBOURS for rank in (1, 2, 3)},
+    **dict.fromkeys(("convolution", "im2col", "unfold", "pixel_shuffle", "pixel_unshuffle"), _NEIGHBORS),
+    **{f"{kind}_pool{rank}d": _NEIGHBORS for kind in ("avg", "max") for rank in (1, 2, 3)},
+    **{f"max_pool{rank}d_with_indices": _NEIGHBORS for rank in (1, 2, 3)},
 }
 """What operators do to an axis that they fix, where it is not all of it that they need."""
 

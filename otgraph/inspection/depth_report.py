@@ -9,7 +9,7 @@ from otgraph.calibrate.activations import ActivationStatistics
 from otgraph.calibrate.depth import DEPTH, DepthOptions, SpanDepth, candidates_of
 from otgraph.calibrate.feeds import feeds
 from otgraph.data_model import ModelData
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.depth import Depth, depth_of
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import MapKind, Span
@@ -86,7 +86,7 @@ class DepthReport:
 def inspect_depth(graph: Graph, data: ModelData | None = None, *, seed: int = 0) -> DepthReport:
     """The spans and activations of ``graph``, and with calibration inputs what replacing them would lose."""
     if data is None:
-        axes = analyse(graph)
+        axes = analyze(graph)
         found = candidates_of(graph, axes, DepthOptions())
         spans = tuple(SpanDepth(span, collapses, {}, {}) for span, collapses in found.items())
         return DepthReport(depth_of(graph), spans, activation_nodes(graph, axes))
@@ -94,7 +94,7 @@ def inspect_depth(graph: Graph, data: ModelData | None = None, *, seed: int = 0)
     annotate = PassManager(parse_pipeline("annotate-depth"), random_probes=0)
     result = annotate.run(graph, Context(data=data, seed=seed))
     spans, statistics = annotated_depth(result.graph)
-    activations = activation_nodes(result.graph, analyse(result.graph))
+    activations = activation_nodes(result.graph, analyze(result.graph))
     remarks = tuple(remark for remark in result.remarks if remark not in graph.remarks)
     return DepthReport(depth_of(graph), spans, activations, statistics, remarks)
 

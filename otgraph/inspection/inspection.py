@@ -11,7 +11,7 @@ from torch import fx
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.width import DEFAULT_CRITERION
 from otgraph.data_model import ModelData
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.expression import Expression
 from otgraph.graph.graph import Graph, label, op_name
@@ -69,7 +69,7 @@ class Inspection:
         ]
         nothing = "nothing is blocked" if self.axes.dims else "no weight has an axis that could be followed"
         said = aligned(rows) if len(rows) > 1 else [nothing]
-        said += _normalised(self.axes.prunable())
+        said += _normalized(self.axes.prunable())
         return "\n".join([*said, *_once((*self.graph.remarks, *self.axes.remarks))])
 
     @property
@@ -128,7 +128,7 @@ class Inspection:
                     "size": dim.size,
                     "prunable": dim.prunable,
                     "blocked": dim.blocked,
-                    "normalised": dim.normalised,
+                    "normalized": dim.normalized,
                     "residual": dim.residual,
                     "ports": [vars(port) for port in dim.ports],
                 }
@@ -143,7 +143,7 @@ class Inspection:
 def inspect(
     graph: Graph, data: ModelData | None = None, *, criterion: str = DEFAULT_CRITERION, seed: int = 0
 ) -> Inspection:
-    """Analyse the axes of ``graph``, and with calibration inputs what removing channels of each dim costs.
+    """Analyze the axes of ``graph``, and with calibration inputs what removing channels of each dim costs.
 
     Annotations that ``graph`` carries already are shown as well. Raises ``UsageError`` where there is no such
     criterion.
@@ -155,7 +155,7 @@ def inspect(
         annotate = PassManager(parse_pipeline(f"annotate-width{{criterion={criterion}}}"), random_probes=0)
         result = annotate.run(graph, Context(data=data, seed=seed))
         graph, remarks = result.graph, result.remarks
-    axes = analyse(graph)
+    axes = analyze(graph)
     known = (*graph.remarks, *axes.remarks)
     return Inspection(graph, axes, annotated_curves(graph), tuple(r for r in remarks if r not in known))
 
@@ -168,15 +168,15 @@ def _once(remarks: Sequence[Remark]) -> list[str]:
     return [f"{same[0]}" + (f" (and {len(same) - 1} more)" if same[1:] else "") for same in alike.values()]
 
 
-def _normalised(dims: Sequence[Dim]) -> list[str]:
+def _normalized(dims: Sequence[Dim]) -> list[str]:
     """A line on the dims that may be cut, and are not unless that is asked for."""
-    held = [dim for dim in dims if dim.normalised]
+    held = [dim for dim in dims if dim.normalized]
     if not held:
         return []
     named = ", ".join(dim.name for dim in held[:3]) + (", …" if held[3:] else "")
     count = f"{len(held)} dim{'s' * (len(held) > 1)} of {sum(dim.size for dim in held)} channels"
     return [
-        f"not blocked, but cut only with prune-channels{{normalised=true}}: {count} that a normalisation "
+        f"not blocked, but cut only with prune-channels{{normalized=true}}: {count} that a normalization "
         f"takes its statistics over ({named})"
     ]
 
@@ -192,7 +192,7 @@ def _numbers(dims: Sequence[str], *counts: int) -> tuple[str, ...]:
 def _verdict(dim: Dim) -> str:
     if not dim.prunable:
         return f"no: {dim.blocked or 'a single index'}"
-    marks = [text for flag, text in ((dim.residual, "residual"), (dim.normalised, "normalised")) if flag]
+    marks = [text for flag, text in ((dim.residual, "residual"), (dim.normalized, "normalized")) if flag]
     return "yes" + (f" ({', '.join(marks)})" if marks else "")
 
 

@@ -3,7 +3,7 @@
 Fresh sessions of A and B for every repeat, created in alternating order; 4 warm-ups each; then 40 pairs of
 readings (24 when one takes over 30 ms, up to 160 when they are short), in random order inside the pair; the
 median of the pair ratios B/A, with a bootstrap interval. Pairing cancels what changes slowly (frequency,
-neighbours), the random order what the first of two pays; the fresh sessions show how far memory placement
+neighbors), the random order what the first of two pays; the fresh sessions show how far memory placement
 alone moves the figure.
 """
 

@@ -37,7 +37,7 @@ def estimate(samples: Floats, seed: int) -> Estimate:
         raise ValueError(f"samples: shape {samples.shape}, want positive (sessions, readings)")
     logs = np.log(samples)
     per_session = np.median(logs, axis=1)
-    centre = float(np.median(per_session))
+    center = float(np.median(per_session))
     sessions, readings = logs.shape
     draw = np.random.default_rng(seed)
     chosen = draw.integers(0, sessions, (RESAMPLES, sessions, 1))
@@ -45,10 +45,10 @@ def estimate(samples: Floats, seed: int) -> Estimate:
     resampled = np.median(np.median(logs[chosen, inside], axis=2), axis=1)
     tail = (1 - CONFIDENCE) / 2
     stretch = np.sqrt(sessions / (sessions - 1)) if sessions > 1 else 1.0
-    low, high = centre + (np.quantile(resampled, [tail, 1 - tail]) - centre) * stretch
+    low, high = center + (np.quantile(resampled, [tail, 1 - tail]) - center) * stretch
     return Estimate(
-        value=float(np.exp(centre)),
-        low=float(np.exp(min(low, centre))),
-        high=float(np.exp(max(high, centre))),
+        value=float(np.exp(center)),
+        low=float(np.exp(min(low, center))),
+        high=float(np.exp(max(high, center))),
         per_session=tuple(float(value) for value in np.exp(per_session)),
     )

@@ -1,2 +1,2 @@
-"""From a graph, unlabelled inputs and a budget to a plan: sensitivity, allocation, the loop with the
+"""From a graph, unlabeled inputs and a budget to a plan: sensitivity, allocation, the loop with the
 clock."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 
-from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
+from otgraph.allocate.allocation import Allocation, minimize_damage, minimize_time
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.problem import TOLERANCE, DimOptions, Problem
 from otgraph.errors import UsageError
@@ -65,7 +65,7 @@ class State:
     @cached_property
     def least(self) -> float:
         """The least time that nodes can take together."""
-        return minimise_time(self.problem, math.inf).time
+        return minimize_time(self.problem, math.inf).time
 
     @staticmethod
     def of(problem: Problem, start: float = 1.0) -> State:
@@ -137,7 +137,7 @@ def _confirmed(
         spent = best.allocation.time * target / best.ratio
         if spent < state.least:
             break
-        allocation = minimise_damage(state.problem, spent)
+        allocation = minimize_damage(state.problem, spent)
         if any(
             _key(state.problem, each.choice) == _key(state.problem, allocation.choice) for each, _ in tried
         ):
@@ -174,7 +174,7 @@ def _searched(state: State, best: Measured, damage: float, bench: Workbench) -> 
         if number < len(SORTS):
             problem = SORTS[number](problem)
         try:
-            allocation = minimise_damage(problem, best.allocation.time)
+            allocation = minimize_damage(problem, best.allocation.time)
         except UsageError:
             continue  # out of reach with these moves alone
         if _key(problem, allocation.choice) in seen:
@@ -307,7 +307,7 @@ def _allocate(state: State, budget: float, target: float) -> Allocation:
             f"latency {target:.3g}x: out of reach; the smallest predicted with these dims, widths and"
             f" spans is {state.line.ratio(least):.3f}x; ask for that or more, or let more dims be cut"
         )
-    return minimise_damage(state.problem, budget)
+    return minimize_damage(state.problem, budget)
 
 
 def _asked(state: State, choice: Choice, bench: Workbench) -> State:
@@ -341,7 +341,7 @@ def by_damage(
     while True:
         fitting: tuple[Allocation, float] | None = None
         for number in range(1, bench.settings.rounds + 1):
-            allocation = minimise_time(state.problem, limit * trust)
+            allocation = minimize_time(state.problem, limit * trust)
             bench.settings.progress(f"building and repairing candidate {number}")
             found = measured(allocation.choice)
             if found <= limit and (fitting is None or allocation.time < fitting[0].time):
@@ -371,12 +371,12 @@ def by_layers(problem: Problem, layers: int, bench: Workbench) -> Outcome:
         UsageError: so few are out of reach.
     """
     state = State.of(problem)
-    allocation = minimise_damage(problem, layers=layers)
+    allocation = minimize_damage(problem, layers=layers)
     damage = bench.tried(allocation.choice)
     seen, latest, at = {_key(problem, allocation.choice)}, allocation.choice, damage
     for number in range(bench.wholes):
         other = bench.learned(latest, at, number)
-        found = minimise_damage(other, layers=layers)
+        found = minimize_damage(other, layers=layers)
         if _key(problem, found.choice) in seen:
             continue
         seen.add(_key(problem, found.choice))

@@ -10,7 +10,7 @@ import torch
 
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import evaluate
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.graph import Graph
 from otgraph.optimize.clock import Clock
 from otgraph.optimize.fusing import FusionClock, judged, with_apart
@@ -23,7 +23,7 @@ from otgraph.plan.decision import DepthAction, DimDecision, Predictions
 from otgraph.plan.fingerprint import fingerprint_graph
 from otgraph.plan.plan import Plan
 from otgraph.pricing.macs import macs_terms
-from otgraph.rewrite.catalogue import load_pipelines
+from otgraph.rewrite.catalog import load_pipelines
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.pipeline import parse_pipeline
@@ -115,7 +115,7 @@ class PlanBuilder:
 
 def _macs(graph: Graph) -> float:
     """Multiply-accumulates of ``graph`` on its example."""
-    axes = analyse(graph)
+    axes = analyze(graph)
     shapes = {
         name: tuple(axis.size for axis in results[0]) for name, results in axes.values.items() if results
     }

@@ -15,7 +15,7 @@ from otgraph.audit.report import Audit
 from otgraph.calibrate.feeds import fixed_batch
 from otgraph.data_digest import Sketch
 from otgraph.data_model import ModelData
-from otgraph.engines.catalogue import get_engine
+from otgraph.engines.catalog import get_engine
 from otgraph.graph.graph import Graph
 from otgraph.heap import give_back, kept_pages
 from otgraph.optimize.exports import Exports
@@ -31,7 +31,7 @@ from otgraph.remark import Remark
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds the optimisation took, the audit not counted."""
+    """Seconds the optimization took, the audit not counted."""
 
     cpu_seconds: float
     wall_seconds: float
@@ -180,7 +180,7 @@ class _Judge:
         return None if evaluation is None or found.fitted_samples else found.fidelity
 
     def _measured(self, a: Path, b: Path, data: ModelData, spent: Cost) -> Audit:
-        optimisation: Mapping[str, object] = {**vars(spent), "source": "otgraph optimize"}
+        optimization: Mapping[str, object] = {**vars(spent), "source": "otgraph optimize"}
         settings = self.settings
         return audit(
             a,
@@ -188,7 +188,7 @@ class _Judge:
             data,
             engine=settings.engine,
             threads=settings.threads,
-            optimisation=optimisation,
+            optimization=optimization,
             metric=self.metric,
             task=settings.reading or settings.task,
             seed=settings.seed,

@@ -1,4 +1,4 @@
-"""What an interrupted optimisation leaves behind, so that the next one goes on from there."""
+"""What an interrupted optimization leaves behind, so that the next one goes on from there."""
 
 from __future__ import annotations
 

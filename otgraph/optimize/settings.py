@@ -1,4 +1,4 @@
-"""The choices of one optimisation, in one value."""
+"""The choices of one optimization, in one value."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def quiet(message: object) -> None:
 class Settings:
     """``budget``: what is asked for. ``dims``: ``inner`` leaves out dims that run through a residual
     addition. ``moves``: cut widths, collapse spans, or both. ``include``, ``exclude``: patterns of dim names
-    (``*`` and ``?``). ``multiple``: widths the engine likes (8 on the measured CPUs). ``normalised``: also
-    cut dims whose cut changes the statistics of a normalisation. ``held_out``: the share of the calibration
+    (``*`` and ``?``). ``multiple``: widths the engine likes (8 on the measured CPUs). ``normalized``: also
+    cut dims whose cut changes the statistics of a normalization. ``held_out``: the share of the calibration
     inputs that nothing is fitted on. ``rounds``: how often the measured time may correct the plan. ``cache``:
     a folder that keeps measurements, so that an interrupted run goes on where it was. ``corrections``: how
     often damages may be corrected by trials of the whole, ``trial_seconds``: CPU seconds that a round of
@@ -49,7 +49,7 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     multiple: int = 8
-    normalised: bool = False
+    normalized: bool = False
     held_out: float = 0.25
     verdict: float = 0.2
     refit: bool = False
@@ -92,7 +92,7 @@ class Settings:
 
     def selects(self, dim: Dim) -> bool:
         """Whether the rules let this dim be cut."""
-        if not dim.prunable or (dim.normalised and not self.normalised):
+        if not dim.prunable or (dim.normalized and not self.normalized):
             return False
         if self.dims == "inner" and dim.residual:
             return False

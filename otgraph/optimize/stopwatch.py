@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from otgraph.data import Array, Data
-from otgraph.engines.catalogue import get_engine
+from otgraph.engines.catalog import get_engine
 from otgraph.graph.graph import Graph
 from otgraph.latency.protocol import Comparison, Latency, compare, measure
 from otgraph.optimize.exports import Exports

@@ -12,13 +12,13 @@ from otgraph.allocate.cost import Term
 from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.metric import Form, OutputMetric, form_of
-from otgraph.calibrate.width import Width, analyse_width
+from otgraph.calibrate.width import Width, analyze_width
 from otgraph.data import Data
 from otgraph.data_model import ModelData
 from otgraph.errors import DataError, UsageError
-from otgraph.graph.axes.analysis import analyse, with_protected
+from otgraph.graph.axes.analysis import analyze, with_protected
 from otgraph.graph.axes.axis_map import AxisMap
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.graph import Graph
 from otgraph.graph.half import half_weight
 from otgraph.graph.specs import bind
@@ -61,7 +61,7 @@ class Study:
         masks = {
             name: _mask(self.widths[name], k) for name, k in kept_counts.items() if k < self.widths[name].size
         }
-        legal = legalise(self.axes, masks)
+        legal = legalize(self.axes, masks)
         return {
             name: self.widths[name].coupling(np.flatnonzero(mask), certified=certified)
             for name, mask in legal.items()
@@ -77,7 +77,7 @@ class Study:
 
 
 def study(graph: Graph, data: Data, settings: Settings) -> Study:
-    """Analyse the axes, calibrate, and compute the curves.
+    """Analyze the axes, calibrate, and compute the curves.
 
     Raises:
         DataError: the data do not fit the model. UsageError: the weights are in float16, or the rules leave
@@ -86,14 +86,14 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     half = half_weight(graph)
     if half is not None:
         raise UsageError(
-            f"{graph.name}: weight {half} is in float16; optimise the float32 model, then build it with"
+            f"{graph.name}: weight {half} is in float16; optimize the float32 model, then build it with"
             " --precision fp16"
         )
     data = bind(data, graph)
     settings = decided(graph, data, settings)
-    settings.progress("analysing the axes")
+    settings.progress("analyzing the axes")
     graph = graph.with_example(_example(graph, data))
-    axes = analyse(graph)
+    axes = analyze(graph)
     deep = settings.moves == "depth" or settings.budget.kind == "layers"  # no width shortens a path
     chosen = set[str]() if deep else {dim.name for dim in settings.selected(axes)}
     left = {dim.name: "left out by the rules" for dim in axes.prunable() if dim.name not in chosen}
@@ -105,7 +105,7 @@ def study(graph: Graph, data: Data, settings: Settings) -> Study:
     outputs = [graph(*feed) for feed in feeds(graph, held.take(METRIC_INPUTS, settings.seed), 16)]
     classifier = settings.task == "classifier"
     form = form_of(outputs, settings.form if classifier else "values")
-    found = analyse_width(graph, axes, seen, settings.criterion, settings.seed, settings.batch_size, form)
+    found = analyze_width(graph, axes, seen, settings.criterion, settings.seed, settings.batch_size, form)
     if not found.widths and not deep:
         raise UsageError(f"{graph.name}: no dim could be calibrated; see inspect --blockers")
     axes = with_protected(axes, dict.fromkeys(chosen - found.widths.keys(), "not calibrated"))

@@ -15,7 +15,7 @@ from otgraph.calibrate.span_fit import SpanFit
 from otgraph.calibrate.width import Width
 from otgraph.data import Data
 from otgraph.graph.axes.axis_map import AxisMap
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.graph import Graph
 from otgraph.optimize.saved import Saved
 from otgraph.repair.least_squares import LeastSquaresOptions
@@ -175,7 +175,7 @@ class Trial:
                 masks[name][self.widths[name].curve.kept(k)] = True
         rewriter = Rewriter(self.graph.copy(), "trial")
         if masks:
-            keep = legalise(self.axes, masks)
+            keep = legalize(self.axes, masks)
             readings = {name: width.readings for name, width in self.widths.items()}
             reexpress_dims(rewriter, self.axes, keep, readings)
             cut_channels(rewriter, self.axes, keep)

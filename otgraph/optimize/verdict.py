@@ -28,7 +28,7 @@ STRETCH = 32
 MOST = 4
 """So many stretches, and refits, at most."""
 REACH = 0.05
-"""An end of a stretch moves by this share of the inputs at most, to where neighbours differ most."""
+"""An end of a stretch moves by this share of the inputs at most, to where neighbors differ most."""
 SIDE = 6
 """So many samples on either side tell whether one source gives way to another."""
 SEAM, PEAK = 2.0, 1.25
@@ -51,7 +51,7 @@ def divide(data: ModelData, share: float, *, batch: int = 1, in_turn: bool = Tru
     """Keep ``share`` of ``data`` apart; where those would be few, and ``in_turn`` is wanted, all in turn.
 
     Stretches lie evenly over the data, since these may be sorted, and end where one source seems to give way
-    to another: at the end of a file or of a batch, or where neighbours differ more than they do nearby.
+    to another: at the end of a file or of a batch, or where neighbors differ more than they do nearby.
     ``batch``: the samples that a model of a fixed batch takes at a time; stretches hold whole ones.
     """
     n, whole = len(data), ((0, len(data)),)

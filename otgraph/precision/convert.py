@@ -14,7 +14,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 """``fp32``: as the file is. What int8 leaves in float stays in float32."""
 
 SYMMETRIC = ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt")
-"""The engines whose activations are quantised around zero."""
+"""The engines whose activations are quantized around zero."""
 
 
 def check_precision(text: str) -> Precision:

@@ -38,7 +38,7 @@ KEPT: Mapping[str, str] = {
     "Log": "near zero its argument is rounded away",
     "Reciprocal": "of a small number it is infinite",
 }
-"""The operators that stay in float32, and why; the normalisations follow TensorRT's own advice."""
+"""The operators that stay in float32, and why; the normalizations follow TensorRT's own advice."""
 
 SOURCE = "to-fp16"
 
@@ -59,12 +59,12 @@ def to_float16(
     all values rounded as float16 rounds them. ``model`` is not changed. ``name``: what messages call it.
 
     Raises:
-        ModelError: it is quantised already, cannot be converted, or overflows nevertheless.
+        ModelError: it is quantized already, cannot be converted, or overflows nevertheless.
         DataError: ``calibration`` does not fit it.
     """
     name = name or model.graph.name or "model"
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
-        raise ModelError(f"{name}: is quantised already; convert the model that it was made of")
+        raise ModelError(f"{name}: is quantized already; convert the model that it was made of")
     if _stored(model, TensorProto.FLOAT16):
         return model, (Remark("missed", SOURCE, name, "is in float16 already; nothing was converted"),)
     if not _stored(model, TensorProto.FLOAT):

@@ -1,4 +1,4 @@
-"""float32 → int8 by Q/DQ nodes, with ONNX Runtime's static quantiser and the user's calibration inputs."""
+"""float32 → int8 by Q/DQ nodes, with ONNX Runtime's static quantizer and the user's calibration inputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 CARRIERS = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Reshape", "Transpose")
 """What processors compute in int8 between products without a range of its own to lose. Sums, and the pieces
-of normalisations and gates, stay in float: in int8 too, 91 % of positions of the benchmarks' text recogniser
+of normalizations and gates, stay in float: in int8 too, 91 % of positions of the benchmarks' text recognizer
 agreed with the original, without them 96 %, and nothing was faster."""
 
 
@@ -50,21 +50,21 @@ def to_int8(
     Raises:
         UsageError: there is no calibration data.
         DataError: it does not fit the model.
-        ModelError: the model is quantised already, or the quantiser fails.
+        ModelError: the model is quantized already, or the quantizer fails.
     """
     name = name or model.graph.name or "model"
     if calibration is None:
         raise UsageError("int8: needs inputs to find the ranges of activations on; give --calib DATA")
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
-        raise ModelError(f"{name}: is quantised already; convert the model that it was made of")
+        raise ModelError(f"{name}: is quantized already; convert the model that it was made of")
     if not any(node.op_type in PRODUCTS for node in model.graph.node):
-        return model, (Remark("missed", SOURCE, name, "has no products; nothing was quantised"),)
+        return model, (Remark("missed", SOURCE, name, "has no products; nothing was quantized"),)
     specs = open_session(model, name).inputs
     feeds = list(batches(ModelData.of(calibration, specs), specs))
     recent, said = _recent(model, feeds[0], name)
     choices = _choices(symmetric=symmetric, per_channel=not said)
-    quantised = check_converted(_quantised(recent, feeds, choices, name), model, name, "int8")
-    return quantised, (*_remarks(quantised, name, sum(batch.count for batch in feeds)), *said)
+    quantized = check_converted(_quantized(recent, feeds, choices, name), model, name, "int8")
+    return quantized, (*_remarks(quantized, name, sum(batch.count for batch in feeds)), *said)
 
 
 def _recent(model: onnx.ModelProto, batch: Batch, name: str) -> tuple[onnx.ModelProto, tuple[Remark, ...]]:
@@ -77,7 +77,7 @@ def _recent(model: onnx.ModelProto, batch: Batch, name: str) -> tuple[onnx.Model
         return model, (Remark("missed", SOURCE, name, f"has one scale per weight, not per channel: {error}"),)
 
 
-def _quantised(
+def _quantized(
     model: onnx.ModelProto, feeds: Sequence[Batch], choices: dict[str, Any], name: str
 ) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, quiet():
@@ -90,7 +90,7 @@ def _quantised(
             quantize_static(str(prepared), str(target), _Reader(feeds), **choices)
         except (*ORT_ERRORS, AttributeError, KeyError, onnx.checker.ValidationError) as error:
             raise ModelError(
-                f"{name}: cannot be quantised ({first_line(error)}); use --precision fp16, or keep it in fp32"
+                f"{name}: cannot be quantized ({first_line(error)}); use --precision fp16, or keep it in fp32"
             ) from error
         return onnx.load(target)
 
@@ -98,38 +98,38 @@ def _quantised(
 def _choices(*, symmetric: bool, per_channel: bool) -> dict[str, Any]:
     common: dict[str, Any] = {"quant_format": QuantFormat.QDQ, "per_channel": per_channel}
     if symmetric:
-        # outputs are quantised where they are read: before an activation their range is far larger than after
+        # outputs are quantized where they are read: before an activation their range is far larger than after
         outputs = {"OpTypesToExcludeOutputQuantization": list(PRODUCTS)}
         extra = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, **outputs}
         types = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
         return {**common, **types, "op_types_to_quantize": list(PRODUCTS), "extra_options": extra}
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantised = [*PRODUCTS, *CARRIERS]
+    quantized = [*PRODUCTS, *CARRIERS]
     extra = {"WeightSymmetric": True}
     return {
         **common,
         **types,
-        "op_types_to_quantize": quantised,
+        "op_types_to_quantize": quantized,
         "reduce_range": True,
         "extra_options": extra,
     }
 
 
 def _remarks(model: onnx.ModelProto, name: str, samples: int) -> tuple[Remark, ...]:
-    quantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    quantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     products = [node for node in model.graph.node if node.op_type in PRODUCTS]
-    left = [node for node in products if not all(each in quantised for each in node.input[:2])]
+    left = [node for node in products if not all(each in quantized for each in node.input[:2])]
     count = len(products) - len(left)
     figures = {"products": count, "samples": samples}
-    found = [Remark("applied", SOURCE, name, "quantised to int8 between Q/DQ nodes", figures)]
-    reason = "stays in float: the quantiser finds no int8 form for it"
+    found = [Remark("applied", SOURCE, name, "quantized to int8 between Q/DQ nodes", figures)]
+    reason = "stays in float: the quantizer finds no int8 form for it"
     found += [Remark("missed", SOURCE, node.name or node.output[0], reason) for node in left]
     return tuple(found)
 
 
 @final
 class _Reader(CalibrationDataReader):
-    """The calibration inputs as the quantiser asks for them, batch by batch.
+    """The calibration inputs as the quantizer asks for them, batch by batch.
 
     A fixed batch that they do not fill repeats the last of them, which no range notices.
     """

@@ -17,7 +17,7 @@ from otgraph.graph.span_site import SpanSite, site_of
 from otgraph.latency.kernel import Kernel
 from otgraph.pricing.timed_node import TimedNode, kernel_of
 from otgraph.rewrite.blank_fit import blank_fit
-from otgraph.rewrite.catalogue import load_pipelines
+from otgraph.rewrite.catalog import load_pipelines
 from otgraph.rewrite.collapse import collapse_span
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.pipeline import parse_pipeline
@@ -55,7 +55,7 @@ def _kernel(site: SpanSite, collapse: Collapse) -> Kernel:
 
 
 class ActivationEffects:
-    """The effects of linearising activations of ``graph``, each tried on a copy: what is saved is what can be
+    """The effects of linearizing activations of ``graph``, each tried on a copy: what is saved is what can be
     fused once there is nothing between two products."""
 
     def __init__(self, graph: Graph, axes: AxisMap) -> None:

@@ -115,7 +115,7 @@ def per_unit(values: torch.Tensor, replicas: int, parts: int) -> torch.Tensor:
 def _sites(name: str, width: Width) -> list[_Site]:
     groups: dict[tuple[object, bool], list[tuple[Reader, Reading]]] = {}
     for reader, reading in zip(width.readers, width.readings, strict=True):
-        groups.setdefault((reader.slot.key, reading.centred), []).append((reader, reading))
+        groups.setdefault((reader.slot.key, reading.centered), []).append((reader, reading))
     return [_site(name, width, members) for members in groups.values()]
 
 
@@ -127,7 +127,7 @@ def _site(name: str, width: Width, members: Sequence[tuple[Reader, Reading]]) ->
     lower = np.linalg.cholesky(moment + ridge * np.eye(len(order)))
     inverse = np.linalg.inv(lower)
     mean = None
-    if reading.centred and reading.mean is not None:
+    if reading.centered and reading.mean is not None:
         mean = torch.from_numpy(np.asarray(reading.mean, np.float64)[order]).float()
     return _Site(
         name,

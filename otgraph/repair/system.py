@@ -12,7 +12,7 @@ BLOCKS = 4
 """Blocks of rows in memory at a time: as gathered, side by side, in their precision, and their residuals."""
 
 SYSTEMS = 5
-"""Grams in memory at a time: of the fitted and of the held-out batches, scaled, factorised, copied."""
+"""Grams in memory at a time: of the fitted and of the held-out batches, scaled, factorized, copied."""
 
 
 def largest_system(graph: Graph, layers: Iterable[Affine], max_width: int) -> int:

@@ -78,7 +78,7 @@ def check_transform(
             raise PassError(f"{step}: claims the masking law but recorded no cut; call rewriter.record_cut")
         for cut in cuts:
             reference = mask_graph(reference, cut.axis_map, cut.keep)
-            if any(cut.axis_map.dims[name].normalised for name in _removed(cut)):
+            if any(cut.axis_map.dims[name].normalized for name in _removed(cut)):
                 reference = keep_statistics(reference, cut.axis_map, cut.keep)
         error = _worst(run_probes(reference, probes), new)
         claim = "the outputs of the original with all that was cut at zero"

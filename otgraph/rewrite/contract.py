@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
@@ -36,7 +36,7 @@ class Exactness(enum.Enum):
 class Context:
     """What a pass may use besides the graph.
 
-    ``data``: unlabelled calibration inputs. ``original``: the graph before the first transform, the reference
+    ``data``: unlabeled calibration inputs. ``original``: the graph before the first transform, the reference
     of every repair. ``couplings``: dim name → what to keep of it, decided before anything is edited.
     ``collapses``: spans and what becomes of them, decided likewise, by the names of the original's nodes.
     ``scratch``: a folder for what would not fit in memory. ``seed``: of every random choice. ``spared``: dims
@@ -61,7 +61,7 @@ class Context:
             before = () if original is None else original.module.graph.nodes
             if original is None or names == {node.name for node in before if node.op == "call_function"}:
                 return self.axes
-        return analyse(graph)
+        return analyze(graph)
 
 
 class Pass(abc.ABC):

@@ -1,4 +1,4 @@
-"""The reference for cuts under a normalisation: the masked original, its norms taken over what is kept."""
+"""The reference for cuts under a normalization: the masked original, its norms taken over what is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otgraph.graph.graph import Graph, op_name
 
 
 def keep_statistics(masked: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
-    """Let every normalisation of ``masked`` take its statistics over the kept entries.
+    """Let every normalization of ``masked`` take its statistics over the kept entries.
 
     Removed entries count for nothing and come out as zero: what a cut network computes, said with whole
     shapes and without any rewriting of sizes.

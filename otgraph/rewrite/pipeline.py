@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from otgraph.errors import PipelineError
-from otgraph.rewrite.catalogue import load_catalogue, load_pipelines
+from otgraph.rewrite.catalog import load_catalog, load_pipelines
 from otgraph.rewrite.contract import Pass
 from otgraph.rewrite.options import Word, Written, option_names, read_option, required_options, suggest
 
@@ -23,21 +23,21 @@ _TOKEN = re.compile(
 
 def parse_pipeline(
     text: str,
-    catalogue: Mapping[str, type[Pass]] | None = None,
+    catalog: Mapping[str, type[Pass]] | None = None,
     pipelines: Mapping[str, str] | None = None,
 ) -> tuple[Pass, ...]:
     """Read a pipeline.
 
     Args:
-        catalogue: name → pass class; everything installed by default.
+        catalog: name → pass class; everything installed by default.
         pipelines: named pipelines, whose names may stand in the place of a pass without options; by default
-            those that are installed, or none where a catalogue is given.
+            those that are installed, or none where a catalog is given.
 
     Raises:
         PipelineError: with the column and, where there is one, the nearest name.
     """
-    known = load_catalogue() if catalogue is None else catalogue
-    named = load_pipelines() if catalogue is None and pipelines is None else pipelines or {}
+    known = load_catalog() if catalog is None else catalog
+    named = load_pipelines() if catalog is None and pipelines is None else pipelines or {}
     passes: list[Pass] = []
     for spec in _Parser(text).pipeline():
         if spec.name in named and spec.name not in known and not spec.options:

@@ -70,12 +70,12 @@ def reexpress(rewriter: Rewriter, reader: Reader, reading: Reading, kept: npt.ND
     # read again, since an edit may have given it a bias of its own
     affine = read_affine(rewriter.graph, reader.affine.node) or reader.affine
     if not _takes_constant(rewriter.graph, affine):
-        reading = replace(reading, centred=False)
+        reading = replace(reading, centered=False)
     removed = np.setdiff1d(np.arange(reading.size), kept)
     known = reexpression(reading, kept)[removed]
     weight = read_weight(rewriter.graph, affine).double().clone()
     lost = None
-    if reading.centred and reading.mean is not None:
+    if reading.centered and reading.mean is not None:
         lost = constant(weight, reader, removed, reading.mean[removed] - known @ reading.mean[kept])
     for positions in reader.columns:
         columns = weight[:, torch.as_tensor(positions[removed])]

@@ -1,4 +1,4 @@
-"""The embedded sample: a trained digit classifier as ONNX, calibration inputs, a labelled test set.
+"""The embedded sample: a trained digit classifier as ONNX, calibration inputs, a labeled test set.
 
 Made by ``tools/train_sample.py``. Images are float32 (n, 1, 28, 28) in [0, 1]; the model's input is ``image``
 (dynamic batch), its output ``logits`` (n, 10).

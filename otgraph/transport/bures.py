@@ -20,8 +20,8 @@ class Gaussian:
     def of(samples: FloatArray) -> Gaussian:
         """The moments of samples (m, n), each of mass 1/m."""
         mean = samples.mean(0)
-        centred = samples - mean
-        return Gaussian(mean, centred.T @ centred / len(samples))
+        centered = samples - mean
+        return Gaussian(mean, centered.T @ centered / len(samples))
 
 
 def gelbrich(one: Gaussian, other: Gaussian) -> float:
@@ -42,7 +42,7 @@ def gelbrich(one: Gaussian, other: Gaussian) -> float:
 def gelbrich_of(x: FloatArray, y: FloatArray) -> float:
     """``gelbrich`` of the moments of two samples (m, n) of equal size.
 
-    With centred rows X and Y the cross term is the nuclear norm of X Yᵀ / m, since S1 = XᵀX / m and
+    With centered rows X and Y the cross term is the nuclear norm of X Yᵀ / m, since S1 = XᵀX / m and
     S2 = YᵀY / m: a matrix of m rows in the place of one of n columns, where those are fewer.
     """
     if len(x) >= x.shape[1]:
@@ -82,9 +82,9 @@ def rank_floor(target: FloatArray, rank: int) -> float:
 
 def rank_floor_of(samples: FloatArray, rank: int) -> float:
     """``rank_floor`` of the covariance of samples (m, n), from their Gram matrix where rows are fewer."""
-    centred = samples - samples.mean(0)
-    m, n = centred.shape
-    gram = centred @ centred.T if m < n else centred.T @ centred
+    centered = samples - samples.mean(0)
+    m, n = centered.shape
+    gram = centered @ centered.T if m < n else centered.T @ centered
     return rank_floor(gram / m, rank)
 
 

@@ -32,8 +32,8 @@ REEXPRESSION = 1e-3
 class Reading:
     """One reader of a dim of n channels.
 
-    ``name``: the weight that reads. ``moment``: E[x xᵀ] of the reader's input, uncentred, shape (n, n).
-    ``gain``: H = Σ_taps WᵀW, shape (n, n). ``mean``: E[x], shape (n,). ``centred``: the reader has a bias
+    ``name``: the weight that reads. ``moment``: E[x xᵀ] of the reader's input, uncentered, shape (n, n).
+    ``gain``: H = Σ_taps WᵀW, shape (n, n). ``mean``: E[x], shape (n,). ``centered``: the reader has a bias
     that can absorb constants, so a channel is only worth what varies in it; costs then use the
     covariance ``moment − mean meanᵀ``. Raises ``DataError`` where shapes disagree or a value is not finite.
     """
@@ -42,7 +42,7 @@ class Reading:
     moment: FloatArray
     gain: FloatArray
     mean: FloatArray | None = None
-    centred: bool = False
+    centered: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.gain)
@@ -56,8 +56,8 @@ class Reading:
                 raise DataError(f"reading {self.name!r}: {what} has shape {array.shape}, expected {shape}")
             if not np.isfinite(array).all():
                 raise DataError(f"reading {self.name!r}: {what} holds values that are not finite")
-        if self.centred and self.mean is None:
-            raise DataError(f"reading {self.name!r}: centred, but no mean is given; pass mean=E[x]")
+        if self.centered and self.mean is None:
+            raise DataError(f"reading {self.name!r}: centered, but no mean is given; pass mean=E[x]")
 
     @property
     def size(self) -> int:
@@ -65,16 +65,16 @@ class Reading:
         return len(self.gain)
 
     def second_moment(self) -> FloatArray:
-        """The moment that costs are made of, shape (n, n): centred where the bias absorbs the mean.
+        """The moment that costs are made of, shape (n, n): centered where the bias absorbs the mean.
 
-        Rows and columns of dead channels (no energy, or only rounding noise of centring) are exactly zero.
+        Rows and columns of dead channels (no energy, or only rounding noise of centering) are exactly zero.
         """
         moment = np.asarray(self.moment, np.float64)
         energy = np.diagonal(moment)
-        if self.centred and self.mean is not None:
+        if self.centered and self.mean is not None:
             mean = np.asarray(self.mean, np.float64)
             moment = moment - np.multiply.outer(mean, mean)
-        dead = np.diagonal(moment) <= CANCELLATION * energy if self.centred else energy <= 0.0
+        dead = np.diagonal(moment) <= CANCELLATION * energy if self.centered else energy <= 0.0
         if dead.any():
             moment = moment * np.multiply.outer(~dead, ~dead)
         return moment
@@ -94,13 +94,13 @@ def merge_readings(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def _same_input(one: Reading, other: Reading) -> bool:
-    if one.centred != other.centred:
+    if one.centered != other.centered:
         return False
-    if one.moment is other.moment and (one.mean is other.mean or not one.centred):
+    if one.moment is other.moment and (one.mean is other.mean or not one.centered):
         return True
     if not np.array_equal(one.moment, other.moment):
         return False
-    return not one.centred or (
+    return not one.centered or (
         one.mean is not None and other.mean is not None and np.array_equal(one.mean, other.mean)
     )
 
@@ -135,7 +135,7 @@ def routing_scales(reading: Reading, target: IntArray) -> FloatArray:
     """The factor per channel, (n,), that the reader's column of ``target[j]`` takes of its column j.
 
     The least-squares slope ``S[j,t] / S[t,t]``; 1 for a kept channel (``target[j] == j``), 0 for a dropped
-    one (-1) and for one whose target is dead in this reader. Where the reading is centred, the reader's bias
+    one (-1) and for one whose target is dead in this reader. Where the reading is centered, the reader's bias
     takes the rest: ``W_j (mean_j − scale_j mean_target[j])``.
     """
     moment = reading.second_moment()
@@ -169,7 +169,7 @@ def reexpression(reading: Reading, kept: IntArray) -> FloatArray:
 
     Unlike ``reconstruction``, which gives the cost in the limit of many inputs, this one is to be used on
     others than those of the moments. ``REEXPRESSION`` of the mean energy counts as noise of every channel, so
-    that a channel of little energy cannot stand for one of much. Where the reading is centred, the rest,
+    that a channel of little energy cannot stand for one of much. Where the reading is centered, the rest,
     ``mean − A mean_kept``, is for the reader's bias.
     """
     moment = reading.second_moment()

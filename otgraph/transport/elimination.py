@@ -1,6 +1,6 @@
 """Order channels by what is lost after the best *linear* re-expression: pivoted elimination.
 
-Two greedy orders minimise the reconstruction cost ``Σ_r tr(H_r · Schur complement of S_r on the kept set)``,
+Two greedy orders minimize the reconstruction cost ``Σ_r tr(H_r · Schur complement of S_r on the kept set)``,
 and both are the same elimination on a pair (A, B) per reader, with the score ``B_pp / A_pp`` of the pivot p:
 
 * forward (column subset selection, a pivoted Cholesky): ``A = S, B = S H S``; take the largest score, which
@@ -37,7 +37,7 @@ def eliminate_backward(readings: Sequence[Reading], ridge: float = 1e-6) -> Rate
     channels; it also keeps few samples from explaining everything. The distortion is the reconstruction cost
     under these moments, in units of the readers' squared outputs.
     """
-    pairs = [(_inverse(moment), gain) for moment, gain in _stabilised(readings, ridge)]
+    pairs = [(_inverse(moment), gain) for moment, gain in _stabilized(readings, ridge)]
     order, scores = _Elimination(pairs).run(-1.0)
     return RateDistortion(order[::-1].copy(), np.concatenate([[0.0], np.cumsum(scores)])[::-1].copy())
 
@@ -47,19 +47,19 @@ def eliminate_forward(readings: Sequence[Reading], ridge: float = 1e-6) -> RateD
 
     Arguments, units and the meaning of the distortion as in ``eliminate_backward``.
     """
-    stabilised = _stabilised(readings, ridge)
-    order, scores = _Elimination([(moment, moment @ gain @ moment) for moment, gain in stabilised]).run(1.0)
-    return RateDistortion(order, _remainders(stabilised, scores))
+    stabilized = _stabilized(readings, ridge)
+    order, scores = _Elimination([(moment, moment @ gain @ moment) for moment, gain in stabilized]).run(1.0)
+    return RateDistortion(order, _remainders(stabilized, scores))
 
 
 def reconstruction_along(readings: Sequence[Reading], order: IntArray, ridge: float = 1e-6) -> RateDistortion:
     """The curve of nested sets that something else chose: their reconstruction costs. O(n³)."""
-    pairs = [(_inverse(moment), gain) for moment, gain in _stabilised(readings, ridge)]
+    pairs = [(_inverse(moment), gain) for moment, gain in _stabilized(readings, ridge)]
     removed, scores = _Elimination(pairs).run(-1.0, order[::-1])
     return RateDistortion(removed[::-1].copy(), np.concatenate([[0.0], np.cumsum(scores)])[::-1].copy())
 
 
-def _stabilised(readings: Sequence[Reading], ridge: float) -> list[tuple[FloatArray, FloatArray]]:
+def _stabilized(readings: Sequence[Reading], ridge: float) -> list[tuple[FloatArray, FloatArray]]:
     """(moment with ridge, gain) per reader; a dead channel becomes one of energy 1 that nobody reads."""
     pairs: list[tuple[FloatArray, FloatArray]] = []
     for reading in merge_readings(readings):

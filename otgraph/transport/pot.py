@@ -18,11 +18,11 @@ def exact_plan(source: FloatArray, target: FloatArray, ground: FloatArray) -> Fl
     return cast(FloatArray, ot.emd(source, target, ground))
 
 
-def entropic_barycentre(histograms: FloatArray, ground: FloatArray, entropy: float) -> FloatArray:
-    """The barycentre (bins,) of histograms (n, bins), by iterative Bregman projections (Benamou, 2015)."""
-    centre = cast(FloatArray, ot.bregman.barycenter(histograms.T, ground, entropy, warn=False))
-    centre = np.maximum(centre, 0.0)
-    return centre / centre.sum()
+def entropic_barycenter(histograms: FloatArray, ground: FloatArray, entropy: float) -> FloatArray:
+    """The barycenter (bins,) of histograms (n, bins), by iterative Bregman projections (Benamou, 2015)."""
+    center = cast(FloatArray, ot.bregman.barycenter(histograms.T, ground, entropy, warn=False))
+    center = np.maximum(center, 0.0)
+    return center / center.sum()
 
 
 def line_distance(support: FloatArray, one: FloatArray, other: FloatArray) -> float:

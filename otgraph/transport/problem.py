@@ -15,7 +15,7 @@ from otgraph.transport.cost import FloatArray, IntArray, Reading, rerouting_cost
 class SelectionProblem:
     """Choose k of n channels so that the rest can be re-routed through them, or dropped, most cheaply.
 
-    Minimise ``f(K) = Σ_j masses[j] · min(drop[j], min_{i ∈ K} cost[j, i])`` over ``|K| = k``. For a given K
+    Minimize ``f(K) = Σ_j masses[j] · min(drop[j], min_{i ∈ K} cost[j, i])`` over ``|K| = k``. For a given K
     it is optimal transport with the source marginal fixed and the target's free (each channel takes its
     cheapest target); over K it is k-medoids with a dustbin: decreasing and supermodular. ``cost`` (n, n),
     rows are removed channels and columns kept ones, diagonal 0; ``drop`` (n,); ``masses`` (n,), ones by

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
+from otgraph.allocate.allocation import Allocation, minimize_damage, minimize_time
 from otgraph.allocate.cost import Term
 from otgraph.allocate.cp_sat import Limits
 from otgraph.allocate.greedy import least_damage_start, least_time_start
@@ -56,7 +56,7 @@ def test_least_damage_is_what_enumeration_finds(problem: Problem, share: float) 
     points = _all(problem)
     low, high = min(t for t, _ in points), problem.time(problem.full())
     budget = low + share * (high - low)
-    result = minimise_damage(problem, budget)
+    result = minimize_damage(problem, budget)
     _check(problem, result, 1e-9)
     slack = TOLERANCE * abs(budget) + 1e-9 * abs(high)
     assert result.time <= budget + slack
@@ -71,7 +71,7 @@ def test_least_damage_is_what_enumeration_finds(problem: Problem, share: float) 
 def test_least_time_is_what_enumeration_finds(problem: Problem, share: float) -> None:
     points = _all(problem)
     limit = max(min(d for _, d in points), share * max(d for _, d in points))
-    result = minimise_time(problem, limit)
+    result = minimize_time(problem, limit)
     assert result.damage <= limit * (1 + 2 * TOLERANCE)
     best = min(t for t, d in points if d <= limit)
     loose = min(t for t, d in points if d <= limit * (1 + 2 * TOLERANCE))
@@ -85,8 +85,8 @@ def test_least_time_is_what_enumeration_finds(problem: Problem, share: float) ->
 @given(problems(), st.floats(0, 1))
 def test_the_dual_gives_back_the_primal(problem: Problem, share: float) -> None:
     low, high = problem.time(problem.least()), problem.time(problem.full())
-    first = minimise_damage(problem, low + share * (high - low))
-    back = minimise_time(problem, first.damage)
+    first = minimize_damage(problem, low + share * (high - low))
+    back = minimize_time(problem, first.damage)
     assert back.time <= first.time + 1e-6 * abs(high)
     assert back.damage <= first.damage * NARROW
 
@@ -98,15 +98,15 @@ def test_the_start_is_feasible_and_never_better(problem: Problem, share: float) 
     budget = low + share * (high - low)
     start = least_damage_start(problem, budget)
     assert problem.time(start) <= budget + 1e-9 * abs(high)
-    assert minimise_damage(problem, budget).damage <= problem.damage(start)
+    assert minimize_damage(problem, budget).damage <= problem.damage(start)
     limit = problem.damage(start)
     quick = least_time_start(problem, limit)
     assert problem.damage(quick) <= limit * NARROW
-    assert minimise_time(problem, limit).time <= problem.time(quick)
+    assert minimize_time(problem, limit).time <= problem.time(quick)
 
 
 def _chain(count: int, power: float = 1.5) -> Problem:
-    """Convolutions in a row, like the inside of a network: neighbours share a product."""
+    """Convolutions in a row, like the inside of a network: neighbors share a product."""
     sizes = [(16, 64, 24, 128)[at % 4] for at in range(count)]
     choices: list[DimOptions] = []
     for at, size in enumerate(sizes):
@@ -120,7 +120,7 @@ def _chain(count: int, power: float = 1.5) -> Problem:
 def test_sixty_dims_to_proven_optimality() -> None:
     problem = _chain(60)
     budget = 0.6 * problem.time(problem.full())
-    result = minimise_damage(problem, budget)
+    result = minimize_damage(problem, budget)
     assert result.status == "optimal"
     assert result.time <= budget * NARROW
     assert result.damage <= problem.damage(least_damage_start(problem, budget))
@@ -135,21 +135,21 @@ def test_dense_connections_to_proven_optimality() -> None:
     assert len(terms) > 100
     problem = Problem(tuple(choices), terms=tuple(terms))
     budget = 0.6 * problem.time(problem.full())
-    result = minimise_damage(problem, budget)
+    result = minimize_damage(problem, budget)
     assert (result.status, result.time <= budget * NARROW) == ("optimal", True)
 
 
 def test_the_same_twice() -> None:
     problem = _chain(20)
     budget = 0.5 * problem.time(problem.full())
-    assert minimise_damage(problem, budget) == minimise_damage(problem, budget)
+    assert minimize_damage(problem, budget) == minimize_damage(problem, budget)
 
 
 def test_a_search_without_effort_still_answers_and_says_so() -> None:
     problem = _chain(40)
     budget = 0.35 * problem.time(problem.full())
     start = least_damage_start(problem, budget)
-    result = minimise_damage(problem, budget, Limits(effort=1e-6))
+    result = minimize_damage(problem, budget, Limits(effort=1e-6))
     assert result.status == "feasible"
     assert result.time <= budget * NARROW
     assert result.damage <= problem.damage(start)
@@ -160,30 +160,30 @@ def test_a_search_without_effort_still_answers_and_says_so() -> None:
 def test_what_is_out_of_reach_names_what_is_not() -> None:
     problem = Problem((DimOptions("d", (16, 8), (0.0, 1.0)),), terms=(Term(1.0, ("d",)),), constant=4.0)
     with pytest.raises(UsageError) as error:
-        minimise_damage(problem, 10.0)
+        minimize_damage(problem, 10.0)
     assert str(error.value) == (
         "latency 0.5x: out of reach; the smallest reachable with these dims and candidate widths is 0.601x;"
         " ask for that or more, or let more dims be cut"
     )
-    assert minimise_damage(problem, 0.601 * 20).choice.widths == {"d": 8}
+    assert minimize_damage(problem, 0.601 * 20).choice.widths == {"d": 8}
 
 
 def test_a_damage_limit_out_of_reach() -> None:
     problem = Problem((DimOptions("d", (16, 8), (0.5, 1.0)),), terms=(Term(1.0, ("d",)),))
     with pytest.raises(UsageError, match=r"max-drop 0\.1: out of reach; .* is 0\.5; ask for 0\.5 or more"):
-        minimise_time(problem, 0.1)
+        minimize_time(problem, 0.1)
 
 
 def test_no_damage_allowed_takes_what_is_free() -> None:
     choices = (DimOptions("free", (16, 8), (0.0, 0.0)), DimOptions("dear", (16, 8), (0.0, 0.1)))
     problem = Problem(choices, terms=(Term(1.0, ("free", "dear")),))
-    assert minimise_time(problem, 0.0).choice.widths == {"free": 8, "dear": 16}
+    assert minimize_time(problem, 0.0).choice.widths == {"free": 8, "dear": 16}
 
 
 def test_nothing_to_decide() -> None:
     problem = Problem((), terms=(Term(3.0),), constant=1.0)
-    assert minimise_damage(problem, 4.0).choice.widths == {}
-    assert minimise_time(problem, 0.0).time == 4.0
+    assert minimize_damage(problem, 4.0).choice.widths == {}
+    assert minimize_time(problem, 0.0).time == 4.0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
+from otgraph.allocate.allocation import Allocation, minimize_damage, minimize_time
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Term, TimeTable
 from otgraph.allocate.cp_sat import Limits
@@ -145,11 +145,11 @@ def test_least_damage_against_enumeration(problem: Problem, share: float) -> Non
     times = [problem.time(choice) for choice in choices]
     budget = min(times) + share * (max(times) - min(times))
     damages = [_damage(problem, c) for c, t in zip(choices, times, strict=True) if t <= budget * (1 + 1e-9)]
-    result = minimise_damage(problem, budget)
+    result = minimize_damage(problem, budget)
     assert result.time == problem.time(result.choice) <= budget * (1 + 2 * TOLERANCE)
     assert math.isclose(result.damage, _damage(problem, result.choice), abs_tol=1e-12)
     check_bound(result, max(min(damages), 0.0), max(damages) + 1e-12)
-    plain = minimise_damage(replace(problem, interaction=None), budget)
+    plain = minimize_damage(replace(problem, interaction=None), budget)
     assert result.damage <= _damage(problem, plain.choice) * (1 + 1e-9) + 1e-12
 
 
@@ -162,8 +162,8 @@ def test_the_search_finds_nearly_all_of_it() -> None:
         times = [problem.time(choice) for choice in choices]
         budget = min(times) + 0.5 * (max(times) - min(times))
         least += min(_damage(problem, c) for c, t in zip(choices, times, strict=True) if t <= budget)
-        ours += minimise_damage(problem, budget).damage
-        plain += problem.damage(minimise_damage(replace(problem, interaction=None), budget).choice)
+        ours += minimize_damage(problem, budget).damage
+        plain += problem.damage(minimize_damage(replace(problem, interaction=None), budget).choice)
     assert ours <= 1.02 * least
     assert ours < 0.9 * plain
 
@@ -178,7 +178,7 @@ def test_least_time_against_enumeration(problem: Problem, share: float) -> None:
         problem.time(c) for c, d in zip(choices, damages, strict=True) if d <= limit * (1 + 1e-7) + 1e-15
     ]
     try:
-        result = minimise_time(problem, limit)
+        result = minimize_time(problem, limit)
     except UsageError:
         assert share < 0.01  # the least damage of all is searched for, not proven
         return
@@ -262,13 +262,13 @@ def _pair(weight: float) -> Problem:
 
 
 def test_what_undoes_itself_goes_together() -> None:
-    result = minimise_damage(_pair(1.0), 32.0)
+    result = minimize_damage(_pair(1.0), 32.0)
     assert (result.choice.widths, result.damage) == ({"a": 8, "b": 8, "c": 16}, 0.0)
-    assert minimise_damage(_pair(0.5), 32.0).damage == 0.25
-    assert minimise_damage(_pair(0.0), 32.0).damage == 0.5
-    assert minimise_time(_pair(1.0), 0.01).choice.widths == {"a": 8, "b": 8, "c": 16}
-    assert minimise_time(_pair(1.0), 0.25).time == 24.0
-    assert minimise_time(_pair(0.5), 0.26).time == 32.0
+    assert minimize_damage(_pair(0.5), 32.0).damage == 0.25
+    assert minimize_damage(_pair(0.0), 32.0).damage == 0.5
+    assert minimize_time(_pair(1.0), 0.01).choice.widths == {"a": 8, "b": 8, "c": 16}
+    assert minimize_time(_pair(1.0), 0.25).time == 24.0
+    assert minimize_time(_pair(0.5), 0.26).time == 32.0
 
 
 def test_candidates_without_a_vector_and_vectors_without_a_candidate() -> None:
@@ -283,9 +283,9 @@ def test_candidates_without_a_vector_and_vectors_without_a_candidate() -> None:
 def test_the_same_twice_and_without_effort() -> None:
     problem = _many(12)
     budget = 0.6 * problem.time(problem.full())
-    result = minimise_damage(problem, budget)
-    assert result == minimise_damage(_many(12), budget)
-    hasty = minimise_damage(problem, budget, Limits(effort=1e-6))
+    result = minimize_damage(problem, budget)
+    assert result == minimize_damage(_many(12), budget)
+    hasty = minimize_damage(problem, budget, Limits(effort=1e-6))
     assert hasty.time <= budget * (1 + TOLERANCE)
     assert hasty.bound <= hasty.damage
 
@@ -309,11 +309,11 @@ def _many(count: int) -> Problem:
 def test_many_dims_to_a_small_gap() -> None:
     problem = _many(30)
     budget = 0.6 * problem.time(problem.full())
-    result = minimise_damage(problem, budget)
+    result = minimize_damage(problem, budget)
     assert result.gap <= 0.1
-    plain = minimise_damage(replace(problem, interaction=None), budget)
+    plain = minimize_damage(replace(problem, interaction=None), budget)
     assert result.damage <= problem.damage(plain.choice)
-    back = minimise_time(problem, result.damage)
+    back = minimize_time(problem, result.damage)
     assert back.time <= result.time * 1.01
     assert back.bound <= result.time
 
@@ -322,7 +322,7 @@ def test_a_damage_limit_out_of_reach_together() -> None:
     problem = _pair(1.0)
     dear = replace(problem, dims=(DimOptions("a", (16, 8), (0.5, 0.6)), *problem.dims[1:]))
     with pytest.raises(UsageError, match=r"max-drop 0\.1: out of reach; .* is 0\.35; ask for 0\.35 or more"):
-        minimise_time(dear, 0.1)
+        minimize_time(dear, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otgraph.allocate.allocation import minimise_damage
+from otgraph.allocate.allocation import minimize_damage
 from otgraph.allocate.cost import NodeTime, Term
 from otgraph.allocate.interaction import Interaction, Key
 from otgraph.allocate.layers import LayerGraph, LayerNode
@@ -95,9 +95,9 @@ def test_least_damage_within_so_many_layers(seed: int, interacting: bool, layers
     if not fits:
         least = min(depth for depth, _ in found)
         with pytest.raises(UsageError, match=rf"layers {layers}: out of reach; the smallest .* is {least};"):
-            minimise_damage(problem, layers=layers)
+            minimize_damage(problem, layers=layers)
         return
-    got = minimise_damage(problem, layers=layers)
+    got = minimize_damage(problem, layers=layers)
     assert problem.layers.longest(problem.chosen(got.choice.options)) <= layers
     assert got.bound <= min(fits) + 1e-9
     assert got.damage <= min(fits) * (1 + 1e-6 if not interacting else 1.3) + 1e-9
@@ -106,7 +106,7 @@ def test_least_damage_within_so_many_layers(seed: int, interacting: bool, layers
 def test_a_network_that_is_short_enough_stays_as_it_is() -> None:
     problem = problem_from(1, interacting=False)
     assert problem.layers is not None
-    found = minimise_damage(problem, layers=problem.layers.longest())
+    found = minimize_damage(problem, layers=problem.layers.longest())
     assert not found.choice.options and found.damage == 0
 
 
@@ -126,9 +126,9 @@ def test_layers_and_time_together(seed: int, interacting: bool, layers: int, sha
     fits = [damage for depth, time, damage in found if depth <= layers and time <= budget * (1 + 1e-9)]
     if not fits:
         with pytest.raises(UsageError, match=r"(layers|latency) .*: out of reach; the smallest"):
-            minimise_damage(problem, budget, layers=layers)
+            minimize_damage(problem, budget, layers=layers)
         return
-    got = minimise_damage(problem, budget, layers=layers)
+    got = minimize_damage(problem, budget, layers=layers)
     assert problem.layers.longest(problem.chosen(got.choice.options)) <= layers
     assert got.time <= budget * (1 + 2 * TOLERANCE)
     assert got.bound <= min(fits) + 1e-9
@@ -177,12 +177,12 @@ def test_a_chain_of_residual_blocks_is_one_node() -> None:
     problem = _residual(9)
     assert problem.longest(problem.full()) == 19
     assert len(problem.paths.layers) == 1
-    found = minimise_damage(problem, layers=16)
+    found = minimize_damage(problem, layers=16)
     assert found.choice.options == ("merge 0", "merge 1", "merge 2")
     assert (found.status, found.damage) == ("optimal", pytest.approx(1.5))
     assert problem.longest(found.choice) == 16
     with pytest.raises(UsageError) as error:
-        minimise_damage(problem, layers=0)
+        minimize_damage(problem, layers=0)
     text = "layers 0: out of reach; the smallest with these spans is 1; ask for that or more"
     assert str(error.value) == text
 
@@ -190,7 +190,7 @@ def test_a_chain_of_residual_blocks_is_one_node() -> None:
 def test_without_paths_no_budget_of_layers() -> None:
     problem = replace(_residual(1), layers=None)
     with pytest.raises(ValueError, match="does not say how its nodes read each other"):
-        minimise_damage(problem, layers=2)
+        minimize_damage(problem, layers=2)
 
 
 def test_a_node_reads_what_is_before_it() -> None:

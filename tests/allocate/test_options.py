@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otgraph.allocate import scope
-from otgraph.allocate.allocation import Allocation, minimise_damage, minimise_time
+from otgraph.allocate.allocation import Allocation, minimize_damage, minimize_time
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.cost import NodeTime, Term, TimeTable
 from otgraph.allocate.greedy import least_damage_start, least_time_start
@@ -121,7 +121,7 @@ def test_least_damage_is_what_enumeration_finds(problem: Problem, share: float) 
     points = list(_everything(problem))
     low, high = min(t for t, _ in points), max(t for t, _ in points)
     budget = low + share * (high - low)
-    result = minimise_damage(problem, budget)
+    result = minimize_damage(problem, budget)
     _check(problem, result, 1e-9)
     slack = TOLERANCE * abs(budget) + 1e-9 * abs(high)
     assert result.time <= budget + slack
@@ -137,7 +137,7 @@ def test_least_time_is_what_enumeration_finds(problem: Problem, share: float) ->
     points = list(_everything(problem))
     low, high = min(d for _, d in points), max(d for _, d in points)
     limit = low + share * (high - low)
-    result = minimise_time(problem, limit)
+    result = minimize_time(problem, limit)
     assert result.damage <= limit * (1 + 2 * TOLERANCE) + 1e-12
     best = min(t for t, d in points if d <= limit)
     loose = min(t for t, d in points if d <= limit * (1 + 2 * TOLERANCE) + 1e-12)
@@ -151,7 +151,7 @@ def test_least_time_is_what_enumeration_finds(problem: Problem, share: float) ->
 @given(problems())
 def test_the_least_time_of_all(problem: Problem) -> None:
     times = [t for t, _ in _everything(problem)]
-    result = minimise_time(problem, math.inf)
+    result = minimize_time(problem, math.inf)
     assert result.status == "optimal"
     assert math.isclose(result.time, min(times), rel_tol=1e-6, abs_tol=1e-6 * max(map(abs, times)))
 
@@ -164,12 +164,12 @@ def test_the_start_keeps_what_it_promises(problem: Problem, share: float) -> Non
     budget = low + share * (high - low)
     start = least_damage_start(problem, budget)
     if problem.time(start) <= budget:
-        found = minimise_damage(problem, budget)
+        found = minimize_damage(problem, budget)
         assert found.damage <= problem.damage(start)
     limit = max(d for _, d in points) * share
     quick = least_time_start(problem, limit)
     if problem.damage(quick) <= limit:
-        assert minimise_time(problem, limit).time <= problem.time(quick)
+        assert minimize_time(problem, limit).time <= problem.time(quick)
 
 
 @QUICK
@@ -215,10 +215,10 @@ def test_products_and_their_tables_agree(problem: Problem, share: float) -> None
     points = list(_everything(problem))
     low, high = min(t for t, _ in points), max(t for t, _ in points)
     budget = low + share * (high - low)
-    one = minimise_damage(problem, budget)
+    one = minimize_damage(problem, budget)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scope, "MOST_ENTRIES", -1)
-        other = minimise_damage(replace(problem), budget)
+        other = minimize_damage(replace(problem), budget)
     slack = 2 * TOLERANCE * abs(budget) + 2e-9 * abs(high)
     best = {min(d for t, d in points if t <= at) for at in (budget, budget + slack)}
     assert min(best) * (1 - 1e-7) <= other.damage <= max(best) * (1 + 1e-7) + 1e-12
@@ -250,24 +250,24 @@ def _two_blocks() -> Problem:
 def test_widths_and_options_are_chosen_together() -> None:
     problem = _two_blocks()
     assert problem.time(problem.full()) == 28.0
-    merged = minimise_damage(problem, 23.0)
+    merged = minimize_damage(problem, 23.0)
     assert (merged.choice.options, merged.choice.widths) == (("merge y",), {"a": 16, "b": 16})
     assert (merged.time, merged.damage, merged.gap) == (23.0, 0.1, 0.0)
-    narrower = minimise_damage(problem, 17.0)
+    narrower = minimize_damage(problem, 17.0)
     assert (narrower.choice.options, narrower.choice.widths) == (("merge y",), {"a": 8, "b": 16})
-    nothing = minimise_damage(problem, 4.0)
+    nothing = minimize_damage(problem, 4.0)
     assert (nothing.choice.options, nothing.choice.widths) == (("drop both",), {"a": 16, "b": 16})
-    assert minimise_damage(problem, 9.0).choice.options == ("drop x", "merge y")
-    assert minimise_time(problem, 0.55).choice.options == ("drop x",)
-    assert minimise_time(problem, math.inf).time == 4.0
-    assert minimise_time(problem, 0.0).time == 28.0
+    assert minimize_damage(problem, 9.0).choice.options == ("drop x", "merge y")
+    assert minimize_time(problem, 0.55).choice.options == ("drop x",)
+    assert minimize_time(problem, math.inf).time == 4.0
+    assert minimize_time(problem, 0.0).time == 28.0
 
 
 def test_options_in_the_order_of_the_problem_and_the_same_twice() -> None:
     problem = _two_blocks()
     turned = replace(problem, options=problem.options[::-1])
-    assert minimise_damage(turned, 9.0).choice.options == ("merge y", "drop x")
-    assert minimise_damage(problem, 9.0) == minimise_damage(_two_blocks(), 9.0)
+    assert minimize_damage(turned, 9.0).choice.options == ("merge y", "drop x")
+    assert minimize_damage(problem, 9.0) == minimize_damage(_two_blocks(), 9.0)
 
 
 def test_absorbed_dims_have_no_width() -> None:
@@ -292,18 +292,18 @@ def test_what_absorbing_saves_can_meet_a_limit() -> None:
     slow = NodeTime("new", (Term(100.0),))
     option = Option("swap", 0.2, frozenset({"x"}), (slow,), frozenset({"a"}))
     problem = Problem((choice,), (node,), (option,))
-    assert minimise_time(problem, 0.3).choice.options == ("swap",)
-    assert minimise_time(problem, 0.5).choice.options == ()
+    assert minimize_time(problem, 0.3).choice.options == ("swap",)
+    assert minimize_time(problem, 0.5).choice.options == ()
     with pytest.raises(UsageError, match=r"max-drop 0\.1: out of reach; .* is 0\.2; ask for 0\.2 or more"):
-        minimise_time(problem, 0.1)
+        minimize_time(problem, 0.1)
 
 
 def test_a_narrower_layer_may_be_slower() -> None:
     table = TimeTable(("a",), {(16,): 4.0, (12,): 9.0, (8,): 3.0, (4,): 5.0})
     problem = Problem((DimOptions("a", (16, 12, 8, 4), (0.0, 0.1, 0.2, 0.3)),), (NodeTime("x", (), table),))
-    assert minimise_damage(problem, 3.5).choice.widths == {"a": 8}
+    assert minimize_damage(problem, 3.5).choice.widths == {"a": 8}
     with pytest.raises(UsageError) as error:
-        minimise_damage(problem, 2.0)
+        minimize_damage(problem, 2.0)
     assert "the smallest reachable with these dims and candidate widths is 0.751x" in str(error.value)
 
 
@@ -314,7 +314,7 @@ def test_a_start_that_only_the_tolerance_lets_in() -> None:
     option = Option("merge", 1e-6, frozenset({"x"}), (NodeTime("new", (), merged),))
     cubed = (Term(42.0, ("a", "a", "a")),)
     problem = Problem(choices, (NodeTime("x", (), table),), (option,), terms=cubed)
-    result = minimise_damage(problem, 42.0 * 29**3)
+    result = minimize_damage(problem, 42.0 * 29**3)
     assert (result.damage, result.bound, result.status) == (1e-6, 1e-6, "optimal")
 
 
@@ -323,12 +323,12 @@ def test_no_limit_is_no_limit() -> None:
     choices = (DimOptions("a", (1,), (0.5,)), DimOptions("b", (2, 1), (0.0, 0.1276176258648463)))
     node = NodeTime("x", (), TimeTable(("b",), {(2,): 2.0, (1,): 0.0}))
     option = Option("swap", 0.0, frozenset({"x"}), (NodeTime("new", (Term(1.0),)),))
-    assert minimise_time(Problem(choices, (node,), (option,)), math.inf).time == 0.0
+    assert minimize_time(Problem(choices, (node,), (option,)), math.inf).time == 0.0
 
 
 def test_out_of_reach_speaks_of_options() -> None:
     with pytest.raises(UsageError, match=r"with these dims, candidate widths and options is 0\.143x"):
-        minimise_damage(_two_blocks(), 3.0)
+        minimize_damage(_two_blocks(), 3.0)
 
 
 def _long_chain() -> Problem:
@@ -360,12 +360,12 @@ def test_sixty_dims_and_forty_options() -> None:
     problem = _long_chain()
     budget = 0.5 * problem.time(problem.full())
     start = least_damage_start(problem, budget)
-    result = minimise_damage(problem, budget)
+    result = minimize_damage(problem, budget)
     assert result.gap <= 0.01
     assert result.choice.options
     assert result.time <= budget * (1 + TOLERANCE)
     assert result.damage <= problem.damage(start)
-    without = minimise_damage(replace(problem, options=()), budget)
+    without = minimize_damage(replace(problem, options=()), budget)
     assert result.damage < without.bound
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from otgraph.audit import Audit, audit, audit_schema, summary
 from otgraph.audit.changes import NodeRef
-from otgraph.audit.economy import Optimisation, break_even
+from otgraph.audit.economy import Optimization, break_even
 from otgraph.audit.html import ratio_plot, render_html, round_ticks
 from otgraph.audit.metric import load_metric
 from otgraph.audit.quantities import amount, milliseconds, share
@@ -70,7 +70,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def report(files: tuple[Path, Path]) -> Audit:
-    return audit(*files, data(), min_speedup=1e-6, max_drift=1e-9, optimisation=COST, repeats=2)
+    return audit(*files, data(), min_speedup=1e-6, max_drift=1e-9, optimization=COST, repeats=2)
 
 
 def comparison(ratio: float, low: float, high: float, clock: str = "wall") -> Comparison:
@@ -103,7 +103,7 @@ def test_json_obeys_the_schema(report: Audit) -> None:
 
 
 def test_json_with_everything_optional_absent_obeys_the_schema(report: Audit) -> None:
-    validate(dataclasses.replace(report, optimisation=None, break_even=None, thresholds=()).to_json())
+    validate(dataclasses.replace(report, optimization=None, break_even=None, thresholds=()).to_json())
 
 
 def test_what_the_command_line_prints_obeys_the_schema(report: Audit) -> None:
@@ -185,14 +185,14 @@ def test_max_drift_names_the_figure_it_limits(report: Audit) -> None:
 
 
 def test_break_even_is_cost_over_saving() -> None:
-    cost = Optimisation.from_json(COST)
+    cost = Optimization.from_json(COST)
     found = break_even(cost, comparison(0.6, 0.5, 0.7))
     assert (found.inferences, found.low, found.high) == (3000, 2400, 4000)
     assert found.text == "after 3,000 inferences (2,400 to 4,000), 30 s of running A"
 
 
 def test_break_even_is_never_without_a_credible_gain() -> None:
-    found = break_even(Optimisation.from_json(COST), comparison(0.98, 0.95, 1.01))
+    found = break_even(Optimization.from_json(COST), comparison(0.98, 0.95, 1.01))
     assert found.inferences is None
     assert found.text == "never: B is not credibly faster, so nothing is paid back"
 
@@ -201,8 +201,8 @@ def test_break_even_is_never_without_a_credible_gain() -> None:
     "fields", [{}, {**COST, "more": 1}, {**COST, "cpu_seconds": -1}, {**COST, "wall_seconds": "8"}]
 )
 def test_cost_must_be_complete(fields: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match=r"^optimisation: "):
-        Optimisation.from_json(fields)
+    with pytest.raises(UsageError, match=r"^optimization: "):
+        Optimization.from_json(fields)
 
 
 def shallower(path: Path) -> Path:
@@ -281,11 +281,11 @@ def test_long_lists_are_cut_in_the_text_only(report: Audit) -> None:
 
 
 def test_the_task_decides_how_outputs_are_read(files: tuple[Path, Path]) -> None:
-    unlabelled = Data((Chunk(data().chunks[0].arrays),), "test.npz")
+    unlabeled = Data((Chunk(data().chunks[0].arrays),), "test.npz")
     told: list[str] = []
-    auto = audit(*files, unlabelled, on_reading=lambda reading: told.append(reading.text), repeats=1)
-    asked = audit(*files, unlabelled, task="classifier", repeats=1)
-    values = audit(*files, unlabelled, task="regression", max_drift=1e-9, repeats=1)
+    auto = audit(*files, unlabeled, on_reading=lambda reading: told.append(reading.text), repeats=1)
+    asked = audit(*files, unlabeled, task="classifier", repeats=1)
+    values = audit(*files, unlabeled, task="regression", max_drift=1e-9, repeats=1)
     tasks = [(f.to_json()["fidelity"]["task"], f.fidelity.task_asked) for f in (auto, asked, values)]
     assert tasks == [("classifier", "auto"), ("classifier", "classifier"), ("regression", "regression")]
     assert values.fidelity.classification is None
@@ -318,7 +318,7 @@ def test_summary_is_returned_and_says_what_matters(report: Audit, capsys: pytest
         "top-1 agreement",
         "was allowed: missed",
         "pairs",
-        "optimisation paid back",
+        "optimization paid back",
     ):
         assert expected in text
 

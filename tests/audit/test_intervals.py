@@ -53,7 +53,7 @@ def test_kin_are_drawn_together() -> None:
     assert widths[1] > 2 * widths[0]
 
 
-def test_how_many_neighbours_are_kin() -> None:
+def test_how_many_neighbors_are_kin() -> None:
     rng = np.random.default_rng(0)
     lengths = [kin(crops(np.random.default_rng(seed))) for seed in range(10)]
     assert min(lengths) >= 4 and max(lengths) <= 40

@@ -12,7 +12,7 @@ from torch import nn
 from otgraph.calibrate.activations import ActivationStatistics, collect_activations, reading_energy
 from otgraph.calibrate.batches import split_batches
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.spans import activation_nodes
@@ -37,7 +37,7 @@ DATA = Data.from_arrays({"input_1": IMAGES})
 
 
 def observed(graph: Graph, batch: int = 7) -> ActivationStatistics:
-    axes = analyse(graph)
+    axes = analyze(graph)
     (found,) = collect_activations(
         graph, axes, split_batches(graph, DATA, 1, batch_size=batch), activation_nodes(graph, axes)
     ).values()
@@ -119,9 +119,9 @@ def test_readers_behind_a_pooling_and_with_groups_are_found() -> None:
     weight = graph.tensor("3.weight").detach().double()[..., 0, 0]  # (8, 2)
     expected = [weight[:4, 0], weight[:4, 1], weight[4:, 0], weight[4:, 1]]
     np.testing.assert_allclose(
-        reading_energy(graph, analyse(graph), "relu"), [float(w.square().sum()) for w in expected], rtol=1e-6
+        reading_energy(graph, analyze(graph), "relu"), [float(w.square().sum()) for w in expected], rtol=1e-6
     )
-    last = reading_energy(graph, analyse(graph), "conv2d_1")
+    last = reading_energy(graph, analyze(graph), "conv2d_1")
     np.testing.assert_array_equal(last, np.ones(8))  # nothing reads it
 
 

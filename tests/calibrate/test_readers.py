@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from otgraph.calibrate.collect import collect
 from otgraph.calibrate.readers import Reader, find_readers, gain, read_channels, slots
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
@@ -25,7 +25,7 @@ SHAPE = (10, 3, 6, 6)
 
 def readings(graph: Graph, x: torch.Tensor) -> dict[str, list[tuple[Reader, Reading]]]:
     """Name of the weight that writes a dim → its readers and what they read on ``x``."""
-    axes = analyse(graph)
+    axes = analyze(graph)
     groups = find_readers(graph, axes)
     name = graph.signature.inputs[0].name
     statistics = collect(graph, Data.from_arrays({name: x.numpy()}), slots(groups), batch_size=4)
@@ -84,7 +84,7 @@ def test_a_grouped_convolution_sums_over_its_groups() -> None:
     net, graph, x = captured(
         *(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, groups=2), nn.ReLU(), nn.Conv2d(6, 2, 1))
     )
-    axes = analyse(graph)
+    axes = analyze(graph)
     groups = find_readers(graph, axes)
     (within,) = (d for d in axes.prunable() if d.size == 4)
     (reader,) = groups[within.name]
@@ -190,7 +190,7 @@ def test_what_absorbs_a_constant(name: str) -> None:
     after, absorbs = BIASES[name]
     _, graph, x = captured(nn.Conv2d(3, 4, 1), nn.ReLU(), *after())
     ((reader, reading),) = readings(graph, x)["0.weight"]
-    assert reader.absorbs is reading.centred is absorbs
+    assert reader.absorbs is reading.centered is absorbs
 
 
 def test_the_gain_says_what_dropping_does() -> None:

@@ -17,7 +17,7 @@ from otgraph.calibrate.span_fit import FitOptions, SpanFit, fit_collapses
 from otgraph.calibrate.span_rows import Source
 from otgraph.data import Data
 from otgraph.errors import DataError
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse, Estimator, MapKind, Span
@@ -62,7 +62,7 @@ def data_of(graph: Graph, count: int = 48, seed: int = 0) -> Data:
 
 
 def span_with(graph: Graph, nodes: int, *, branch: bool = False) -> Span:
-    spans = [span for span in find_spans(graph, analyse(graph)) if span.entry != "input_1"]
+    spans = [span for span in find_spans(graph, analyze(graph)) if span.entry != "input_1"]
     return next(s for s in spans if len(s.nodes) == nodes and (s.branch is not None) == branch)
 
 
@@ -236,7 +236,7 @@ def test_held_out_is_by_input() -> None:
 def test_one_run_for_all_and_more_only_where_memory_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [m for _ in range(4) for m in (nn.Linear(6, 6), nn.ReLU())]
     graph = graph_of(nn.Sequential(*blocks), 2, 6)
-    axes, data = analyse(graph), data_of(graph, 32)
+    axes, data = analyze(graph), data_of(graph, 32)
     collapses = find_collapses(graph, axes, find_spans(graph, axes))
     assert len(collapses) > 10
     runs: list[int] = []
@@ -253,8 +253,8 @@ def test_one_run_for_all_and_more_only_where_memory_wants_it(monkeypatch: pytest
 def test_spans_with_one_entry_share_their_sums() -> None:
     blocks = [m for _ in range(4) for m in (nn.Linear(6, 6), nn.ReLU())]
     graph = graph_of(nn.Sequential(*blocks), 2, 6)
-    spans = [s for s in find_spans(graph, analyse(graph)) if s.entry == "relu"]
-    sites = [span_fit.site_of(graph, analyse(graph), span) for span in spans]
+    spans = [s for s in find_spans(graph, analyze(graph)) if s.entry == "relu"]
+    sites = [span_fit.site_of(graph, analyze(graph), span) for span in spans]
     assert len(spans) > 3 and len({Source.of(s, "relu", ()) for s in sites if s is not None}) == 1
 
 

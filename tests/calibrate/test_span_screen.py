@@ -11,12 +11,12 @@ from torch import nn
 
 from otgraph import sample
 from otgraph.calibrate.batches import split_batches
-from otgraph.calibrate.depth import DepthAnalysis, DepthOptions, analyse_depth
+from otgraph.calibrate.depth import DepthAnalysis, DepthOptions, analyze_depth
 from otgraph.calibrate.span_fit import FitOptions
 from otgraph.calibrate.span_screen import Screened, screen
 from otgraph.data import Data
 from otgraph.data_sources import load_data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.span_maps import find_collapses
@@ -37,7 +37,7 @@ def images() -> Data:
 
 
 def screened(graph: Graph, data: Data, threshold: float = 1.0) -> dict[str, Screened]:
-    axes = analyse(graph)
+    axes = analyze(graph)
     collapses = find_collapses(graph, axes, find_spans(graph, axes))
     return screen(graph, axes, split_batches(graph, data, 1, limit=32), collapses, threshold)
 
@@ -80,18 +80,18 @@ def test_a_linear_map_that_has_to_widen_is_bound_by_its_rank() -> None:
     with torch.no_grad():
         graph.tensor("2.weight").mul_(4)
     data = Data.from_arrays({"input_1": np.random.default_rng(0).standard_normal((64, 3), np.float32)})
-    axes = analyse(graph)
+    axes = analyze(graph)
     collapses = find_collapses(graph, axes, find_spans(graph, axes), gain=100)
     found = screen(graph, axes, split_batches(graph, data, 1), collapses)
     bound = found["relu..linear_2:linear:least-squares"].bound
-    result = analyse_depth(graph, axes, data, DepthOptions(fit=FitOptions(folds=4)))
+    result = analyze_depth(graph, axes, data, DepthOptions(fit=FitOptions(folds=4)))
     fits = {name: fit for span in result.spans for name, fit in span.fits.items()}
     assert 0.01 < bound < fits["relu..linear_2:linear:least-squares"].effect
 
 
 @pytest.fixture(scope="module")
 def analysis(digits: Graph, images: Data) -> DepthAnalysis:
-    return analyse_depth(digits, analyse(digits), images, DepthOptions(run=2))
+    return analyze_depth(digits, analyze(digits), images, DepthOptions(run=2))
 
 
 def test_what_was_discarded_is_not_fitted(analysis: DepthAnalysis) -> None:
@@ -109,4 +109,4 @@ def test_each_kind_of_map_has_its_best_fit(analysis: DepthAnalysis, digits: Grap
     document = span.to_json()
     assert [m["map"] for m in document["maps"]] == ["identity", "affine", "linear", "conv"]
     assert document["maps"][3]["kernel"] == [3, 3] and document["branch"] == span.span.branch
-    assert len(analysis.activations) == len(activation_nodes(digits, analyse(digits))) == 19
+    assert len(analysis.activations) == len(activation_nodes(digits, analyze(digits))) == 19

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from otgraph.calibrate import collect as collecting
-from otgraph.calibrate.width import Width, WidthAnalysis, analyse_width
+from otgraph.calibrate.width import Width, WidthAnalysis, analyze_width
 from otgraph.data import Data
 from otgraph.errors import DataError, UsageError
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.transport.cost import damage
@@ -48,7 +48,7 @@ def graph() -> Graph:
 
 @pytest.fixture(scope="module")
 def found(graph: Graph, data: Data) -> WidthAnalysis:
-    return analyse_width(graph, analyse(graph), data, "rerouting")
+    return analyze_width(graph, analyze(graph), data, "rerouting")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_the_predicted_cost_is_the_damage_where_readers_are_convolutions_of_one_
     torch.manual_seed(1)
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1, bias=False)).eval()
     graph = capture(net, (torch.randn(2, 2, 7, 7),))
-    (width,) = analyse_width(graph, analyse(graph), data, form=None).widths.values()
+    (width,) = analyze_width(graph, analyze(graph), data, form=None).widths.values()
     coupling = width.coupling(np.array([0, 2, 3]))
     x = torch.from_numpy(data.chunks[0].arrays["input_1"])
     hidden = net[:2](x)
@@ -111,8 +111,8 @@ def test_under_the_pulled_back_gain_the_cost_is_the_damage_at_the_outputs(data: 
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     graph = capture(net.eval(), (torch.randn(2, 2, 7, 7),))
     probed = Data.from_arrays({name: a[:16] for name, a in data.chunks[0].arrays.items()})
-    (width,) = analyse_width(graph, analyse(graph), probed).widths.values()
-    (plain,) = analyse_width(graph, analyse(graph), probed, form=None).widths.values()
+    (width,) = analyze_width(graph, analyze(graph), probed).widths.values()
+    (plain,) = analyze_width(graph, analyze(graph), probed, form=None).widths.values()
     whole = net(torch.from_numpy(probed.chunks[0].arrays["input_1"])).square().sum(1).double().mean()
     one, other = width.curve.distortion[0], plain.curve.distortion[0]
     assert one == pytest.approx(float(other / whole.detach()), rel=0.5)
@@ -120,35 +120,35 @@ def test_under_the_pulled_back_gain_the_cost_is_the_damage_at_the_outputs(data: 
 
 @pytest.mark.parametrize("criterion", sorted(CRITERIA))
 def test_every_criterion_gives_nested_sets(graph: Graph, data: Data, criterion: str) -> None:
-    for width in analyse_width(graph, analyse(graph), data, criterion, seed=3).widths.values():
+    for width in analyze_width(graph, analyze(graph), data, criterion, seed=3).widths.values():
         assert width.criterion == criterion
         sets = [set(width.curve.kept(k).tolist()) for k in range(width.size + 1)]
         assert all(len(s) == k and s <= t for k, (s, t) in enumerate(itertools.pairwise(sets)))
 
 
 def test_the_same_seed_gives_the_same(graph: Graph, data: Data) -> None:
-    one, two = (analyse_width(graph, analyse(graph), data, "random", seed=5) for _ in range(2))
+    one, two = (analyze_width(graph, analyze(graph), data, "random", seed=5) for _ in range(2))
     for name, width in one.widths.items():
         assert np.array_equal(width.curve.order, two.widths[name].curve.order)
 
 
 def test_what_cannot_be_calibrated_is_said(graph: Graph, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collecting, "MAX_CHANNELS", 5)
-    left = analyse_width(graph, analyse(graph), data)
+    left = analyze_width(graph, analyze(graph), data)
     assert [width.size for width in left.widths.values()] == [5]
     assert "kept whole" in str(left.remarks[-1]) and left.remarks[-1].kind == "missed"
 
 
 def test_errors(graph: Graph, data: Data) -> None:
-    axes = analyse(graph)
+    axes = analyze(graph)
     with pytest.raises(UsageError, match="criterion 'beauty'"):
-        analyse_width(graph, axes, data, "beauty")
+        analyze_width(graph, axes, data, "beauty")
     chunk = data.chunks[0]
     wide = replace(
         data, chunks=(replace(chunk, arrays={"input_1": chunk.arrays["input_1"].astype(np.float64)}),)
     )
     with pytest.raises(DataError, match="input_1: float64, the model wants float32; convert it first"):
-        analyse_width(graph, axes, wide)
+        analyze_width(graph, axes, wide)
 
 
 def test_a_width_is_a_value(twins: Width) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 import otgraph
 from otgraph.cli import audit as audit_command
-from otgraph.cli import optimise as optimise_command
+from otgraph.cli import optimize as optimize_command
 from otgraph.cli.main import run_command
 from otgraph.engines.artifact import Built, Layer
 from otgraph.errors import ModelError, PlanError
@@ -114,7 +114,7 @@ class FakeApi(SimpleNamespace):
         self._note("optimize", graph, data, **options)
         options["progress"]("thinking")
         return SimpleNamespace(
-            graph=FakeGraph("optimised"),
+            graph=FakeGraph("optimized"),
             plan=FakePlan(),
             audit=FakeAudit(passed=self.passed),
             remarks=(Remark("missed", "fold-batch-norm", "bn3", "is shared"), *self.failures),
@@ -187,7 +187,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     monkeypatch.setattr(otgraph, "api", fake, raising=False)
     monkeypatch.setitem(sys.modules, "otgraph.device", fake)
     monkeypatch.setattr(otgraph, "device", fake, raising=False)
-    for module in (audit_command, optimise_command):
+    for module in (audit_command, optimize_command):
         monkeypatch.setattr(module, "summary", lambda audit: Text(f"AUDIT passed={audit.passed}"))
     return fake
 

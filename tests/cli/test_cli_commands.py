@@ -9,7 +9,7 @@ import pytest
 
 from otgraph.data_digest import Sketch
 from otgraph.engines.artifact import ShapeRange
-from otgraph.engines.catalogue import ENGINES
+from otgraph.engines.catalog import ENGINES
 
 AUDIT = ("audit", "a.onnx", "b.onnx", "--data", "test.npz")
 
@@ -152,7 +152,7 @@ def test_an_unknown_pass_is_an_error_with_a_suggestion(command) -> None:
     assert ran.err == "error: passes: no pass is called 'fold-batchnorm'; did you mean 'fold-batch-norm'?\n"
 
 
-def test_the_catalogue_lists_passes_and_pipelines(command) -> None:
+def test_the_catalog_lists_passes_and_pipelines(command) -> None:
     document = command("passes", "--json").document
     assert "fold-batch-norm" in [page["name"] for page in document["passes"]]
     assert document["pipelines"]["simplify"] == "fold-batch-norm,fuse-linear,cleanup"

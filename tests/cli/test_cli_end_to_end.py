@@ -14,7 +14,7 @@ import pytest
 from onnx import external_data_helper, numpy_helper, parser
 
 from otgraph.cli.main import run_command
-from otgraph.rewrite.catalogue import load_pipelines
+from otgraph.rewrite.catalog import load_pipelines
 from otgraph.rewrite.pipeline import parse_pipeline
 
 MODEL = """<ir_version: 8, opset_import: ["" : 17]>
@@ -190,9 +190,9 @@ def test_a_plan_for_another_model_or_with_unknown_fields(command: Command) -> No
     code, _, err = command("apply", "other.onnx", "plan.json", "-o", "out.onnx")
     assert code == 2 and err.startswith("error: plan.json: ") and "w" in err
     document = json.loads(Path("plan.json").read_text())
-    Path("plan.json").write_text(json.dumps({**document, "colour": "red"}))
+    Path("plan.json").write_text(json.dumps({**document, "color": "red"}))
     code, _, err = command("apply", "net.onnx", "plan.json", "-o", "out.onnx")
-    assert code == 2 and "colour" in err
+    assert code == 2 and "color" in err
     assert not Path("out.onnx").exists()
 
 

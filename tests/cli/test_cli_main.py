@@ -49,7 +49,7 @@ def test_help_and_version(command) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("optimise-it",),
+        ("optimize-it",),
         ("optimize",),
         ("optimize", "net.onnx", "--no-such-option"),
         ("optimize", "net.onnx", *BUDGET, "--dims", "some"),

@@ -18,7 +18,7 @@ from otgraph.sample import model_path
 BASE = ("optimize", "net.onnx", "--calib", "calib.npz", "-o", "out.onnx")
 
 
-def test_it_reads_optimises_prints_and_writes(command, api) -> None:
+def test_it_reads_optimizes_prints_and_writes(command, api) -> None:
     ran = command(*BASE, "--latency", "0.6x", "--plan-out", "plan.json", "--report", "report.html")
     assert ran.code == 0
     assert ran.out == (
@@ -32,7 +32,7 @@ def test_it_reads_optimises_prints_and_writes(command, api) -> None:
         "AUDIT passed=True\n"
         "wrote out.onnx\n"
     )
-    assert Path("out.onnx").read_text() == "optimised"
+    assert Path("out.onnx").read_text() == "optimized"
     assert Path("plan.json").read_text() == "plan"
     assert Path("report.html").read_text() == "<html>"
 
@@ -40,7 +40,7 @@ def test_it_reads_optimises_prints_and_writes(command, api) -> None:
 def test_what_had_to_be_taken_back_is_said_and_exits_with_1(command, api) -> None:
     api.failures = (Remark("failure", "prune-channels", "conv1", "left whole"),)
     ran = command(*BASE, "--latency", "0.6x")
-    assert ran.code == 1 and Path("out.onnx").read_text() == "optimised"
+    assert ran.code == 1 and Path("out.onnx").read_text() == "optimized"
     assert "failure: prune-channels: conv1: left whole\n" in ran.out
     assert command(*BASE, "--latency", "0.6x", "--json").document["remarks"][-1]["kind"] == "failure"
 
@@ -185,7 +185,7 @@ def test_a_missed_threshold_exits_with_1_and_still_writes(
     ran = command(*BASE, "--latency", "0.6x")
     assert ran.code == 1
     assert missed is None or f"missed: {missed}\n" in ran.out
-    assert Path("out.onnx").read_text() == "optimised"
+    assert Path("out.onnx").read_text() == "optimized"
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_the_demo_runs_on_the_embedded_sample(command, api) -> None:
     assert len(given["evaluation"]) == 1000 and given["latency"] == "0.6x"
     assert "digits_resnet20.onnx" in ran.out and "wrote" not in ran.out
     assert command("demo", "-o", "small.onnx", "--json").document["output"] == "small.onnx"
-    assert Path("small.onnx").read_text() == "optimised"
+    assert Path("small.onnx").read_text() == "optimized"
     api.credible = False
     assert command("demo").code == 1
 

@@ -217,7 +217,7 @@ def test_outputs_that_cannot_be_written(command: Command, kind: str) -> None:
 
 
 PLANS: dict[str, tuple[Callable[[dict[str, object]], object], str]] = {
-    "an unknown field": (lambda d: {**d, "colour": "red"}, "plan.json: "),
+    "an unknown field": (lambda d: {**d, "color": "red"}, "plan.json: "),
     "a missing field": (lambda d: {k: v for k, v in d.items() if k != "dims"}, "plan.json: "),
     "another version": (lambda d: {**d, "version": 99}, "plan.json: "),
     "an unknown pass": (lambda d: {**d, "pipeline": "shrink-ray"}, "no pass is called 'shrink-ray'"),
@@ -236,10 +236,10 @@ def test_plans_that_cannot_be_used(command: Command, kind: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((*OPTIMIZE, "out.onnx", "--colour", "red"), "No such option: --colour"),
+        ((*OPTIMIZE, "out.onnx", "--color", "red"), "No such option: --color"),
         ((*OPTIMIZE, "out.onnx", "--samples", "0"), "Invalid value for '--samples'"),
         ((*OPTIMIZE, "out.onnx", "--dims", "outer"), "Invalid value for '--dims'"),
-        (("optimise", "net.onnx"), "No such command 'optimise'"),
+        (("optimize", "net.onnx"), "No such command 'optimize'"),
         (("optimize", "net.onnx", "--keep", "0.5", "-o", "out.onnx"), "Missing option '--calib'"),
     ],
 )

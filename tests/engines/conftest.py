@@ -1,6 +1,6 @@
 """Stand-ins for what needs an NVIDIA GPU: TensorRT in the surfaces of its versions, and the CUDA runtime.
 
-``FakeCuda`` keeps device memory as bytes, runs what is put on a stream when the stream is synchronised and
+``FakeCuda`` keeps device memory as bytes, runs what is put on a stream when the stream is synchronized and
 not before, checks every address, size and handle, and lets each launch take a scripted time. ``make_trt``
 gives a module whose parser makes layers of an ONNX file's nodes and whose engines run in ONNX Runtime on that
 memory. As in TensorRT, the first logger is the only one that is heard, and a captured graph means nothing any
@@ -322,7 +322,7 @@ class RtxConfig(Config):
 
 
 class Engine:
-    """A deserialised engine; ``data`` holds the ONNX model, the shapes that it was built for, and which of
+    """A deserialized engine; ``data`` holds the ONNX model, the shapes that it was built for, and which of
     its inputs and outputs are of other types than the model's (``types``) or in the host's memory (``host``).
     """
 

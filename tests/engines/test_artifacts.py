@@ -12,7 +12,7 @@ import pytest
 
 from otgraph.cli.main import run_command
 from otgraph.device import bench_all, build
-from otgraph.engines.catalogue import ENGINES
+from otgraph.engines.catalog import ENGINES
 from otgraph.sample import model_path
 
 
@@ -58,7 +58,7 @@ def test_an_engine_that_runs_none_of_the_files_is_refused(
     assert "engine 'torch': runs none of the files" in said
 
 
-def test_an_onnx_model_under_the_name_of_an_engine_is_recognised(
+def test_an_onnx_model_under_the_name_of_an_engine_is_recognized(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model.rename("net.engine")

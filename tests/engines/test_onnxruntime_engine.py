@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from otgraph.engines import get_engine
-from otgraph.engines.catalogue import ENGINES, Entry
+from otgraph.engines.catalog import ENGINES, Entry
 from otgraph.engines.onnxruntime import OnnxRuntime, session_options
 from otgraph.errors import EngineMissing, ModelError, UsageError
 
@@ -137,7 +137,7 @@ def test_sequence_inputs_are_refused() -> None:
         OnnxRuntime().load(model.SerializeToString())
 
 
-def test_every_catalogue_name_is_the_engines_own() -> None:
+def test_every_catalog_name_is_the_engines_own() -> None:
     found = 0
     for name, entry in ENGINES.items():
         module, _, attribute = entry.target.partition(":")

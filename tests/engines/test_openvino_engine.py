@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 from otgraph.data import Data
 from otgraph.device import audit
 from otgraph.engines.artifact import BuildOptions, ShapeRange
-from otgraph.engines.catalogue import engine_for, get_engine
+from otgraph.engines.catalog import engine_for, get_engine
 from otgraph.engines.onnxruntime import OnnxRuntime
 from otgraph.errors import ModelError, UsageError
 from otgraph.latency.table import LatencyTable

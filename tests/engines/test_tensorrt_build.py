@@ -72,7 +72,7 @@ def test_remarks_of_the_log_stand_under_the_nodes_names(stand_in, path: Path, tm
     assert said["analysis", "x"].startswith("is dynamic and built for a batch of 1")
     assert "Total Weights Memory: 64 bytes" in [remark.message for remark in built.remarks]
     assert not any("Parsing node" in remark.message for remark in built.remarks)
-    assert built.engine_layers is None  # no GPU to deserialise it on
+    assert built.engine_layers is None  # no GPU to deserialize it on
 
 
 def test_rtx_builds_for_the_capabilities_asked_for(stand_in, path: Path, tmp_path: Path) -> None:

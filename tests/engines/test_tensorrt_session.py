@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 
 from otgraph.data import Data
 from otgraph.device import audit, bench_all
-from otgraph.engines import catalogue
+from otgraph.engines import catalog
 from otgraph.engines.artifact import BuildOptions, ShapeRange
 from otgraph.engines.onnxruntime import OnnxRuntime
 from otgraph.engines.tensorrt import engine as tensorrt_engine
@@ -231,7 +231,7 @@ def test_rtx_captures_by_its_own_strategy(stand_in, fake_cuda, path: Path, tmp_p
 def test_bench_and_audit_measure_by_the_device(
     engine: TensorRt, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue, "get_engine", lambda name: engine if name == "tensorrt" else OnnxRuntime())
+    monkeypatch.setattr(catalog, "get_engine", lambda name: engine if name == "tensorrt" else OnnxRuntime())
     files = [tmp_path / "net.engine", tmp_path / "net.engine"]
     found = bench_all(files, shapes={"x": (2, 3)})
     first, second = found.measured.latencies

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from otgraph import sample
-from otgraph.engines.catalogue import get_builder, get_engine
+from otgraph.engines.catalog import get_builder, get_engine
 from otgraph.engines.onnxruntime import OnnxRuntime
 from otgraph.errors import EngineMissing, ModelError
 from otgraph.sample import model_path

@@ -238,7 +238,7 @@ def test_numbers_that_do_not_fit_their_window() -> None:
         linear_map(Window(4, 4, 1, (3,), (1,), ((1, 1),), (1,)), torch.randn(4, 4, 2))
 
 
-@pytest.mark.parametrize("wrong", ["flip", "centre", "bias twice"])
+@pytest.mark.parametrize("wrong", ["flip", "center", "bias twice"])
 def test_the_errors_of_others_are_noticed(wrong: str) -> None:
     """Deliberately broken compositions differ from the truth by far more than the tolerance."""
     first = random_map(Window(2, 3, 1, (3,), (1,), ((1, 1),), (1,)))
@@ -248,7 +248,7 @@ def test_the_errors_of_others_are_noticed(wrong: str) -> None:
     weight, bias = composed.weight, composed.bias
     if wrong == "flip":  # a convolution where torch correlates
         weight = composed.weight.flip(-1)
-    elif wrong == "centre":  # the kernel cropped to the first's size
+    elif wrong == "center":  # the kernel cropped to the first's size
         weight = F.pad(composed.weight[..., 1:4], (1, 1))
     else:
         bias = bias + second.bias

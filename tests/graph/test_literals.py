@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.literals import RULES, place_after_cut
@@ -34,7 +34,7 @@ def arguments(module: nn.Module, removed: list[int], operator: str) -> list[Any]
     """The first call of ``operator`` after indices of the first dim are cut, which must obey the law."""
     torch.manual_seed(0)
     graph = capture(module.eval(), (torch.randn(2, 3, 4, 4),))
-    axes = analyse(graph)
+    axes = analyze(graph)
     dim = next(d for d in axes.prunable())
     keep = {dim.name: np.array([i not in removed for i in range(dim.size)])}
     cut = cut_of(graph, axes, keep)
@@ -54,7 +54,7 @@ def test_groups_count_those_that_are_left() -> None:
     assert args[6:] == []  # the first convolution has no groups to speak of
     torch.manual_seed(0)
     graph = capture(module, (torch.randn(2, 3, 4, 4),))
-    axes = analyse(graph)
+    axes = analyze(graph)
     dim = axes.prunable()[0]
     cut = cut_of(graph, axes, {dim.name: np.arange(12) >= 3})
     groups = [n.args[6] for n in cut.module.graph.nodes if op_name(n) == "aten.conv2d" and len(n.args) > 6]
@@ -70,7 +70,7 @@ def test_views_repeat_the_result() -> None:
 def test_a_view_of_minus_one_stays() -> None:
     module = Lambda(lambda x, f: f(torch.ops.aten.view.default(x, [2, -1])), nn.Linear(192, 2))
     graph = capture(module, (torch.randn(2, 3, 4, 4),))
-    axes = analyse(graph)
+    axes = analyze(graph)
     cut = cut_of(graph, axes, {axes.prunable()[0].name: np.arange(12) > 0})
     views = [n.args[1] for n in cut.module.graph.nodes if op_name(n) == "aten.view"]
     assert views == [[2, -1]]
@@ -96,7 +96,7 @@ def test_slices_count_what_is_left_before_them(start: int, stop: int, removed: l
     )
     module = Lambda(lambda x, f: f(x[:, start:stop]), nn.Conv2d(taken, 2, 1))
     graph = capture(module, (torch.randn(2, 3, 4, 4),))
-    axes = analyse(graph)
+    axes = analyze(graph)
     keep = {d.name: np.arange(d.size) % 2 == 0 for d in axes.prunable()}
     cut = cut_of(graph, axes, keep)
     assert masking_error(graph, cut, axes, keep, *graph.example) <= 1e-6
@@ -116,7 +116,7 @@ def test_the_default_attention_scale_is_pinned() -> None:
 
     torch.manual_seed(0)
     graph = capture(Attention(), (torch.randn(2, 3, 4, 4),))
-    axes = analyse(graph)
+    axes = analyze(graph)
     dim = next(d for d in axes.prunable() if d.size == 8)
     keep = {dim.name: np.arange(8) < 5}
     cut = cut_of(graph, axes, keep)
@@ -125,12 +125,12 @@ def test_the_default_attention_scale_is_pinned() -> None:
     assert masking_error(graph, cut, axes, keep, *graph.example) <= 1e-6
 
 
-def test_normalised_shapes_follow() -> None:
+def test_normalized_shapes_follow() -> None:
     module = Lambda(lambda x, norm, f: f(norm(x.permute(0, 2, 3, 1))), nn.LayerNorm(12), nn.Linear(12, 2))
     graph = capture(module, (torch.randn(2, 3, 4, 4),))
-    axes = analyse(graph)
+    axes = analyze(graph)
     (dim,) = axes.prunable()
-    assert dim.normalised
+    assert dim.normalized
     cut = cut_of(graph, axes, {dim.name: np.arange(12) < 7})
     (node,) = (n for n in cut.module.graph.nodes if op_name(n) == "aten.layer_norm")
     assert node.args[1] == [7]

@@ -109,7 +109,7 @@ def test_other_sizes_run_too() -> None:
 
 
 def lively(module: torch.nn.Module) -> torch.nn.Module:
-    """Random batch-norm statistics, and no weight left at its zero initialisation."""
+    """Random batch-norm statistics, and no weight left at its zero initialization."""
     generator = torch.Generator().manual_seed(0)
     for part in module.modules():
         if isinstance(part, torch.nn.BatchNorm2d):

@@ -13,9 +13,9 @@ import torch
 from onnx import numpy_helper, parser
 from torch import fx
 
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap, Keep
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.onnx.importer import import_model
 from otgraph.graph.onnx.literals import RULES
@@ -319,7 +319,7 @@ def parts(axes: AxisMap, seed: int) -> Keep:
         count = dim.size // 2 if seed == 0 else int(random.integers(1, dim.size))
         keep[dim.name] = np.zeros(dim.size, bool)
         keep[dim.name][random.permutation(dim.size)[:count]] = True
-    return legalise(axes, keep)
+    return legalize(axes, keep)
 
 
 def cut(graph: Graph, axes: AxisMap, keep: Keep) -> Graph:
@@ -343,7 +343,7 @@ def in_onnxruntime(graph: Graph, path: Path, x: torch.Tensor) -> tuple[torch.Ten
 def test_the_masking_law_in_torch_and_in_onnxruntime(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     graph = build(case)
-    axes = analyse(graph)
+    axes = analyze(graph)
     assert not axes.remarks, [str(remark) for remark in axes.remarks]
     assert len(axes.prunable()) == case.dims
     torch.manual_seed(0)
@@ -374,7 +374,7 @@ RULED = {
 def test_without_its_rule_each_is_wrong(rule: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
     graph = build(case)
-    axes = analyse(graph)
+    axes = analyze(graph)
     keep = parts(axes, 0)
     monkeypatch.delitem(RULES, rule)
     try:
@@ -394,7 +394,7 @@ def constants(graph: Graph) -> dict[str, list[int]]:
 
 def test_what_still_fits_is_left_alone() -> None:
     graph = build(PRODUCT)
-    axes = analyse(graph)
+    axes = analyze(graph)
     small = cut(graph, axes, parts(axes, 0))
     assert constants(small) == constants(graph)
     assert [op_name(n) for n in calls(small)] == [op_name(n) for n in calls(graph)]
@@ -402,7 +402,7 @@ def test_what_still_fits_is_left_alone() -> None:
 
 def test_a_computed_size_is_scaled_exactly() -> None:
     graph = build(WRONG_SOURCE)
-    axes = analyse(graph)
+    axes = analyze(graph)
     one, other = (dim.name for dim in axes.prunable())
     thirds = {one: np.arange(12) < 4, other: np.arange(12) < 9}
     small, masked = cut(graph, axes, thirds), mask_graph(graph, axes, thirds)

@@ -29,7 +29,7 @@ FEW = settings(
 def one_node(
     op: str, inputs: Sequence[Any], attributes: dict[str, Any], opset: int = 18, outputs: int = 1
 ) -> onnx.ModelProto:
-    """A model of one node; an input of None is left out, and integer inputs are initialisers."""
+    """A model of one node; an input of None is left out, and integer inputs are initializers."""
     names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
     node = helper.make_node(op, names, [f"y{i}" for i in range(outputs)], name="node", **attributes)
     given = [(n, x) for n, x in zip(names, inputs, strict=True) if x is not None]

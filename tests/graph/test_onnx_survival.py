@@ -17,7 +17,7 @@ from onnx import SparseTensorProto, TensorProto, helper, numpy_helper, parser
 
 from otgraph.data_sources import load_data
 from otgraph.errors import ModelError
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.emitter import emit_model
 from otgraph.graph.onnx.importer import import_model, load_onnx
@@ -140,7 +140,7 @@ RIDERS = {
             kz=np.zeros(4, np.int8),
         ),
     ),
-    "sparse initialisers": Rider(
+    "sparse initializers": Rider(
         "p = GlobalAveragePool (narrow)  f = Flatten (p)  m = MatMul (f, thin)  y = MatMul (m, fine)",
         "n, 5",
         weights=_two_sparse,
@@ -200,7 +200,7 @@ def test_load_and_save_is_the_identity(name: str, tmp_path: Path) -> None:
 def test_a_cut_elsewhere_leaves_it_byte_for_byte(name: str) -> None:
     model = build(RIDERS[name])
     graph = load(model)
-    axes = analyse(graph)
+    axes = analyze(graph)
     (dim,) = (dim for dim in axes.prunable() if dim.size == 12)
     text = f'prune-channels{{keep=0.5 include=["{dim.name}"]}}'
     result = PassManager(parse_pipeline(text)).run(graph, Context(original=graph))
@@ -284,20 +284,20 @@ def test_an_operator_that_nothing_can_run_is_named_with_its_domain() -> None:
         load(model)
 
 
-def test_a_quantised_sample_stays_whole_and_says_why(tmp_path: Path) -> None:
-    quantised, _ = to_int8(onnx.load(model_path()), load_data(str(calibration_path())).take(32, 0))
-    onnx.save(quantised, tmp_path / "int8.onnx")
+def test_a_quantized_sample_stays_whole_and_says_why(tmp_path: Path) -> None:
+    quantized, _ = to_int8(onnx.load(model_path()), load_data(str(calibration_path())).take(32, 0))
+    onnx.save(quantized, tmp_path / "int8.onnx")
     graph = load_onnx(tmp_path / "int8.onnx")
     assert not [node for node in graph.module.graph.nodes if node.op == "call_module"]
-    assert bits(emit_model(graph)) == bits(quantised)
+    assert bits(emit_model(graph)) == bits(quantized)
     result = PassManager(parse_pipeline("prune-channels{keep=0.5}")).run(graph, Context(original=graph))
-    assert bits(emit_model(result.graph)) == bits(quantised)
+    assert bits(emit_model(result.graph)) == bits(quantized)
     said = {remark.message for remark in result.remarks}
     assert said == {"blocked by an integer tensor"} and len(result.remarks) == 22
     images = torch.from_numpy(next(load_data(str(calibration_path())).batches(32)).arrays["image"])
     options = ort.SessionOptions()  # node by node, as the graph is: fused, it adds integers
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(quantised.SerializeToString(), options)
+    session = ort.InferenceSession(quantized.SerializeToString(), options)
     (mine,), (theirs,) = graph(images), session.run(None, {"image": images.numpy()})
     # where a sum lies between two steps (-35.49999 or -35.5), its last bit decides which it becomes
     step = graph.tensor("logits_scale").item()

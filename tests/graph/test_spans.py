@@ -11,7 +11,7 @@ import torch
 from onnx import parser
 from torch import nn
 
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.depth import Depth, depth_of
 from otgraph.graph.graph import Graph
@@ -74,7 +74,7 @@ def graph_of(module: nn.Module, *shape: int) -> Graph:
 
 
 def spans_of(graph: Graph, run: int = 3) -> dict[str, Span]:
-    return {span.name: span for span in find_spans(graph, analyse(graph), run)}
+    return {span.name: span for span in find_spans(graph, analyze(graph), run)}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_residual_blocks_have_a_branch_and_the_addition_as_exit(mobile: Graph) -
 
 
 def test_a_block_that_changes_shape_reaches_to_the_entry_of_the_next(mobile: Graph) -> None:
-    spans, axes = spans_of(mobile), analyse(mobile)
+    spans, axes = spans_of(mobile), analyze(mobile)
     second, third = [span for span in spans.values() if span.branch is not None][1:]
     stride = spans[f"{second.exit}..{third.entry}"]
     site = site_of(mobile, axes, stride)
@@ -180,7 +180,7 @@ def test_a_shape_that_is_needed_outside_ties_the_value(who: str, found: bool) ->
 
 def test_transformer_halves_and_whole_blocks() -> None:
     graph = graph_of(Plain(nn.Linear(5, 8), Attention(), Attention()), 2, 6, 5)
-    spans, axes = spans_of(graph), analyse(graph)
+    spans, axes = spans_of(graph), analyze(graph)
     halves = [span for span in spans.values() if span.branch is not None]
     assert len(halves) == 4
     assert [a.exit == b.entry for a, b in pairwise(halves)] == [True] * 3
@@ -212,7 +212,7 @@ def test_windows_that_are_not_symmetric_keep_their_place() -> None:
     )  # fmt: skip
     graph = graph_of(net, 2, 2, 12, 12)
     span = spans_of(graph)["input_1..conv2d_2"]
-    site = site_of(graph, analyse(graph), span)
+    site = site_of(graph, analyze(graph), span)
     assert site is not None and site.stride == (2, 2) and site.reach == (3, 3)
     assert site.kernel() == (3, 3)
 
@@ -236,10 +236,10 @@ def test_padding_on_one_side_is_kept() -> None:
         value = random.standard_normal(shape).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     graph = import_model(model)
-    axes = analyse(graph)
+    axes = analyze(graph)
     whole = next(span for span in find_spans(graph, axes) if len(span.nodes) == 3)
     site = site_of(graph, axes, whole)
-    assert site is not None and site.centre == (1.0, 1.0) and site.padding((3, 3)) == ((0, 1), (0, 1))
+    assert site is not None and site.center == (1.0, 1.0) and site.padding((3, 3)) == ((0, 1), (0, 1))
 
 
 def test_activations_written_with_several_nodes_are_one() -> None:
@@ -254,13 +254,13 @@ def test_activations_written_with_several_nodes_are_one() -> None:
             return torch.relu(self.b(x))
 
     graph = graph_of(Written(), 3, 4)
-    found = activation_nodes(graph, analyse(graph))
+    found = activation_nodes(graph, analyze(graph))
     assert [len(span.nodes) for span in found] == [3, 1]
     assert not any(span.name == found[0].name for span in spans_of(graph).values())
 
 
 def test_maps_are_those_that_fit_the_ends_and_multiply_less(mobile: Graph) -> None:
-    axes = analyse(mobile)
+    axes = analyze(mobile)
     spans = find_spans(mobile, axes)
     by_span: dict[str, set[str]] = {}
     for collapse in find_collapses(mobile, axes, spans, ("least-squares", "moments", "gaussian")):
@@ -282,7 +282,7 @@ def test_maps_are_those_that_fit_the_ends_and_multiply_less(mobile: Graph) -> No
 def test_the_list_grows_in_proportion_to_the_chain() -> None:
     def count(layers: int) -> int:
         modules = [m for _ in range(layers) for m in (nn.Linear(6, 6), nn.ReLU())]
-        return len(find_spans(*(lambda g: (g, analyse(g)))(graph_of(nn.Sequential(*modules), 2, 6))))
+        return len(find_spans(*(lambda g: (g, analyze(g)))(graph_of(nn.Sequential(*modules), 2, 6))))
 
     assert count(40) - count(30) == count(20) - count(10) > 0
 
@@ -315,7 +315,7 @@ def test_the_embedded_sample() -> None:
     graph = load_model(str(next(iter(sample.__path__)) + "/digits_resnet20.onnx"))
     spans = spans_of(graph)
     assert sum(span.branch is not None for span in spans.values()) == 7  # two of nine blocks widen
-    assert len(activation_nodes(graph, analyse(graph))) == 19
+    assert len(activation_nodes(graph, analyze(graph))) == 19
 
 
 @pytest.mark.slow
@@ -334,7 +334,7 @@ def test_the_zoo(name: str, residual: int, activations: int) -> None:
     torch.manual_seed(0)
     module = getattr(torchvision.models, name)(weights=None).eval()
     graph = capture(module, (torch.randn(2, 3, 224, 224),))
-    axes = analyse(graph)
+    axes = analyze(graph)
     spans = find_spans(graph, axes)
     assert sum(span.branch is not None for span in spans) == residual
     assert len(activation_nodes(graph, axes)) == activations

@@ -130,4 +130,4 @@ def test_what_an_operator_without_a_rule_holds_counts_and_it_is_named_once() -> 
 def test_what_a_norm_holds_back_is_said() -> None:
     module = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
     text = inspect(otg.capture(module.eval(), (torch.randn(2, 6),))).blockers_text
-    assert "cut only with prune-channels{normalised=true}: 1 dim of 8 channels" in text
+    assert "cut only with prune-channels{normalized=true}: 1 dim of 8 channels" in text

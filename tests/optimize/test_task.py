@@ -7,7 +7,7 @@ import math
 import pytest
 
 from otgraph.optimize.task import with_ridge, with_task
-from otgraph.rewrite.catalogue import load_catalogue, load_pipelines
+from otgraph.rewrite.catalog import load_catalog, load_pipelines
 from otgraph.rewrite.options import option_names
 from otgraph.rewrite.pipeline import format_pipeline, parse_pipeline
 
@@ -30,9 +30,9 @@ def test_every_pass_that_judges_is_told(task: str) -> None:
 
 
 def test_every_pass_that_repairs_can_be_told() -> None:
-    catalogue = load_catalogue()
-    repairs = [name for name in catalogue if name.startswith("repair-")]
-    assert repairs and all("task" in option_names(catalogue[name]) for name in repairs)
+    catalog = load_catalog()
+    repairs = [name for name in catalog if name.startswith("repair-")]
+    assert repairs and all("task" in option_names(catalog[name]) for name in repairs)
 
 
 def test_a_repair_that_would_look_for_a_ridge_is_told_the_one_of_the_trials() -> None:

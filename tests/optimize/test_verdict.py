@@ -22,7 +22,7 @@ def bound(x: np.ndarray, chunks: int = 1) -> ModelData:
 
 
 def numbered(count: int, chunks: int = 1) -> ModelData:
-    """Each sample holds its number, which only its neighbours resemble, and all neighbours alike."""
+    """Each sample holds its number, which only its neighbors resemble, and all neighbors alike."""
     return bound(np.arange(count, dtype=np.float32)[:, None], chunks)
 
 
@@ -35,8 +35,8 @@ def photographs(groups: list[int]) -> ModelData:
     rng = np.random.default_rng(0)
     images: list[np.ndarray] = []
     for group, size in enumerate(groups):
-        colour = rng.uniform(-2, 2, size=(1, 3, 1, 1))
-        crops = colour + 0.3 * rng.normal(size=(size, 3, 1, 1)) * 0.3 + rng.normal(size=(size, 3, 8, 8)) * 0.5
+        color = rng.uniform(-2, 2, size=(1, 3, 1, 1))
+        crops = color + 0.3 * rng.normal(size=(size, 3, 1, 1)) * 0.3 + rng.normal(size=(size, 3, 8, 8)) * 0.5
         crops[:, 0, 0, 0] = group
         images.append(crops)
     return bound(np.concatenate(images))

@@ -10,7 +10,7 @@ from torch import nn
 from otgraph.calibrate.width import Width
 from otgraph.data import Data
 from otgraph.errors import UsageError
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.rewrite.contract import Context
@@ -43,7 +43,7 @@ def test_the_writer_of_each_dim_carries_its_curve(graph: Graph) -> None:
     assert list(found) == ["conv2d", "conv2d_1"]
     assert [[w.size for w in widths.values()] for widths in found.values()] == [[8], [6]]
     assert {name for widths in found.values() for name in widths} == {
-        d.name for d in analyse(graph).prunable()
+        d.name for d in analyze(graph).prunable()
     }
     assert not annotations(graph)  # the graph that was given is untouched
 
@@ -79,4 +79,4 @@ def test_without_inputs_it_only_says_so(graph: Graph) -> None:
 
 def test_a_dim_of_no_value_has_no_writer(graph: Graph) -> None:
     with pytest.raises(KeyError, match="ghost"):
-        writer_of(graph.module.graph, analyse(graph), "ghost")
+        writer_of(graph.module.graph, analyze(graph), "ghost")

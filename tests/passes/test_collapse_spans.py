@@ -15,7 +15,7 @@ from torch import nn
 from otgraph.calibrate.divergence import output_divergence
 from otgraph.data import Chunk, Data
 from otgraph.errors import PipelineError, PlanError
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
@@ -84,7 +84,7 @@ def data(graph: Graph, n: int = 48) -> Data:
 
 def blocks(graph: Graph) -> list[Span]:
     """The spans of the two residual blocks, without the activation at the end."""
-    return [span for span in find_spans(graph, analyse(graph)) if span.branch is not None]
+    return [span for span in find_spans(graph, analyze(graph)) if span.branch is not None]
 
 
 def run(pipeline: str, graph: Graph, **context: Any) -> Result:
@@ -104,8 +104,8 @@ def test_a_span_that_is_what_its_map_is_loses_nothing(dialect: str, tmp_path: Pa
     graph = capture(net.eval(), torch.randn(2, 3))
     if dialect == "onnx":
         graph = through_onnx(graph, tmp_path)
-    names = [s.name for s in find_spans(graph, analyse(graph))]
-    linear = next(s for s in find_spans(graph, analyse(graph)) if len(s.nodes) in (3, 5) and "anh" in s.entry)
+    names = [s.name for s in find_spans(graph, analyze(graph))]
+    linear = next(s for s in find_spans(graph, analyze(graph)) if len(s.nodes) in (3, 5) and "anh" in s.entry)
     x = torch.randn(64, 3)
     feed = Data((Chunk({graph.signature.inputs[0].name: x.numpy()}),))
     result = run(f"collapse-spans{{spans=[{linear.name}] map=linear}}", graph, data=feed)
@@ -181,7 +181,7 @@ def test_names_that_are_no_spans_and_passes_that_nobody_asked(graphs: dict[str, 
 
 def test_each_pass_takes_its_part_of_the_plan(graphs: dict[str, Graph]) -> None:
     graph = graphs["aten"]
-    activation = activation_nodes(graph, analyse(graph))[-1]
+    activation = activation_nodes(graph, analyze(graph))[-1]
     collapses = (Collapse(blocks(graph)[0], "identity"), Collapse(activation, "affine"))
     spans = run("collapse-spans", graph, collapses=collapses, data=data(graph))
     assert len(said(spans, "applied")) == 1 and blocks(graph)[0].name in said(spans, "applied")[0]
@@ -196,7 +196,7 @@ def test_each_pass_takes_its_part_of_the_plan(graphs: dict[str, Graph]) -> None:
 def test_an_activation_whose_input_was_deleted_reads_what_is_there_now(graphs: dict[str, Graph]) -> None:
     graph = graphs["aten"]
     block = blocks(graph)[0]
-    activation = next(s for s in activation_nodes(graph, analyse(graph)) if s.entry == block.exit)
+    activation = next(s for s in activation_nodes(graph, analyze(graph)) if s.entry == block.exit)
     collapses = (Collapse(block, "identity"), Collapse(activation, "affine"))
     result = run("collapse-spans,linearize-activations", graph, collapses=collapses, data=data(graph))
     assert len(said(result, "applied")) == 2, said(result, "missed")
@@ -204,7 +204,7 @@ def test_an_activation_whose_input_was_deleted_reads_what_is_there_now(graphs: d
     assert stand_in.args[0].name == block.entry
 
 
-def test_linearising_by_threshold(graphs: dict[str, Graph]) -> None:
+def test_linearizing_by_threshold(graphs: dict[str, Graph]) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     net[0].bias.data += 30  # type: ignore[operator]
@@ -225,7 +225,7 @@ def test_linearising_by_threshold(graphs: dict[str, Graph]) -> None:
 
 
 def half(graph: Graph, dim: str) -> Coupling:
-    size = analyse(graph).dims[dim].size
+    size = analyze(graph).dims[dim].size
     kept = np.arange(size // 2)
     target = np.concatenate([kept, np.full(size - len(kept), -1)])
     return Coupling(kept, target)
@@ -239,7 +239,7 @@ def test_width_and_depth_together_and_the_repair_helps(dialect: str, graphs: dic
     first, second = blocks(graph)
     collapses = (Collapse(first, "identity"), Collapse(second, "conv", (3, 3)))
     couplings = {dim: half(graph, dim) for dim in ("stem", "first.a")}
-    assert couplings.keys() <= analyse(graph).dims.keys()
+    assert couplings.keys() <= analyze(graph).dims.keys()
     context = {"collapses": collapses, "couplings": couplings, "data": data(graph, 128)}
     plain = run("prune-channels,collapse-spans", graph, **context)
     repaired = run(PIPELINE, graph, **context)
@@ -254,7 +254,7 @@ def test_width_and_depth_together_and_the_repair_helps(dialect: str, graphs: dic
 
 def plan_for(graph: Graph, feed: Data) -> Plan:
     first, second = blocks(graph)
-    activation = activation_nodes(graph, analyse(graph))[-1]
+    activation = activation_nodes(graph, analyze(graph))[-1]
     return Plan(
         model=graph.name,
         fingerprint=fingerprint_graph(graph),

@@ -14,7 +14,7 @@ from torch import fx, nn
 from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.span_fit import SpanFit, fit_collapses
 from otgraph.data import Chunk, Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
@@ -92,13 +92,13 @@ class Overridden(fx.Interpreter):
 
 def halves(graph: Graph) -> list[Span]:
     """Attention, MLP, attention, …"""
-    return [span for span in find_spans(graph, analyse(graph)) if span.branch is not None]
+    return [span for span in find_spans(graph, analyze(graph)) if span.branch is not None]
 
 
 def stretch(graph: Graph, first: Span, last: Span) -> Span:
     """The run of blocks from one half to another."""
     ends = (first.entry, last.exit)
-    return next(span for span in find_spans(graph, analyse(graph)) if (span.entry, span.exit) == ends)
+    return next(span for span in find_spans(graph, analyze(graph)) if (span.entry, span.exit) == ends)
 
 
 @pytest.mark.parametrize("which", ["attention", "mlp", "block", "two blocks"])

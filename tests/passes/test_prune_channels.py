@@ -13,7 +13,7 @@ from onnx import numpy_helper, parser
 from torch import nn
 
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
@@ -76,7 +76,7 @@ def run(graph: Graph, text: str, **context: object) -> Result:
 def couplings(graph: Graph, seed: int) -> dict[str, Coupling]:
     random = np.random.default_rng(seed)
     found = {}
-    for dim in analyse(graph).prunable():
+    for dim in analyze(graph).prunable():
         kept = np.sort(random.permutation(dim.size)[: dim.size // 2])
         target = np.full(dim.size, -1)
         target[kept] = kept
@@ -88,7 +88,7 @@ def couplings(graph: Graph, seed: int) -> dict[str, Coupling]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_masking_law_here_and_in_onnxruntime(dialect: str, seed: int, tmp_path: Path) -> None:
     graph = NETS[dialect]()
-    axes, chosen = analyse(graph), couplings(graph, seed)
+    axes, chosen = analyze(graph), couplings(graph, seed)
     assert chosen
     small = run(graph, "prune-channels", couplings=chosen).graph
     masked = mask_graph(graph, axes, {name: coupling.mask() for name, coupling in chosen.items()})
@@ -104,7 +104,7 @@ def test_the_masking_law_here_and_in_onnxruntime(dialect: str, seed: int, tmp_pa
 
 
 def sizes(graph: Graph) -> dict[str, int]:
-    return {dim.name: dim.size for dim in analyse(graph).prunable()}
+    return {dim.name: dim.size for dim in analyze(graph).prunable()}
 
 
 def test_inner_leaves_residual_dims_whole() -> None:
@@ -124,7 +124,7 @@ def test_patterns_choose_and_spare() -> None:
 def test_brackets_of_a_name_are_taken_literally() -> None:
     torch.manual_seed(0)
     graph = capture(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), torch.randn(2, 3))
-    dim = replace(analyse(graph).prunable()[0], name="conv[1]")
+    dim = replace(analyze(graph).prunable()[0], name="conv[1]")
     assert selected(dim, "all", ("conv[1]",), ()) and not selected(dim, "all", ("*",), ("*[1]",))
     assert not selected(replace(dim, name="conv1"), "all", ("conv[1]",), ())
     step = PruneChannels(include=("*[1]",))

@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 from torch import nn
 
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
@@ -90,7 +90,7 @@ def inputs(graph: Graph, shape: tuple[int, ...], count: int = 64) -> Data:
 
 
 def run(graph: Graph, data: Data | None, text: str = PASSES) -> Result:
-    (dim,) = (dim.name for dim in analyse(graph).prunable() if dim.size == 8)
+    (dim,) = (dim.name for dim in analyze(graph).prunable() if dim.size == 8)
     context = Context(data=data, original=graph, couplings={dim: NOTHING})
     return PassManager(parse_pipeline(text)).run(graph, context)
 
@@ -158,7 +158,7 @@ def test_a_bias_that_others_have_too_takes_the_constants_of_two_dims() -> None:
         model.graph.initializer.append(numpy_helper.from_array(values.numpy(), name))
     graph = import_model(model)
     arrays = {name: rng.normal(size=(64, 9)).astype(np.float32) for name in ("x", "u")}
-    couplings = {dim.name: NOTHING for dim in analyse(graph).prunable() if dim.size == 8}
+    couplings = {dim.name: NOTHING for dim in analyze(graph).prunable() if dim.size == 8}
     assert len(couplings) == 2
     context = Context(data=Data.from_arrays(arrays), original=graph, couplings=couplings)
     small = PassManager(parse_pipeline(PASSES)).run(graph, context).graph

@@ -39,19 +39,19 @@ def network(inner: int) -> nn.Sequential:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A digit classifier, unlabelled inputs, and a labelled test set."""
+    """A digit classifier, unlabeled inputs, and a labeled test set."""
     torch.manual_seed(0)
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
     x = torch.tensor(digits.images[order], dtype=torch.float32)[:, None] / 16
     y = torch.tensor(digits.target[order])
     net = network(32)
-    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     for _ in range(8):
         for batch in torch.randperm(1200).split(64):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
-            optimiser.step()
+            optimizer.step()
     return net.eval(), x[:128], x[1200:], y[1200:]
 
 
@@ -100,10 +100,10 @@ def run(steps: list[Pass], new: Graph, original: Graph, x: torch.Tensor) -> tupl
 def test_a_cut_digit_network_comes_back(
     trained: tuple[nn.Sequential, torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
-    net, unlabelled, x, y = trained
-    original, new = cut(net, 16, unlabelled)
-    repaired, remarks = run([RepairLeastSquares()], new, original, unlabelled)
-    moved, _ = run([RepairMoments()], new, original, unlabelled)
+    net, unlabeled, x, y = trained
+    original, new = cut(net, 16, unlabeled)
+    repaired, remarks = run([RepairLeastSquares()], new, original, unlabeled)
+    moved, _ = run([RepairMoments()], new, original, unlabeled)
     before, full = accuracy(new, x, y), accuracy(original, x, y)
     assert full > 0.95 and before < 0.85
     assert before < accuracy(moved, x, y) < accuracy(repaired, x, y)
@@ -116,10 +116,10 @@ def test_a_cut_digit_network_comes_back(
 def test_moments_after_least_squares_never_hurt_on_held_out_inputs(
     trained: tuple[nn.Sequential, torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
-    net, unlabelled, x, y = trained
-    original, new = cut(net, 16, unlabelled)
-    alone, _ = run([RepairLeastSquares()], new, original, unlabelled)
-    both, _ = run([RepairLeastSquares(), RepairMoments()], new, original, unlabelled)
+    net, unlabeled, x, y = trained
+    original, new = cut(net, 16, unlabeled)
+    alone, _ = run([RepairLeastSquares()], new, original, unlabeled)
+    both, _ = run([RepairLeastSquares(), RepairMoments()], new, original, unlabeled)
     assert accuracy(both, x, y) > accuracy(alone, x, y) - 0.01
 
 

@@ -11,9 +11,9 @@ import torch
 from onnx import numpy_helper, parser
 from torch import nn
 
-from otgraph.calibrate.width import analyse_width
+from otgraph.calibrate.width import analyze_width
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
@@ -90,7 +90,7 @@ def run(
 def coupling(graph: Graph, shape: tuple[int, ...]) -> dict[str, Coupling]:
     name = graph.signature.inputs[0].name
     inputs = np.random.default_rng(1).normal(size=(16, *shape)).astype(np.float32)
-    found = analyse_width(graph, analyse(graph), Data.from_arrays({name: inputs}))
+    found = analyze_width(graph, analyze(graph), Data.from_arrays({name: inputs}))
     (width,) = (width for width in found.widths.values() if width.size == 8)
     made = width.coupling(KEPT)
     assert made.target.tolist() == [0, 1, 1, 0, 4, 1, 6, 7]
@@ -102,7 +102,7 @@ def test_copies_are_removed_without_a_trace(dialect: str, tmp_path: Path) -> Non
     build, shape = NETS[dialect]
     graph = build()
     small = run(graph, coupling(graph, shape)).graph
-    assert 8 not in [dim.size for dim in analyse(small).prunable()]
+    assert 8 not in [dim.size for dim in analyze(small).prunable()]
     small.save(tmp_path / "small.onnx")
     session = ort.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
     for batch in (1, 4):
@@ -155,7 +155,7 @@ class Shared(nn.Module):
 def test_a_weight_that_two_nodes_read_is_left_alone() -> None:
     torch.manual_seed(0)
     graph = capture(Shared().eval(), torch.randn(2, 3))
-    dim = next(d.name for d in analyse(graph).prunable() if any(p.tensor == "make.weight" for p in d.ports))
+    dim = next(d.name for d in analyze(graph).prunable() if any(p.tensor == "make.weight" for p in d.ports))
     target = np.array([0, 1, 1, 0, 4, 1, 6, 7])
     given = {dim: Coupling(KEPT, target, scales={"read.weight": np.ones(8)})}
     result = run(graph, given, "reroute-channels")
@@ -212,7 +212,7 @@ def offsets() -> tuple[Graph, Data, dict[str, Coupling]]:
     graph = capture(Offsets().eval(), (torch.randn(2, 3, 6, 6),))
     inputs = np.random.default_rng(1).normal(size=(16, 3, 6, 6)).astype(np.float32)
     data = Data.from_arrays({graph.signature.inputs[0].name: inputs})
-    found = analyse_width(graph, analyse(graph), data)
+    found = analyze_width(graph, analyze(graph), data)
     return graph, data, {"make": found.widths["make"].coupling(KEPT[:-1])}
 
 
@@ -268,7 +268,7 @@ def test_a_shared_bias_becomes_two_and_shared_statistics_stay() -> None:
         model.graph.initializer.append(numpy_helper.from_array(values.numpy(), name))
     graph = import_model(model)
     data = Data.from_arrays({"x": rng.normal(size=(16, 6)).astype(np.float32)})
-    found = analyse_width(graph, analyse(graph), data)
+    found = analyze_width(graph, analyze(graph), data)
     (width,) = found.widths.values()
     context = Context(data=data, original=graph, couplings={width.dim: width.coupling(KEPT)})
     result = PassManager(parse_pipeline("reroute-channels,prune-channels")).run(graph, context)

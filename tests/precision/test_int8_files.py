@@ -46,7 +46,7 @@ def first_channel_error(model: onnx.ModelProto, other: onnx.ModelProto, x: np.nd
 
 @pytest.mark.parametrize("opset", [9, 11, 12, 13])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_an_old_opset_is_quantised_per_channel(opset: int, symmetric: bool) -> None:
+def test_an_old_opset_is_quantized_per_channel(opset: int, symmetric: bool) -> None:
     model = convolution(opset, more="y = Identity (c)")
     small, said = to_int8(model, Data.from_arrays({"x": X}), symmetric=symmetric)
     onnx.checker.check_model(small)
@@ -95,9 +95,9 @@ def test_sums_stay_in_float_and_rectifiers_do_not() -> None:
     kernel = DRAW.normal(size=(4, 4, 1, 1)).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(kernel, "u"))
     small, _ = to_int8(model, Data.from_arrays({"x": X}))
-    quantised = {node.input[0] for node in small.graph.node if node.op_type == "QuantizeLinear"}
+    quantized = {node.input[0] for node in small.graph.node if node.op_type == "QuantizeLinear"}
     made = {name: node.op_type for node in small.graph.node for name in node.output}
-    assert {made.get(name, "input") for name in quantised} == {"input", "Conv", "Relu"}
+    assert {made.get(name, "input") for name in quantized} == {"input", "Conv", "Relu"}
     assert [node.op_type for node in small.graph.node].count("Add") == 2
 
 

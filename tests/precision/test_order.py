@@ -22,14 +22,14 @@ def half(tmp_path: Path) -> Path:
     return path
 
 
-def test_float16_is_not_optimised(half: Path) -> None:
+def test_float16_is_not_optimized(half: Path) -> None:
     images = np.zeros((4, 1, 28, 28), np.float32)
     for decide in (otgraph.optimize, otgraph.make_plan):
         with pytest.raises(UsageError) as caught:
             decide(otgraph.load(half), {"image": images}, keep=0.7)
         said = str(caught.value)
         assert said.startswith("half: weight ") and said.endswith(
-            " is in float16; optimise the float32 model, then build it with --precision fp16"
+            " is in float16; optimize the float32 model, then build it with --precision fp16"
         )
 
 

@@ -139,12 +139,12 @@ def test_int8_wants_data_that_fits() -> None:
         to_int8(model, Data.from_arrays({"picture": np.zeros((2, 1, 28, 28), np.float32)}))
 
 
-def test_what_is_quantised_is_not_converted_again() -> None:
+def test_what_is_quantized_is_not_converted_again() -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]> net (float[N] x) => (float[N] y)
     <float s = {0.1}, int8 z = {0}> { q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z) }"""
     model = parser.parse_model(text)
     for convert in (to_float16, lambda each: to_int8(each, digits(2))):
-        with pytest.raises(ModelError, match=r"net: is quantised already; convert the model that it was"):
+        with pytest.raises(ModelError, match=r"net: is quantized already; convert the model that it was"):
             convert(model)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from otgraph.graph.affine import affine_nodes
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
@@ -41,7 +41,7 @@ def graph() -> Graph:
 
 
 def effects(graph: Graph) -> dict[Collapse, Effect]:
-    axes = analyse(graph)
+    axes = analyze(graph)
     found = find_collapses(graph, axes, find_spans(graph, axes))
     made = {collapse: span_effect(graph, axes, collapse) for collapse in found}
     return {collapse: effect for collapse, effect in made.items() if effect is not None}
@@ -95,7 +95,7 @@ class Perceptron(nn.Module):
 @pytest.mark.parametrize(("hidden", "pays"), [(64, True), (4, False)])
 def test_an_activation_goes_only_where_one_product_is_less_than_two(hidden: int, pays: bool) -> None:
     made = capture(Perceptron(hidden).eval(), (torch.randn(2, 16),))
-    axes = analyse(made)
+    axes = analyze(made)
     (collapse,) = (c for c in find_collapses(made, axes, activation_nodes(made, axes)) if c.map == "affine")
     effect = ActivationEffects(made, axes).of(collapse)
     assert (effect is not None) == pays

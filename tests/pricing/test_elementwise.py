@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph, op_name
 from otgraph.pricing.elementwise import MS_PER_ELEMENT, element_times, fused_activations
@@ -48,7 +48,7 @@ def test_activations_are_fused_where_nothing_else_reads_the_convolution(graph: G
 
 
 def test_each_node_has_a_time_by_its_elements(graph: Graph) -> None:
-    axes = analyse(graph)
+    axes = analyze(graph)
     dims = {dim.name for dim in axes.prunable()}
     full = {dim.name: dim.size for dim in axes.prunable()}
     found = {time.node: time for time in element_times(graph, axes, REST, dims)}
@@ -64,7 +64,7 @@ def test_each_node_has_a_time_by_its_elements(graph: Graph) -> None:
 
 
 def test_an_element_wise_node_shrinks_with_its_dims(graph: Graph) -> None:
-    axes = analyse(graph)
+    axes = analyze(graph)
     full = {dim.name: dim.size for dim in axes.dims.values()}
     (sigmoid,) = names(graph, "aten.sigmoid")
     (inner,) = {name for axis in axes.values[sigmoid][0] for name in axis.dims()} & {"gate"}
@@ -73,7 +73,7 @@ def test_an_element_wise_node_shrinks_with_its_dims(graph: Graph) -> None:
 
 
 def test_the_rest_is_shared_as_far_as_memory_traffic_explains_it(graph: Graph) -> None:
-    axes = analyse(graph)
+    axes = analyze(graph)
 
     def whole(rest: float) -> float:
         return sum(time.at({}) for time in element_times(graph, axes, rest, set()))

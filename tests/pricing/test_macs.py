@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from otgraph.allocate.cost import NodeCost
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.expression import Atom, Expression, Product
 from otgraph.graph.capture import capture
@@ -173,7 +173,7 @@ def test_transposed_convolution() -> None:
 @pytest.mark.parametrize(("wide", "narrow"), [(16, 8), (8, 4), (12, 1)])
 def test_narrower_networks_by_the_analysis(wide: int, narrow: int) -> None:
     graph = capture(Inverted(16, 8).eval(), (torch.zeros(2, 3, 8, 8),))
-    axes = analyse(graph)
+    axes = analyze(graph)
     widths = {dim.name: {16: wide, 8: narrow}[dim.size] for dim in axes.prunable()}
     assert len(widths) == 2
     costs = macs_terms(graph, axes, _shapes(graph))

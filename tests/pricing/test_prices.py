@@ -11,9 +11,9 @@ from torch import nn
 
 from otgraph.calibrate.probing import Probing, probing
 from otgraph.calibrate.span_fit import SpanFit, fit_collapses
-from otgraph.calibrate.width import Width, analyse_width
+from otgraph.calibrate.width import Width, analyze_width
 from otgraph.data import Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
@@ -51,7 +51,7 @@ def graph() -> Graph:
 
 @pytest.fixture(scope="module")
 def axes(graph: Graph) -> AxisMap:
-    return analyse(graph)
+    return analyze(graph)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def data() -> Data:
 
 @pytest.fixture(scope="module")
 def widths(graph: Graph, axes: AxisMap, data: Data) -> dict[str, Width]:
-    return dict(analyse_width(graph, axes, data).widths)
+    return dict(analyze_width(graph, axes, data).widths)
 
 
 @pytest.fixture(scope="module")

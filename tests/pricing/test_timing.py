@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from otgraph.allocate.cost import NodeTime, TimeTable, evaluate
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression
 from otgraph.graph.capture import capture
@@ -42,7 +42,7 @@ def graph() -> Graph:
 
 @pytest.fixture(scope="module")
 def axes(graph: Graph) -> AxisMap:
-    return analyse(graph)
+    return analyze(graph)
 
 
 def kernels(graph: Graph, axes: AxisMap) -> list[Kernel]:
@@ -109,7 +109,7 @@ def plain() -> Graph:
 
 
 def test_tables_hold_what_was_measured(plain: Graph, wanted: dict[Kernel, Grid]) -> None:
-    axes = analyse(plain)
+    axes = analyze(plain)
     found, _ = by_node(plain, axes)
     nodes = timed_nodes(plain, axes)
     first, depthwise, pointwise, linear = (found[node.name] for node in nodes)

@@ -15,7 +15,7 @@ from torch import nn
 from otgraph.calibrate.divergence import output_divergence
 from otgraph.calibrate.span_fit import SpanFit
 from otgraph.data import Chunk, Data
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.notes import is_stand_in
@@ -211,9 +211,9 @@ def test_after_a_cut_a_stand_in_aims_at_the_channels_that_are_left(case: str) ->
     for name, tensor in graph.tensors().items():
         if name.startswith("norm."):
             tensor.data[4] = tensor.data[1]
-    stream = next(name for name in analyse(graph).dims if name in ("stem", "w0"))
+    stream = next(name for name in analyze(graph).dims if name in ("stem", "w0"))
     rewriter = Rewriter(graph.copy(), "test")
-    cut_channels(rewriter, analyse(graph), {stream: np.array([True, True, True, True, False, True])})
+    cut_channels(rewriter, analyze(graph), {stream: np.array([True, True, True, True, False, True])})
     pruned = rewriter.finish()
     wrong = replace(fit, weight=torch.randn_like(fit.weight))
     new = collapsed(pruned, collapse, wrong, drift=False)
@@ -221,7 +221,7 @@ def test_after_a_cut_a_stand_in_aims_at_the_channels_that_are_left(case: str) ->
     assert error(graph, new, {}) > 0.1 and error(graph, new, dict(repair.updates)) < 1e-4
 
 
-def test_a_linearised_activation_is_refitted_though_it_is_depthwise() -> None:
+def test_a_linearized_activation_is_refitted_though_it_is_depthwise() -> None:
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)
     layers[0].bias.data += 9  # type: ignore[union-attr]  # the activation does nothing

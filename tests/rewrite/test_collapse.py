@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from otgraph.calibrate.span_fit import SpanFit
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import import_model
@@ -312,12 +312,12 @@ def test_after_a_cut_the_numbers_are_those_of_the_channels_that_are_left(dialect
     other = {"a" if dialect == "aten" else "w1": np.array([True, False, True, False])}
 
     cut = Rewriter(graph.copy(), "test")
-    cut_channels(cut, analyse(graph), keep | other)
+    cut_channels(cut, analyze(graph), keep | other)
     first = edited(cut.finish(), collapse, found)
 
     whole_ = edited(graph, collapse, found)
     rewriter = Rewriter(whole_.copy(), "test")
-    axes = analyse(whole_)  # the map's weight may now give the dim its name
+    axes = analyze(whole_)  # the map's weight may now give the dim its name
     weight = "stem.weight" if dialect == "aten" else "w0"
     dim = next(d.name for d in axes.dims.values() if (weight, 0) in [(p.tensor, p.axis) for p in d.ports])
     cut_channels(rewriter, axes, {dim: keep[stem]})
@@ -334,7 +334,7 @@ def test_a_map_that_mixes_up_the_kept_channels_would_be_noticed() -> None:
     found = fit(collapse, torch.randn(6, 6, 1, 1), stride=(1, 1), padding=(0, 0))
     keep = {"stem": np.array([True, False, True, True, False, True])}
     cut = Rewriter(graph.copy(), "test")
-    cut_channels(cut, analyse(graph), keep)
+    cut_channels(cut, analyze(graph), keep)
     pruned = cut.finish()
     right = edited(pruned, collapse, found)
     node = next(n for n in pruned.module.graph.nodes if n.name == "relu")
@@ -426,7 +426,7 @@ def test_channels_that_were_cut_differently_are_not_joined() -> None:
                     torch.randn(2, 3))  # fmt: skip
     rewriter = Rewriter(graph.copy(), "test")
     keep = {"0": np.array([True, True, False, False]), "2": np.array([False, False, True, True])}
-    cut_channels(rewriter, analyse(graph), keep)
+    cut_channels(rewriter, analyze(graph), keep)
     pruned = rewriter.finish()
     span = Span("relu", "relu_1", ("linear_1", "relu_1"))
     assert (

@@ -71,11 +71,11 @@ def scale_weight(factor: float) -> Action:
     return act
 
 
-def cut(keep: np.ndarray, *, normalised: bool = False, wrong: bool = False, silent: bool = False) -> Action:
+def cut(keep: np.ndarray, *, normalized: bool = False, wrong: bool = False, silent: bool = False) -> Action:
     dim, free = Atom("c", 3), Atom(None, 4)
     tensors = {"0.weight": (dim, free), "0.bias": (dim,), "2.weight": (Atom(None, 2), dim)}
     ports = (Port("0.weight", 0, "writes"), Port("2.weight", 1, "reads"))
-    axis_map = AxisMap({"c": Dim("c", 3, ports, normalised=normalised)}, {}, tensors)
+    axis_map = AxisMap({"c": Dim("c", 3, ports, normalized=normalized)}, {}, tensors)
 
     def act(rewriter: Rewriter, context: Context) -> None:
         index = torch.tensor(np.flatnonzero(keep))
@@ -163,11 +163,11 @@ def test_a_masked_pass_must_say_what_it_cut(graph: Graph) -> None:
         PassManager([Masked(cut(KEEP, silent=True))]).run(graph)
 
 
-def test_cutting_under_a_normalisation_is_checked_as_well(graph: Graph) -> None:
-    (record,) = PassManager([Masked(cut(KEEP, normalised=True))]).run(graph).records
+def test_cutting_under_a_normalization_is_checked_as_well(graph: Graph) -> None:
+    (record,) = PassManager([Masked(cut(KEEP, normalized=True))]).run(graph).records
     assert record.check is not None and record.check.claim == "masked"
     with pytest.raises(PassError, match="all that was cut at zero"):
-        PassManager([Masked(cut(KEEP, normalised=True, wrong=True))]).run(graph)
+        PassManager([Masked(cut(KEEP, normalized=True, wrong=True))]).run(graph)
 
 
 def test_an_analysis_must_not_edit(graph: Graph) -> None:

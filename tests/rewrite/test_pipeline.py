@@ -45,7 +45,7 @@ class Needs(AnalysisPass):
         """Nothing."""
 
 
-CATALOGUE: dict[str, type[Pass]] = {"every-type": EveryType, "needs": Needs}
+CATALOG: dict[str, type[Pass]] = {"every-type": EveryType, "needs": Needs}
 
 numbers = st.floats(allow_nan=False)
 every = st.builds(
@@ -66,8 +66,8 @@ needs = st.builds(Needs, keep=st.floats(0.01, 1.0))
 @given(st.lists(every | needs, min_size=1, max_size=3).map(tuple))
 def test_text_reads_back_to_the_same_passes(passes: tuple[Pass, ...]) -> None:
     text = format_pipeline(passes)
-    assert parse_pipeline(text, CATALOGUE) == passes
-    assert format_pipeline(parse_pipeline(text, CATALOGUE)) == text
+    assert parse_pipeline(text, CATALOG) == passes
+    assert format_pipeline(parse_pipeline(text, CATALOG)) == text
 
 
 def test_the_text_is_what_one_would_write() -> None:
@@ -79,17 +79,17 @@ def test_the_text_is_what_one_would_write() -> None:
 
 def test_white_space_is_free() -> None:
     text = " every-type { keep-share = 0.25\n names = [ a , b ] } ,\n needs{keep=1} "
-    assert parse_pipeline(text, CATALOGUE) == (EveryType(keep_share=0.25, names=("a", "b")), Needs(1.0))
+    assert parse_pipeline(text, CATALOG) == (EveryType(keep_share=0.25, names=("a", "b")), Needs(1.0))
 
 
 def test_underscores_are_no_dashes_but_are_suggested() -> None:
     with pytest.raises(PipelineError, match=r"has no option 'keep_share'; did you mean 'keep-share'\?"):
-        parse_pipeline("every-type{keep_share=0.5}", CATALOGUE)
+        parse_pipeline("every-type{keep_share=0.5}", CATALOG)
 
 
 def test_a_named_pipeline_stands_for_its_passes() -> None:
     named = {"both": "needs{keep=0.5},every-type"}
-    assert parse_pipeline("both,needs{keep=1}", CATALOGUE, named) == (Needs(0.5), EveryType(), Needs(1.0))
+    assert parse_pipeline("both,needs{keep=1}", CATALOG, named) == (Needs(0.5), EveryType(), Needs(1.0))
 
 
 WRONG = {
@@ -127,5 +127,5 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_wrong_is_said_with_its_place(text: str) -> None:
     with pytest.raises(PipelineError) as caught:
-        parse_pipeline(text, CATALOGUE)
+        parse_pipeline(text, CATALOG)
     assert str(caught.value) == WRONG[text]

@@ -25,11 +25,11 @@ MakeChannels = Callable[..., Channels]
 
 @pytest.fixture
 def make_channels() -> MakeChannels:
-    """``make_channels(n, seed=0, centred=False, name="w", samples=400)``."""
+    """``make_channels(n, seed=0, centered=False, name="w", samples=400)``."""
     return _make
 
 
-def _make(n: int, seed: int = 0, centred: bool = False, name: str = "w", samples: int = 400) -> Channels:
+def _make(n: int, seed: int = 0, centered: bool = False, name: str = "w", samples: int = 400) -> Channels:
     rng = np.random.default_rng(seed)
     latents = max(1, n // 3)
     mixing = rng.normal(size=(latents, n)) * (rng.random((latents, n)) < 0.5)
@@ -39,5 +39,5 @@ def _make(n: int, seed: int = 0, centred: bool = False, name: str = "w", samples
     values *= rng.gamma(2.0, 0.5, size=n)
     weight = rng.normal(size=(7, n))
     moment = values.T @ values / samples
-    reading = Reading(name, moment, weight.T @ weight, values.mean(axis=0), centred=centred)
+    reading = Reading(name, moment, weight.T @ weight, values.mean(axis=0), centered=centered)
     return Channels(reading, values, weight)

@@ -21,14 +21,14 @@ from otgraph.transport.cost import (
 )
 
 
-def _centre(values, reading):
-    return values - values.mean(axis=0) if reading.centred else values
+def _center(values, reading):
+    return values - values.mean(axis=0) if reading.centered else values
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_rerouting_is_the_best_scalar_fit(make_channels, centred):
-    made = make_channels(6, centred=centred)
-    x = _centre(made.samples, made.reading)
+@pytest.mark.parametrize("centered", [False, True])
+def test_rerouting_is_the_best_scalar_fit(make_channels, centered):
+    made = make_channels(6, centered=centered)
+    x = _center(made.samples, made.reading)
     cost, drop = rerouting_cost([made.reading])
     for j in range(6):
         gain = np.sum(made.weight[:, j] ** 2)
@@ -52,19 +52,19 @@ def test_costs_add_over_readers_and_one_target_serves_them_all(make_channels):
 
 
 def test_readers_of_one_input_merge_without_changing_the_cost(make_channels):
-    one = make_channels(5, seed=1, centred=True).reading
+    one = make_channels(5, seed=1, centered=True).reading
     twin = replace(one, name="v", gain=3.0 * one.gain, moment=one.moment.copy())
-    other = make_channels(5, seed=2, centred=True, name="u").reading
+    other = make_channels(5, seed=2, centered=True, name="u").reading
     merged = merge_readings([one, other, twin])
     assert [reading.name for reading in merged] == ["w", "u"]
     np.testing.assert_allclose(merged[0].gain, 4.0 * one.gain)
     apart = sum(rerouting_cost([reading])[0] for reading in (one, other, twin))
     np.testing.assert_allclose(rerouting_cost([one, other, twin])[0], apart, rtol=1e-12)
-    assert len(merge_readings([one, replace(twin, centred=False)])) == 2
+    assert len(merge_readings([one, replace(twin, centered=False)])) == 2
 
 
 def test_the_exact_damage_of_a_routing_is_what_the_samples_show(make_channels):
-    made = make_channels(6, centred=True)
+    made = make_channels(6, centered=True)
     target = np.array([0, 0, 2, 2, -1, 0])
     x = made.samples - made.samples.mean(axis=0)
     scales = routing_scales(made.reading, target)
@@ -137,7 +137,7 @@ def test_a_constant_is_worth_nothing_to_a_reader_with_a_bias(make_channels):
     values = np.concatenate([made.samples, np.full((len(made.samples), 1), 1234.567)], axis=1)
     plain = Reading("w", values.T @ values / len(values), np.eye(4), values.mean(axis=0))
     assert rerouting_cost([plain])[1][3] == pytest.approx(1234.567**2)
-    cost, drop = rerouting_cost([replace(plain, centred=True)])
+    cost, drop = rerouting_cost([replace(plain, centered=True)])
     assert drop[3] == 0.0
     np.testing.assert_array_equal(cost[:3, 3], drop[:3])
 
@@ -147,7 +147,7 @@ def test_a_constant_is_worth_nothing_to_a_reader_with_a_bias(make_channels):
     [
         ({"moment": np.eye(3)}, r"reading 'w': moment has shape \(3, 3\), expected \(4, 4\)"),
         ({"gain": np.full((4, 4), np.nan)}, "reading 'w': gain holds values that are not finite"),
-        ({"mean": None, "centred": True}, r"reading 'w': centred, but no mean is given; pass mean=E\[x\]"),
+        ({"mean": None, "centered": True}, r"reading 'w': centered, but no mean is given; pass mean=E\[x\]"),
     ],
 )
 def test_a_reading_that_makes_no_sense_is_refused(make_channels, change, message):
@@ -163,7 +163,7 @@ def test_readers_of_different_dims_are_refused(make_channels):
 
 
 def test_reexpression_is_least_squares_with_a_little_noise(make_channels):
-    made = make_channels(7, centred=True)
+    made = make_channels(7, centered=True)
     kept = np.array([1, 2, 5])
     x = made.samples - made.samples.mean(axis=0)
     noise = REEXPRESSION * np.square(x).mean(axis=0).mean()

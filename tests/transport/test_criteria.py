@@ -8,7 +8,7 @@ import pytest
 
 from otgraph.errors import DataError, UsageError
 from otgraph.transport.cost import Reading
-from otgraph.transport.criteria.barycentre import Barycentre
+from otgraph.transport.criteria.barycenter import Barycenter
 from otgraph.transport.criteria.catalog import CRITERIA, criterion
 from otgraph.transport.criteria.cholesky import Cholesky
 from otgraph.transport.criteria.criterion import ChannelStatistics
@@ -21,7 +21,7 @@ from otgraph.transport.problem import rerouting_problem
 
 @pytest.fixture
 def inputs(make_channels):
-    made = make_channels(24, seed=1, centred=True)
+    made = make_channels(24, seed=1, centered=True)
     writers = np.random.default_rng(0).normal(size=(24, 18)).astype(np.float32)
     return ChannelStatistics([made.reading], writers, made.samples.T, seed=3)
 
@@ -55,13 +55,13 @@ def test_every_criterion_takes_a_single_channel_and_dead_ones(name):
 
 def test_rerouting_beats_the_others_at_its_own_measure_and_cholesky_at_its(inputs):
     curves = {name: each.curve(inputs) for name, each in CRITERIA.items()}
-    for name in ("random", "magnitude", "energy", "barycentre", "wasserstein"):
+    for name in ("random", "magnitude", "energy", "barycenter", "wasserstein"):
         assert curves["rerouting"].distortion[8] <= curves[name].distortion[8]
     assert curves["cholesky"].distortion[8] < curves["rerouting"].distortion[8]
 
 
 def test_an_unknown_criterion_is_refused_by_name():
-    with pytest.raises(UsageError, match="criterion 'magnitud': unknown; choose one of barycentre, cholesky"):
+    with pytest.raises(UsageError, match="criterion 'magnitud': unknown; choose one of barycenter, cholesky"):
         criterion("magnitud")
     assert list(CRITERIA) == sorted(CRITERIA)
 
@@ -101,7 +101,7 @@ def test_distances_between_channels_are_those_of_pot_and_of_gaussians(inputs):
 
 
 def test_wasserstein_weighs_a_distance_by_what_reads_the_channel():
-    """Three equal pairs of neighbours; the pair that is read least loses its second member first."""
+    """Three equal pairs of neighbors; the pair that is read least loses its second member first."""
     samples = np.array([0.0, 0.1, 5.0, 5.1, 9.0, 9.1])[:, None] + np.linspace(1.0, 2.0, 40)
     gain = np.diag([9.0, 9.0, 1.0, 1.0, 4.0, 4.0])
     reading = Reading("w", samples @ samples.T / 40, gain, samples.mean(axis=1))
@@ -109,14 +109,14 @@ def test_wasserstein_weighs_a_distance_by_what_reads_the_channel():
     assert [channel // 2 for channel in order[:2:-1]] == [1, 2, 0]
 
 
-def test_the_barycentre_of_equal_channels_is_their_own_histogram():
+def test_the_barycenter_of_equal_channels_is_their_own_histogram():
     row = np.random.default_rng(0).normal(size=400)
     reading = Reading("w", np.eye(4), np.eye(4))
     writers = np.stack([row, row, row, row[::-1] + 3.0])
-    distances = Barycentre().distances(ChannelStatistics([reading], writers))
+    distances = Barycenter().distances(ChannelStatistics([reading], writers))
     assert distances[3] > 2.0 * distances[0]
     np.testing.assert_allclose(distances[:3], distances[0])
-    assert Barycentre().curve(ChannelStatistics([reading], writers)).order[0] == 3
+    assert Barycenter().curve(ChannelStatistics([reading], writers)).order[0] == 3
 
 
 def test_the_distance_on_the_line_is_that_of_a_shift():

@@ -13,7 +13,7 @@ RIDGE = 1e-9
 
 def _readings(make_channels, n):
     return [
-        make_channels(n, seed=1, centred=True).reading,
+        make_channels(n, seed=1, centered=True).reading,
         make_channels(n, seed=2, name="v").reading,
     ]
 

@@ -246,12 +246,12 @@ def test_one_channel_and_the_ends_of_the_curve():
         curve.kept(2)
 
 
-def test_the_choice_follows_relabelled_channels_and_ignores_the_unit(make_channels):
+def test_the_choice_follows_relabeled_channels_and_ignores_the_unit(make_channels):
     problem = rerouting_problem([make_channels(20, seed=7).reading])
     order = np.random.default_rng(1).permutation(20)
-    relabelled = SelectionProblem(1e6 * problem.cost[np.ix_(order, order)], 1e6 * problem.drop[order])
-    np.testing.assert_array_equal(order[select(relabelled).order], select(problem).order)
-    np.testing.assert_allclose(select(relabelled).distortion, 1e6 * select(problem).distortion, rtol=1e-9)
+    relabeled = SelectionProblem(1e6 * problem.cost[np.ix_(order, order)], 1e6 * problem.drop[order])
+    np.testing.assert_array_equal(order[select(relabeled).order], select(problem).order)
+    np.testing.assert_allclose(select(relabeled).distortion, 1e6 * select(problem).distortion, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

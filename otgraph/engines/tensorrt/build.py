@@ -1,4 +1,4 @@
-"""ONNX file → serialised engine, by TensorRT or TensorRT for RTX alike."""
+"""ONNX file → serialized engine, by TensorRT or TensorRT for RTX alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Inspect = Callable[[bytes], tuple[Layer, ...]]
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialised engine, the network it was made of, and what was said on the way."""
+    """A serialized engine, the network it was made of, and what was said on the way."""
 
     data: bytes
     layers: tuple[Layer, ...]
@@ -39,8 +39,8 @@ class Plan:
 def build_file(
     trt: Any, engine: str, model: Path, output: Path, options: BuildOptions, inspect: Inspect
 ) -> Built:
-    """Build and write. ``inspect`` lists a serialised engine's layers and raises ``EngineMissing`` where it
-    cannot be deserialised, which is remarked, no failure."""
+    """Build and write. ``inspect`` lists a serialized engine's layers and raises ``EngineMissing`` where it
+    cannot be deserialized, which is remarked, no failure."""
     check_writable(output)
     started = time.perf_counter()
     plan = build_plan(trt, engine, model, options)
@@ -110,7 +110,7 @@ def check_capabilities(engine: str, features: Features, wanted: Sequence[int]) -
         if each not in known:
             listed = ", ".join(map(str, known))
             raise UsageError(
-                f"--compute-capability {each}: {engine} builds for {listed}; data-centre GPUs (90, 100) are"
+                f"--compute-capability {each}: {engine} builds for {listed}; data-center GPUs (90, 100) are"
                 " for --engine tensorrt, on such a GPU"
             )
     return [known[each] for each in dict.fromkeys(wanted)]

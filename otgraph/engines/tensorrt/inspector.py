@@ -1,4 +1,4 @@
-"""The layers of a deserialised engine, in the forms that TensorRT 10, 11 and RTX write them."""
+"""The layers of a deserialized engine, in the forms that TensorRT 10, 11 and RTX write them."""
 
 from __future__ import annotations
 

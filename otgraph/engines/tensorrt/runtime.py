@@ -1,4 +1,4 @@
-"""Serialised engine → execution context, with TensorRT for RTX's runtime cache where there is one.
+"""Serialized engine → execution context, with TensorRT for RTX's runtime cache where there is one.
 
 TensorRT for RTX compiles kernels on the user's GPU, at the first launch of each shape where it is told to be
 eager. The cache keeps them, so that the second session does not pay again; measurements are made after a
@@ -22,7 +22,7 @@ from otgraph.files import write_aside
 
 @dataclass(frozen=True)
 class Loaded:
-    """A deserialised engine; ``runtime`` has to outlive it."""
+    """A deserialized engine; ``runtime`` has to outlive it."""
 
     runtime: Any
     engine: Any
@@ -51,7 +51,7 @@ def deserialize(trt: Any, data: bytes, where: str, name: str, missing: Callable[
 def make_context(
     loaded: Loaded, features: Features, where: str, *, capture: bool, cached: bytes | None
 ) -> tuple[Any, Callable[[], bytes] | None]:
-    """An execution context, and what serialises its runtime cache, where it has one."""
+    """An execution context, and what serializes its runtime cache, where it has one."""
     engine = loaded.engine
     if not features.runtime_cache:
         return _present(engine.create_execution_context(), where), None

@@ -1,4 +1,4 @@
-"""Running a serialised engine: shapes, buffers and copies. Everything CUDA goes through ``Cuda``.
+"""Running a serialized engine: shapes, buffers and copies. Everything CUDA goes through ``Cuda``.
 
 What is timed is the device's work between two events. Inputs are copied up once before; copies are the
 application's own business, and on a GPU they can be hidden behind the work.

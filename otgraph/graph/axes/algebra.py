@@ -22,7 +22,7 @@ Index = npt.NDArray[np.int64]
 class Axis:
     """A mutable cell of the unification; ``resolve`` gives the cell that now stands for it."""
 
-    __slots__ = ("blocked", "index", "kind", "normalised", "parts", "replacement", "residual", "size")
+    __slots__ = ("blocked", "index", "kind", "normalized", "parts", "replacement", "residual", "size")
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Axis:
         self.index = index
         self.replacement: Axis | None = None
         self.blocked = blocked
-        self.normalised = False
+        self.normalized = False
         self.residual = False
 
     def __repr__(self) -> str:
@@ -110,7 +110,7 @@ def block(axis: Axis, why: str) -> None:
             atom.blocked = why
 
 
-def mark(axis: Axis, flag: Literal["normalised", "residual"]) -> None:
+def mark(axis: Axis, flag: Literal["normalized", "residual"]) -> None:
     """Set a flag on every atom below ``axis``."""
     for atom in atoms(axis):
         setattr(atom, flag, True)
@@ -227,7 +227,7 @@ def index_of(axis: Axis) -> Index:
 
 def _child(parent: Axis, size: int) -> Axis:
     child = Axis(size, blocked=parent.blocked)
-    child.normalised = parent.normalised
+    child.normalized = parent.normalized
     child.residual = parent.residual
     return child
 
@@ -239,8 +239,8 @@ def _become(atom: Axis, other: Axis) -> None:
         return
     if atom.blocked is not None:
         block(other, atom.blocked)
-    if atom.normalised:
-        mark(other, "normalised")
+    if atom.normalized:
+        mark(other, "normalized")
     if atom.residual:
         mark(other, "residual")
     atom.replacement = other

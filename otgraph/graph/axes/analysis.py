@@ -26,7 +26,7 @@ AVERAGES = frozenset({"aten.mean", "aten.rms_norm", "onnx.ReduceMean", "onnx.RMS
 """Operators that divide by how many entries there are, and can be given a factor when fewer are left."""
 
 
-def analyse(graph: Graph) -> AxisMap:
+def analyze(graph: Graph) -> AxisMap:
     """Find the dims of ``graph``.
 
     Runs the program once on its example inputs: on fake tensors for the ``aten`` dialect, on real ones for
@@ -145,7 +145,7 @@ def _distinct_atoms(axis: Axis) -> Iterator[Axis]:
 
 
 def _dim(name: str, atom: Axis, ports: list[Port]) -> Dim:
-    return Dim(name, atom.size, tuple(ports), atom.blocked, atom.normalised, atom.residual)
+    return Dim(name, atom.size, tuple(ports), atom.blocked, atom.normalized, atom.residual)
 
 
 def _roles(tracker: Tracker) -> dict[tuple[str, int], Role]:

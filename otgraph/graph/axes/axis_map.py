@@ -31,7 +31,7 @@ class Dim:
     """An index set that shrinks as one.
 
     ``name`` is stable for a given model: the tensor that writes it first. ``blocked`` is None for a dim that
-    may be cut, else the reason. ``normalised``: cutting changes the statistics of a normalisation, so the
+    may be cut, else the reason. ``normalized``: cutting changes the statistics of a normalization, so the
     masking law does not hold. ``residual``: the dim runs through an addition of two computed values.
     """
 
@@ -39,7 +39,7 @@ class Dim:
     size: int
     ports: tuple[Port, ...]
     blocked: str | None = None
-    normalised: bool = False
+    normalized: bool = False
     residual: bool = False
 
     @property

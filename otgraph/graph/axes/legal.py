@@ -8,7 +8,7 @@ from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Mask, Product
 
 
-def legalise(axes: AxisMap, keep: Keep) -> dict[str, Mask]:
+def legalize(axes: AxisMap, keep: Keep) -> dict[str, Mask]:
     """The smallest enlargement of ``keep`` under which no axis vanishes.
 
     An axis that runs over part of a dim (index classes) can lose all its positions although the dim does not;

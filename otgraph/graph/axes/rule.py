@@ -46,7 +46,7 @@ class AxisRule:
     ``operands`` and ``results`` hold one pattern per axis of each tensor, ``sizes`` the size of every factor.
     ``reduce`` names the factors that are contracted (cut in all operands at once: the removed part
     contributes nothing if it is zero), ``averaged`` those that are contracted and divided by their number
-    (the result must then be multiplied by what is left of it over what there was), ``normalised`` those whose
+    (the result must then be multiplied by what is left of it over what there was), ``normalized`` those whose
     cut changes statistics, ``fresh`` those that only the result has and that may nevertheless be cut (a
     broadcast).
 
@@ -63,7 +63,7 @@ class AxisRule:
     results: tuple[tuple[Pattern, ...], ...]
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
     reduce: tuple[str, ...] = ()
-    normalised: tuple[str, ...] = ()
+    normalized: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     combine: Combine = "any"
     times: tuple[int, ...] | None = None
@@ -72,7 +72,7 @@ class AxisRule:
 
     def __str__(self) -> str:
         kinds = [f"{name}:reduce" for name in self.reduce] + [
-            f"{name}:normalised" for name in self.normalised
+            f"{name}:normalized" for name in self.normalized
         ]
         kinds += [f"{name}:averaged" for name in self.averaged]
         kinds += [f"{name}:fresh" for name in self.fresh]
@@ -89,7 +89,7 @@ def make_rule(
     *,
     sizes: Mapping[str, int] | None = None,
     reduce: Sequence[str] = (),
-    normalised: Sequence[str] = (),
+    normalized: Sequence[str] = (),
     fresh: Sequence[str] = (),
     combine: Combine = "any",
     times: tuple[int, ...] | None = None,
@@ -118,7 +118,7 @@ def make_rule(
         tuple(_without_units(name, axes, shape, known) for axes, shape in zip(side, tensors, strict=True))
         for side, tensors in zip(patterns, shapes, strict=True)
     ]
-    kinds = (tuple(reduce), tuple(normalised), tuple(fresh))
+    kinds = (tuple(reduce), tuple(normalized), tuple(fresh))
     return AxisRule(name, checked[0], checked[1], known, *kinds, combine, times, added, tuple(averaged))
 
 

@@ -215,9 +215,9 @@ class Tracker(TorchDispatchMode):
         bound: dict[str, Axis],
         dirty: dict[str, bool],
     ) -> None:
-        for name in rule.normalised:
+        for name in rule.normalized:
             if name in bound:
-                mark(bound[name], "normalised")
+                mark(bound[name], "normalized")
         for name in (*rule.reduce, *rule.averaged):
             if name in bound and dirty.get(name, False):
                 block(bound[name], f"{_family(rule.name)} at {self.where} sums entries that do not vanish")
@@ -293,7 +293,7 @@ def _dirty_product(rule: AxisRule, records: list[Tracked]) -> dict[str, bool]:
     result: dict[str, bool] = {}
     for name in made | set(rule.reduce):
         clean = [
-            bool(spots) and not any(spots) and not (k == 0 and name in rule.normalised)
+            bool(spots) and not any(spots) and not (k == 0 and name in rule.normalized)
             for k, spots in enumerate(_spots(name, rule, records))
         ]
         if name in rule.reduce:

@@ -48,7 +48,7 @@ class Builder:
     def build(self) -> fx.Graph:
         """The whole program, with a flat tuple as its output."""
         graph = self._model.graph
-        self._initialisers()
+        self._initializers()
         stored = self._stored.keys() | self._unheld.keys()
         for value in graph.input:
             if value.name not in stored:
@@ -87,7 +87,7 @@ class Builder:
         taken = {str(node.target) for node in self._values.values()}
         return fresh(f"{clean}_" if keyword.iskeyword(clean) else clean, taken.__contains__)
 
-    def _initialisers(self) -> None:
+    def _initializers(self) -> None:
         for proto in self._model.graph.initializer:
             if holdable(proto):
                 self._stored[proto.name] = to_torch(proto, self._folder)

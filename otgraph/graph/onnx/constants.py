@@ -20,7 +20,7 @@ def constant_value(
 ) -> torch.Tensor | None:
     """What ``node`` always makes, or None where it is no such node or torch cannot hold the value.
 
-    ``stored``: the initialisers and constants known so far, by ONNX name.
+    ``stored``: the initializers and constants known so far, by ONNX name.
     """
     if plain_domain(node.domain) != "":
         return None

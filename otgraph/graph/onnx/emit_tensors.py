@@ -1,4 +1,4 @@
-"""Stored tensors of a program → initialisers and Constant nodes; untouched ones keep their bytes and form."""
+"""Stored tensors of a program → initializers and Constant nodes; untouched ones keep their bytes and form."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Tensors:
         missing = {name for node in nodes for name in node.input if name in self._makers and name not in made}
         return [self._makers[name] for name in self._makers if name in missing] + nodes
 
-    def initialisers(self, nodes: list[NodeProto]) -> list[TensorProto]:
+    def initializers(self, nodes: list[NodeProto]) -> list[TensorProto]:
         """The file's, in its order, then the new ones. One that the program never read stays unless all nodes
         that read it in the file are gone."""
         stays = self._staying(nodes)
@@ -104,7 +104,7 @@ class Tensors:
         return found + [proto for name, proto in self._new.items() if name not in self._file]
 
     def sparse(self, nodes: list[NodeProto]) -> list[SparseTensorProto]:
-        """The file's sparse initialisers; one with a new value is dense, among ``initialisers``."""
+        """The file's sparse initializers; one with a new value is dense, among ``initializers``."""
         stays = self._staying(nodes)
         return [p for name, p in self._sparse.items() if name not in self._new and stays(name)]
 
@@ -116,7 +116,7 @@ class Tensors:
         )
 
     def untouched(self) -> set[str]:
-        """Names of the initialisers that are the file's own."""
+        """Names of the initializers that are the file's own."""
         return {*self._file, *self._sparse} - set(self._new)
 
     def _written(self, value: torch.Tensor, name: str) -> TensorProto:

@@ -36,7 +36,7 @@ def emit_model(graph: Graph) -> onnx.ModelProto:
 
 
 def emit_beside(graph: Graph) -> tuple[onnx.ModelProto, dict[str, torch.Tensor]]:
-    """As ``emit_model``, for weights that protobuf could not hold: the initialisers of large tensors with a
+    """As ``emit_model``, for weights that protobuf could not hold: the initializers of large tensors with a
     new value have no data; the tensors themselves come by name.
 
     Raises:
@@ -104,7 +104,7 @@ class _Emission:
         copy_fields(source, out, {"graph"})
         copy_fields(source.graph, out.graph, _DECIDED)
         out.graph.node.extend(self._tensors.nodes_needed(self._nodes))
-        out.graph.initializer.extend(self._tensors.initialisers(self._nodes))
+        out.graph.initializer.extend(self._tensors.initializers(self._nodes))
         out.graph.sparse_initializer.extend(self._tensors.sparse(self._nodes))
         out.graph.input.extend(self._inputs(out.graph))
         now, once = _defined(out.graph), _defined(source.graph)
@@ -120,7 +120,7 @@ class _Emission:
         return out
 
     def _inputs(self, graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-        """The inputs, and where the file lists them there, the initialisers (an old IR requires it)."""
+        """The inputs, and where the file lists them there, the initializers (an old IR requires it)."""
         stored = {tensor.name: tensor for tensor in graph.initializer}
         old = {tensor.name for tensor in self._header.model.graph.initializer}
         found: list[onnx.ValueInfoProto] = []

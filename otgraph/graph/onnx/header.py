@@ -15,7 +15,7 @@ class OnnxHeader:
 
     ``model`` is the whole file, external data not loaded. ``folder`` is where external data lies.
     ``tensors``: program tensor → ONNX value name. ``constants``: program tensor → index of the node making
-    it (``Constant``, or ``ConstantOfShape`` of a stored shape); other tensors are initialisers. ``external``
+    it (``Constant``, or ``ConstantOfShape`` of a stored shape); other tensors are initializers. ``external``
     says whether the file kept weights outside.
     """
 

@@ -33,7 +33,7 @@ class OrtOp(torch.nn.Module):
     Args:
         node: the ONNX node.
         captured: outer values its subgraphs read; they follow the node's inputs among the arguments.
-        embedded: initialisers that torch cannot hold (strings, 4-bit integers); their arguments are None.
+        embedded: initializers that torch cannot hold (strings, 4-bit integers); their arguments are None.
         model: the file it comes from, for its opsets and functions.
     """
 

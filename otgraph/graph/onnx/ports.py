@@ -15,7 +15,7 @@ BATCH = "batch"
 
 
 def input_ports(model: onnx.ModelProto, where: str) -> tuple[Port, ...]:
-    """The graph inputs that are no initialisers. An unnamed dynamic axis is called ``batch`` where it is the
+    """The graph inputs that are no initializers. An unnamed dynamic axis is called ``batch`` where it is the
     first, else after its input and place.
 
     Raises:

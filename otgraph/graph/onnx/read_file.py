@@ -62,7 +62,7 @@ def check_external(model: onnx.ModelProto, folder: Path, where: str) -> bool:
 
 
 def stored_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of a file: initialisers and attributes, in subgraphs and functions too."""
+    """Every tensor of a file: initializers and attributes, in subgraphs and functions too."""
     yield from _of_graph(model.graph)
     for function in model.functions:
         yield from _of_nodes(function.node)

@@ -58,7 +58,7 @@ def write_beside(
 ) -> None:
     """Write ``path`` and, under ``path`` + ``.data``, its large weights. Neither is ever half-written.
 
-    ``held``: the data of initialisers that have none.
+    ``held``: the data of initializers that have none.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -66,7 +66,7 @@ def write_beside(
     data = path.with_name(f"{path.name}.data")
     check_writable(path)
     with write_aside(path) as aside, write_aside(data) as data_aside:
-        skeleton = _without_initialisers(model)
+        skeleton = _without_initializers(model)
         with data_aside.open("wb") as file:
             for tensor in model.graph.initializer:
                 skeleton.graph.initializer.append(_put(tensor, folder, file, data.name, held or {}))
@@ -78,7 +78,7 @@ def write_beside(
 
 def check_model(model: onnx.ModelProto, held: Container[str] = ()) -> None:
     """Run ``onnx.checker`` over a model, without its data if that is large; ``held``: the names of
-    initialisers that have none yet.
+    initializers that have none yet.
 
     Raises:
         onnx.checker.ValidationError: it finds a fault.
@@ -90,7 +90,7 @@ def check_model(model: onnx.ModelProto, held: Container[str] = ()) -> None:
     ):
         onnx.checker.check_model(model.SerializeToString())
         return
-    outline = _without_initialisers(model)
+    outline = _without_initializers(model)
     for tensor in model.graph.initializer:
         large = math.prod(tensor.dims) > _INSIDE and (tensor.HasField("raw_data") or tensor.name in held)
         outline.graph.initializer.append(_bare(tensor, "weights", 0, 1) if large else tensor)
@@ -122,7 +122,7 @@ def _bytes(tensor: TensorProto) -> int:
     return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
-def _without_initialisers(model: onnx.ModelProto) -> onnx.ModelProto:
+def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     skeleton = onnx.ModelProto()
     copy_fields(model, skeleton, {"graph"})
     copy_fields(model.graph, skeleton.graph, {"initializer"})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from otgraph.errors import UsageError
-from otgraph.transport.criteria.barycentre import Barycentre
+from otgraph.transport.criteria.barycenter import Barycenter
 from otgraph.transport.criteria.cholesky import Cholesky
 from otgraph.transport.criteria.criterion import Criterion
 from otgraph.transport.criteria.energy import Energy
@@ -18,7 +18,7 @@ from otgraph.transport.criteria.wasserstein import Wasserstein
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
-        "barycentre": Barycentre(),
+        "barycenter": Barycenter(),
         # With the few inputs of a calibration a larger ridge chooses better, judged on others
         # (tools/bench_width.py).
         "cholesky": Cholesky(ridge=0.1),

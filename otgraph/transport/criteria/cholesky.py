@@ -12,7 +12,7 @@ from otgraph.transport.elimination import eliminate_backward, eliminate_forward
 
 @dataclass(frozen=True)
 class Cholesky:
-    """Greedily minimise the damage that is left after each reader re-expresses the removed channels by all
+    """Greedily minimize the damage that is left after each reader re-expresses the removed channels by all
     kept.
 
     Unlike the others its distortion is that reconstruction cost, which is what counts when a least-squares

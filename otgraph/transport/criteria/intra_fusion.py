@@ -20,7 +20,7 @@ class IntraFusion:
     """Keep the most important channels by weight norm and fuse the others into them (arXiv 2402.07839).
 
     The set is magnitude's; what differs is where the others go, ``plan`` and ``couple``: each target takes
-    the same mass n/k, whatever the redundancy. Ground cost: L1 between normalised features, as published.
+    the same mass n/k, whatever the redundancy. Ground cost: L1 between normalized features, as published.
     """
 
     reads_writers: ClassVar[bool] = True

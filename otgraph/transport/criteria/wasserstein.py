@@ -20,7 +20,7 @@ class Wasserstein:
 
     Channel j may be served by i at ``Σ_r H_r[j,j] · W₂²(x_j, x_i)``, or dropped at the distance to the
     constant 0 (its energy). One-dimensional W₂ by ``points`` quantiles, after Duan and Li (ACCV 2020), with
-    medoids instead of barycentres. It ignores which samples belong together: a lower bound of the paired
+    medoids instead of barycenters. It ignores which samples belong together: a lower bound of the paired
     error at equal scale.
     """
 

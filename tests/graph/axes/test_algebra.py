@@ -60,7 +60,7 @@ def expressions(draw: st.DrawFn, size: int, depth: int = 2) -> Axis:
     if kind == "atom":
         axis = Axis(size, blocked=draw(st.sampled_from([None, None, None, "model input"])))
         if draw(st.integers(0, 4)) == 0:
-            mark(axis, draw(st.sampled_from(["normalised", "residual"])))
+            mark(axis, draw(st.sampled_from(["normalized", "residual"])))
         return axis
     if kind == "product":
         outer = draw(st.sampled_from(inner))
@@ -73,14 +73,14 @@ def expressions(draw: st.DrawFn, size: int, depth: int = 2) -> Axis:
 
 
 def remembered(roots: list[Axis]) -> list[tuple[Axis, str | None, bool, bool]]:
-    return [(a, a.blocked, a.normalised, a.residual) for root in roots for a in atoms(root)]
+    return [(a, a.blocked, a.normalized, a.residual) for root in roots for a in atoms(root)]
 
 
 def assert_marks_survive(before: list[tuple[Axis, str | None, bool, bool]]) -> None:
-    for cell, blocked, normalised, residual in before:
+    for cell, blocked, normalized, residual in before:
         for atom in atoms(cell):
             assert blocked is None or atom.blocked is not None
-            assert not normalised or atom.normalised
+            assert not normalized or atom.normalized
             assert not residual or atom.residual
 
 

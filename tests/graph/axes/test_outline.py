@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from otgraph.graph.axes import outline
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
@@ -44,7 +44,7 @@ def plain(axes: AxisMap) -> tuple[object, ...]:
 
 def test_axes_are_the_same_without_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = onnx_graph()
-    whole = analyse(graph)
+    whole = analyze(graph)
     done: list[int] = []
 
     def spoiled(*shape: object, **options: object) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_axes_are_the_same_without_the_products(monkeypatch: pytest.MonkeyPatch)
     original = torch.empty_strided
     monkeypatch.setattr(outline, "HEAVY", 1)
     monkeypatch.setattr(torch, "empty_strided", spoiled)
-    assert plain(analyse(graph)) == plain(whole)
+    assert plain(analyze(graph)) == plain(whole)
     assert len(done) >= 7  # three convolutions, two layers, two products of the attention
     assert len(whole.prunable()) >= 3
 
@@ -76,7 +76,7 @@ def test_products_of_weights_are_carried_out(monkeypatch: pytest.MonkeyPatch) ->
         outline, "call", lambda func, args, kwargs: seen.append(func) or func(*args, **kwargs)
     )
     graph = capture(Folded(), (torch.randn(2, 3),))
-    analyse(import_model(to_model(graph), example=graph.example))
+    analyze(import_model(to_model(graph), example=graph.example))
     assert seen.count(aten.mm.default) == 1
 
 

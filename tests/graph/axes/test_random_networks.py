@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.axes.call import Call
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.axes.rule import AxisRule
 from otgraph.graph.axes.rules import RULES
 from otgraph.graph.axes.rules.joining import cat
@@ -204,10 +204,10 @@ def networks(draw: st.DrawFn) -> tuple[nn.Module, int]:
 
         steps.append(kind(channels, pick))
         channels = steps[-1].channels
-    return randomised(Network(steps, channels, draw(st.booleans(), label="flat"))), seed
+    return randomized(Network(steps, channels, draw(st.booleans(), label="flat"))), seed
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomized(module: nn.Module) -> nn.Module:
     """Statistics and biases that are not those of a fresh network, in float64, so that errors stand out."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -223,11 +223,11 @@ def halves(axes: AxisMap, seed: int) -> Keep:
     random = np.random.default_rng(seed)
     keep = {}
     for dim in axes.prunable():
-        if not dim.normalised:
+        if not dim.normalized:
             mask = np.zeros(dim.size, bool)
             mask[random.permutation(dim.size)[: dim.size // 2]] = True
             keep[dim.name] = mask
-    return legalise(axes, keep)
+    return legalize(axes, keep)
 
 
 def cut_in_half(graph: Graph, axes: AxisMap, keep: Keep) -> Graph:
@@ -240,7 +240,7 @@ def law(module: nn.Module, seed: int) -> tuple[float, float, int]:
     """(error of the law, power of the check, number of dims cut)."""
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     graph = capture(module, (x,))
-    axes = analyse(graph)
+    axes = analyze(graph)
     assert not axes.remarks, [str(remark) for remark in axes.remarks]
     keep = halves(axes, seed)
     other = torch.randn(3, 3, 4, 4, dtype=torch.float64)
@@ -291,7 +291,7 @@ def test_a_shuffled_axis_is_cut_anywhere(at: int) -> None:
             return self.head(torch.cat([y[:, :at], torch.relu(self.a(y[:, at:]))], 1).mean((2, 3)))
 
     torch.manual_seed(0)
-    module = randomised(Shuffled())
+    module = randomized(Shuffled())
     for seed in range(6):
         error, power, _ = law(module, seed)
         assert error <= 1e-10 and power >= 1e-3
@@ -315,7 +315,7 @@ def test_a_planted_wrong_rule_breaks_the_law(monkeypatch: pytest.MonkeyPatch) ->
             return self.c(torch.cat([self.a(x), self.b(x)], 1))
 
     torch.manual_seed(0)
-    module = randomised(Two())
+    module = randomized(Two())
     assert law(module, 1)[0] <= 1e-10
     monkeypatch.setitem(RULES, "cat", reversed_cat)
     assert law(module, 1)[0] >= 1e-3
@@ -334,6 +334,6 @@ def test_a_sum_of_what_does_not_vanish_is_blocked() -> None:
 
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    blocked = analyse(capture(randomised(Summed(nn.Sigmoid())), (x,))).dims["a"].blocked
+    blocked = analyze(capture(randomized(Summed(nn.Sigmoid())), (x,))).dims["a"].blocked
     assert blocked == "sum at sum_1 sums entries that do not vanish"
-    assert law(randomised(Summed(nn.Tanh())), 1)[0] <= 1e-10
+    assert law(randomized(Summed(nn.Tanh())), 1)[0] <= 1e-10

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from otgraph.graph import literals
-from otgraph.graph.axes.analysis import analyse
+from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.axes.call import Call
-from otgraph.graph.axes.legal import legalise
+from otgraph.graph.axes.legal import legalize
 from otgraph.graph.axes.rule import AxisRule
 from otgraph.graph.axes.rules import RULES, joining, normalization
 from otgraph.graph.graph import Graph, Port, Signature
@@ -349,7 +349,7 @@ class Tally:
 
 
 def check(graph: Graph, seed: int, tally: Tally | None = None) -> None:
-    axes = analyse(graph)
+    axes = analyze(graph)
     assert not axes.remarks, [str(remark) for remark in axes.remarks]
     keep = halves(axes, seed)
     rewriter = Rewriter(graph.copy())
@@ -357,7 +357,7 @@ def check(graph: Graph, seed: int, tally: Tally | None = None) -> None:
     before = graph(*graph.example)
     after = rewriter.finish()(*graph.example)
     masked = mask_graph(graph, axes, keep)
-    if any(axes.dims[name].normalised for name, mask in keep.items() if not mask.all()):
+    if any(axes.dims[name].normalized for name, mask in keep.items() if not mask.all()):
         masked = keep_statistics(masked, axes, keep)
     error = relative_error(masked(*graph.example), after)
     names = {name: f"{int(mask.sum())} of {len(mask)}" for name, mask in keep.items()}
@@ -375,7 +375,7 @@ def halves(axes: AxisMap, seed: int) -> Keep:
         mask = np.zeros(dim.size, bool)
         mask[random.permutation(dim.size)[: (dim.size + 1) // 2]] = True
         keep[dim.name] = mask
-    return legalise(axes, keep)
+    return legalize(axes, keep)
 
 
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}

@@ -59,7 +59,7 @@ class Cut:
     def __init__(self, rule: AxisRule, random: np.random.Generator, only: set[str] | None = None) -> None:
         self.rule = rule
         patterns = [p for side in (rule.operands, rule.results) for tensor in side for p in tensor]
-        fixed = {f for p in patterns for f in p.fixed} | set(rule.normalised)
+        fixed = {f for p in patterns for f in p.fixed} | set(rule.normalized)
         names = {f for p in patterns for f in p.factors}
         self.keep = {}
         for name in sorted(names):

@@ -1,4 +1,4 @@
-"""Normalisations: batch statistics belong to a channel; layer and group statistics mix the channels."""
+"""Normalizations: batch statistics belong to a channel; layer and group statistics mix the channels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def layer_norm(call: Call) -> AxisRule:
     whole = " ".join(outer + inner)
     saved = ", " + " ".join(outer + ["1"] * len(inner))
     text = f"{whole}{affine} -> {whole}{saved * (len(call.results) - 1)}"
-    return call.rule(text, normalised=tuple(inner), combine="product", added=_bias(call, 3))
+    return call.rule(text, normalized=tuple(inner), combine="product", added=_bias(call, 3))
 
 
 def group_norm(call: Call) -> AxisRule:
@@ -49,7 +49,7 @@ def group_norm(call: Call) -> AxisRule:
     whole = " ".join(["n", "g*c", *axes("h", x.dim() - 2, "!")])
     text = f"{whole}{', g*c' * (len(call.operands) - 1)} -> {whole}, n g, n g"
     sizes = {"g": groups, "c": int(x.shape[1]) // groups}
-    return call.rule(text, sizes=sizes, normalised=("c",), combine="product", added=_bias(call, 2))
+    return call.rule(text, sizes=sizes, normalized=("c",), combine="product", added=_bias(call, 2))
 
 
 RULES: dict[str, Builder] = {

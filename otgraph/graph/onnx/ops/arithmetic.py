@@ -77,7 +77,7 @@ def Ceil(x: Tensor) -> Tensor:
 
 
 def Round(x: Tensor) -> Tensor:
-    """Halves go to the even neighbour, in ONNX as in torch."""
+    """Halves go to the even neighbor, in ONNX as in torch."""
     return torch.round(x)
 
 

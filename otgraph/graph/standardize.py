@@ -1,5 +1,5 @@
-"""Weights that a program normalises before it uses them (standardised convolutions, weight norm) are
-normalised once: what is stored is what is used, so that its axes can be cut. The function stays the same."""
+"""Weights that a program normalizes before it uses them (standardized convolutions, weight norm) are
+normalized once: what is stored is what is used, so that its axes can be cut. The function stays the same."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STATISTICS = frozenset(
 """Operators whose result depends on every entry of an axis: of weights they block it, computed or not."""
 
 
-def store_standardised(module: fx.GraphModule) -> tuple[Remark, ...]:
+def store_standardized(module: fx.GraphModule) -> tuple[Remark, ...]:
     """Replace what is computed from statistics of weights alone by its value, in place.
 
     The value takes the name of the largest weight it was made of, where nothing else reads that one.
@@ -43,8 +43,8 @@ def store_standardised(module: fx.GraphModule) -> tuple[Remark, ...]:
     Returns:
         One remark that names what was done, or none.
     """
-    standardised = _standardised(module.graph)
-    frontier = [n for n in standardised if any(user not in standardised for user in n.users)]
+    standardized = _standardized(module.graph)
+    frontier = [n for n in standardized if any(user not in standardized for user in n.users)]
     values = _evaluate(module, frontier)
     names: list[str] = []
     for node in frontier:
@@ -55,7 +55,7 @@ def store_standardised(module: fx.GraphModule) -> tuple[Remark, ...]:
         return ()
     module.graph.eliminate_dead_code()
     module.recompile()
-    said = f"{len(names)} weights are stored as they are used, after their standardisation"
+    said = f"{len(names)} weights are stored as they are used, after their standardization"
     return (Remark("applied", "capture", names[0], said),)
 
 
@@ -65,7 +65,7 @@ def module_tensor(module: fx.GraphModule, name: str) -> torch.Tensor:
     return getattr(module.get_submodule(owner), leaf)
 
 
-def _standardised(graph: fx.Graph) -> list[fx.Node]:
+def _standardized(graph: fx.Graph) -> list[fx.Node]:
     """Nodes computed from stored tensors alone, with statistics of them on the way."""
     constant: dict[fx.Node, bool] = {}
     for node in graph.nodes:

@@ -15,7 +15,7 @@ PASSES = "otgraph.passes"
 PIPELINES = "otgraph.pipelines"
 
 
-class Catalogue(Mapping[str, type[Pass]]):
+class Catalog(Mapping[str, type[Pass]]):
     """Pass name → class. Holds ``module:Class`` texts and imports a class when it is first asked for."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
@@ -34,13 +34,13 @@ class Catalogue(Mapping[str, type[Pass]]):
         return len(self._places)
 
 
-def load_catalogue() -> Catalogue:
+def load_catalog() -> Catalog:
     """Every installed pass, from the entry point group ``otgraph.passes``.
 
     Raises:
         PipelineError: two packages use one name, or an entry point does not import.
     """
-    return Catalogue(merge(_installed(PASSES)))
+    return Catalog(merge(_installed(PASSES)))
 
 
 def load_pipelines() -> dict[str, str]:
@@ -80,5 +80,5 @@ def _import_pass(name: str, place: str) -> type[Pass]:
         raise PipelineError(f"pass {name}: {place} is no frozen dataclass derived from Pass")
     kind = cast("type[Pass]", found)
     if kind.name != name:
-        raise PipelineError(f"pass {name}: {place} calls itself {kind.name}; correct the catalogue")
+        raise PipelineError(f"pass {name}: {place} calls itself {kind.name}; correct the catalog")
     return kind

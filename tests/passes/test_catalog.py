@@ -1,4 +1,4 @@
-"""Walks the catalogue: names agree, manual pages are whole and their examples run, the document is fresh."""
+"""Walks the catalog: names agree, manual pages are whole and their examples run, the document is fresh."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.rewrite.catalogue import Catalogue, load_pipelines
+from otgraph.rewrite.catalog import Catalog, load_pipelines
 from otgraph.rewrite.contract import Context, Pass
 from otgraph.rewrite.manager import PassManager
 from otgraph.rewrite.manual import SECTIONS, manual_page
@@ -27,7 +27,7 @@ from otgraph.transport.coupling import Coupling
 from passes import CATALOG, PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
-CATALOGUE = Catalogue(CATALOG)
+CATALOG = Catalog(CATALOG)
 
 
 def example(*shape: int) -> torch.Tensor:
@@ -39,7 +39,7 @@ def inputs(**tensors: torch.Tensor) -> Data:
 
 
 def rewrite(pipeline: str, graph: Graph, **context: Any) -> Graph:
-    return PassManager(parse_pipeline(pipeline, CATALOGUE)).run(graph, Context(**context)).graph
+    return PassManager(parse_pipeline(pipeline, CATALOG)).run(graph, Context(**context)).graph
 
 
 NAMES = {
@@ -66,7 +66,7 @@ def run_example(text: str, name: str) -> doctest.TestResults:
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_names_agree(name: str) -> None:
-    kind = CATALOGUE[name]
+    kind = CATALOG[name]
     snake = name.replace("-", "_")
     assert kind.name == name
     assert kind.__name__ == "".join(word.capitalize() for word in name.split("-"))
@@ -76,19 +76,19 @@ def test_names_agree(name: str) -> None:
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_a_pass_is_a_frozen_final_dataclass_whose_text_reads_back(name: str) -> None:
-    kind = CATALOGUE[name]
+    kind = CATALOG[name]
     assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert getattr(kind, "__final__", False), f"{name}: decorate it with @final"
     if all(
         field.default is not field.default_factory for field in fields(kind)
     ):  # every option has a default
         default = kind()
-        assert parse_pipeline(str(default), CATALOGUE) == (default,)
+        assert parse_pipeline(str(default), CATALOG) == (default,)
 
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_the_manual_page_is_whole(name: str) -> None:
-    page = manual_page(CATALOGUE[name])
+    page = manual_page(CATALOG[name])
     assert page.summary.endswith(".") and len(page.summary) <= 150
     assert tuple(page.sections) == SECTIONS
     assert all(page.sections.values())
@@ -98,7 +98,7 @@ def test_the_manual_page_is_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_the_example_of_the_manual_page_runs(name: str) -> None:
-    text = manual_page(CATALOGUE[name]).sections["Before and after"]
+    text = manual_page(CATALOG[name]).sections["Before and after"]
     assert f'rewrite("{name}' in text
     assert run_example(text, name).failed == 0
 
@@ -110,7 +110,7 @@ def test_a_wrong_example_is_noticed() -> None:
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_named_pipelines_parse(name: str) -> None:
-    steps = parse_pipeline(name, CATALOGUE, load_pipelines())
+    steps = parse_pipeline(name, CATALOG, load_pipelines())
     assert steps and all(isinstance(step, Pass) for step in steps)
 
 

@@ -22,10 +22,10 @@ def QuantizeLinear(
     precision: int = 0,
     saturate: int = 1,
 ) -> Tensor:
-    """Halves are rounded to the even neighbour, as by ONNX Runtime; the result saturates."""
+    """Halves are rounded to the even neighbor, as by ONNX Runtime; the result saturates."""
     dtype = zero_point.dtype if zero_point is not None else TORCH_TYPES.get(output_dtype, torch.uint8)
     if {x.dtype, scale.dtype} != {torch.float32} or precision not in (0, 1) or dtype not in _INTEGERS:
-        raise Unsupported(f"quantising {x.dtype} by {scale.dtype} to {dtype}")
+        raise Unsupported(f"quantizing {x.dtype} by {scale.dtype} to {dtype}")
     steps = torch.round(x / _spread(scale, x, axis, block_size))
     if zero_point is not None:
         steps = steps + _spread(zero_point.to(x.dtype), x, axis, block_size)
@@ -44,7 +44,7 @@ def DequantizeLinear(
 ) -> Tensor:
     """The difference to the zero point is of integers, the product of floats."""
     if scale.dtype != torch.float32 or output_dtype not in (0, 1) or x.dtype not in (*_INTEGERS, torch.int32):
-        raise Unsupported(f"dequantising {x.dtype} by {scale.dtype}")
+        raise Unsupported(f"dequantizing {x.dtype} by {scale.dtype}")
     steps = x.to(torch.int32)
     if zero_point is not None:
         steps = steps - _spread(zero_point.to(torch.int32), x, axis, block_size)

@@ -1,4 +1,4 @@
-"""Normalisations."""
+"""Normalizations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def BatchNormalization(
     spatial: int = 1,
 ) -> Tensor:
     if training_mode or not spatial:
-        raise Unsupported("batch normalisation in training mode or per position")
+        raise Unsupported("batch normalization in training mode or per position")
     if mean.requires_grad or var.requires_grad:  # statistics are not trained; torch refuses to try
         mean, var = mean.detach(), var.detach()
     return F.batch_norm(x, mean, var, scale, b, training=False, eps=epsilon)
@@ -32,9 +32,9 @@ def InstanceNormalization(x: Tensor, scale: Tensor, b: Tensor, *, epsilon: float
     """Written out, so that each channel is seen to be on its own."""
     over = list(range(2, x.dim()))
     shape = [1, -1] + [1] * len(over)
-    centred = x - x.mean(over, keepdim=True)
-    variance = (centred * centred).mean(over, keepdim=True)
-    return centred * torch.rsqrt(variance + epsilon) * scale.reshape(shape) + b.reshape(shape)
+    centered = x - x.mean(over, keepdim=True)
+    variance = (centered * centered).mean(over, keepdim=True)
+    return centered * torch.rsqrt(variance + epsilon) * scale.reshape(shape) + b.reshape(shape)
 
 
 def LayerNormalization(
@@ -76,5 +76,5 @@ def LpNormalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
 
 def LRN(x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
     if size % 2 == 0:
-        raise Unsupported("local response normalisation over an even number of channels")
+        raise Unsupported("local response normalization over an even number of channels")
     return F.local_response_norm(x, size, alpha, beta, bias)

@@ -1,4 +1,4 @@
-"""``otgraph optimize``: model and unlabelled inputs in, a measured-faster model out."""
+"""``otgraph optimize``: model and unlabeled inputs in, a measured-faster model out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPOT: channels near the layer's Wasserstein barycentre are held to be redundant."""
+"""CPOT: channels near the layer's Wasserstein barycenter are held to be redundant."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from otgraph.transport.cost import FloatArray
 from otgraph.transport.criteria.criterion import ChannelStatistics, ranked
 from otgraph.transport.criteria.distributions import activation_quantiles
 from otgraph.transport.curve import RateDistortion
-from otgraph.transport.pot import entropic_barycentre, line_distance
+from otgraph.transport.pot import entropic_barycenter, line_distance
 
 
 @dataclass(frozen=True)
-class Barycentre:
-    """Remove first what lies nearest to the barycentre of the layer (CPOT, arXiv 2005.10451).
+class Barycenter:
+    """Remove first what lies nearest to the barycenter of the layer (CPOT, arXiv 2005.10451).
 
     Each channel becomes a histogram over ``bins`` values: of its writers' weights, or of its activations
-    where no writer is known. The barycentre is entropic (POT, strength ``entropy`` relative to the squared
+    where no writer is known. The barycenter is entropic (POT, strength ``entropy`` relative to the squared
     range of the support), distances to it are exact ``W₂²``.
     """
 
@@ -32,13 +32,13 @@ class Barycentre:
         return ranked(inputs, self.distances(inputs))
 
     def distances(self, inputs: ChannelStatistics) -> FloatArray:
-        """``W₂²`` of each channel to the barycentre, shape (n,), on a support scaled to [0, 1]."""
+        """``W₂²`` of each channel to the barycenter, shape (n,), on a support scaled to [0, 1]."""
         values = activation_quantiles(inputs, 256) if inputs.writers is None else inputs.writers
         histograms = _histograms(np.asarray(values, np.float64), self.bins)
         support = np.linspace(0.0, 1.0, self.bins)
         ground = np.subtract.outer(support, support) ** 2
-        centre = entropic_barycentre(histograms, ground, self.entropy)
-        return np.array([line_distance(support, row, centre) for row in histograms])
+        center = entropic_barycenter(histograms, ground, self.entropy)
+        return np.array([line_distance(support, row, center) for row in histograms])
 
 
 def _histograms(values: FloatArray, bins: int) -> FloatArray:

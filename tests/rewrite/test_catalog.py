@@ -1,39 +1,39 @@
-"""The catalogue: entry points, laziness, clashes."""
+"""The catalog: entry points, laziness, clashes."""
 
 from __future__ import annotations
 
 import pytest
 
 from otgraph.errors import PipelineError
-from otgraph.rewrite.catalogue import Catalogue, load_catalogue, load_pipelines, merge
+from otgraph.rewrite.catalog import Catalog, load_catalog, load_pipelines, merge
 
 
 def test_the_built_in_passes_are_found() -> None:
-    catalogue = load_catalogue()
-    assert {"fold-batch-norm", "cleanup", "prune-channels"} <= set(catalogue)
-    assert catalogue["fold-batch-norm"].name == "fold-batch-norm"
+    catalog = load_catalog()
+    assert {"fold-batch-norm", "cleanup", "prune-channels"} <= set(catalog)
+    assert catalog["fold-batch-norm"].name == "fold-batch-norm"
     assert "apply" in load_pipelines()
 
 
 def test_a_pass_is_imported_only_when_asked_for() -> None:
-    catalogue = Catalogue({"broken": "no_such_module:Nothing"})
-    assert "broken" in catalogue
+    catalog = Catalog({"broken": "no_such_module:Nothing"})
+    assert "broken" in catalog
     with pytest.raises(PipelineError, match=r"pass broken: no_such_module:Nothing does not load \(No module"):
-        catalogue["broken"]
+        catalog["broken"]
 
 
 def test_names_must_agree() -> None:
     with pytest.raises(
-        PipelineError, match=r"pass other: .* calls itself fold-batch-norm; correct the catalogue"
+        PipelineError, match=r"pass other: .* calls itself fold-batch-norm; correct the catalog"
     ):
-        Catalogue({"other": "passes.fold_batch_norm:FoldBatchNorm"})["other"]
+        Catalog({"other": "passes.fold_batch_norm:FoldBatchNorm"})["other"]
 
 
 def test_something_else_is_no_pass() -> None:
     with pytest.raises(
         PipelineError, match="pass path: pathlib:Path is no frozen dataclass derived from Pass"
     ):
-        Catalogue({"path": "pathlib:Path"})["path"]
+        Catalog({"path": "pathlib:Path"})["path"]
 
 
 def test_one_name_from_two_packages_is_an_error() -> None:
