@@ -21,7 +21,7 @@ from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError
 from otgraph.latency.environment import environment
 from otgraph.latency.protocol import Contestant, contest
-from otgraph.task import Reading, check_task
+from otgraph.task import OutputReading, check_task
 
 
 def audit(
@@ -36,8 +36,8 @@ def audit(
     min_speedup: float | None = None,
     max_drift: float | None = None,
     metric: str | None = None,
-    task: str | Reading = "auto",
-    on_reading: Callable[[Reading], None] | None = None,
+    task: str | OutputReading = "auto",
+    on_reading: Callable[[OutputReading], None] | None = None,
     optimization: Mapping[str, Any] | None = None,
     fitted_on: Sketch | None = None,
     seed: int = 0,
@@ -60,7 +60,7 @@ def audit(
     Raises ``ModelError`` (a file cannot be run, or the two do not match), ``DataError``, ``UsageError``,
     ``EngineMissing``.
     """
-    kind = task if isinstance(task, Reading) else check_task(task)
+    kind = task if isinstance(task, OutputReading) else check_task(task)
     runner_a = engine_for(a, engine, cuda_graph=cuda_graph)
     runner_b = engine_for(b, engine_b or engine, cuda_graph=cuda_graph)
     check_asked(engine, [runner_a, runner_b], [a, b])
@@ -71,7 +71,7 @@ def audit(
     _check_inputs(a, b, session_a, session_b)
     data = ModelData.of(ModelData.of(data, session_a.inputs), session_b.inputs)
     specs = (*session_a.inputs, *session_b.inputs)
-    reading = kind if isinstance(kind, Reading) else look(session_a, data, kind, specs)
+    reading = kind if isinstance(kind, OutputReading) else look(session_a, data, kind, specs)
     if on_reading is not None:
         on_reading(reading)
     drift = fidelity(session_a, session_b, data, metric_function, metric or "", reading, seed)
@@ -106,7 +106,7 @@ def compare_outputs(
     a: Path,
     b: Path,
     data: ModelData,
-    reading: Reading | None,
+    reading: OutputReading | None,
     *,
     engine: str,
     threads: int = 1,

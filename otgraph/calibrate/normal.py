@@ -163,7 +163,7 @@ def squared_error(equations: Normal, correction: Correction) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class RidgeChoice:
     """A chosen correction.
 
     ``correction`` and ``ridge`` are None where the old weights are kept as they are. ``before`` and
@@ -186,7 +186,7 @@ def choose(
     *,
     intercept: bool,
     shrunk: bool = False,
-) -> Choice:
+) -> RidgeChoice:
     """Solve ``fit`` for each ridge and take the one with the smallest error on ``held``.
 
     ``importance`` (g, O) weighs the squared errors of the outputs; ``power`` is the weighted Σ target² of the
@@ -194,11 +194,11 @@ def choose(
     """
     unit = max(power, _TINY)
     before = float((held.rr * importance).sum()) / unit
-    best = Choice(None, None, before, before)
+    best = RidgeChoice(None, None, before, before)
     for ridge, correction in zip(ridges, solve(fit, ridges, intercept=intercept, shrunk=shrunk), strict=True):
         error = float((squared_error(held, correction) * importance).sum()) / unit
         if error < best.after:
-            best = Choice(correction, ridge, before, error)
+            best = RidgeChoice(correction, ridge, before, error)
     return best
 
 

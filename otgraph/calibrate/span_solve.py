@@ -17,7 +17,7 @@ from otgraph.calibrate.transport_map import gaussian_map
 from otgraph.graph.span import Collapse, Estimator
 from otgraph.transport.bures import Gaussian, gaussian_transport
 
-RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0)
+SPAN_RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0)
 """Toward the identity, or toward zero where the map stands for a branch or its ends differ in shape. An
 infinite one, which fits a constant alone, is tried too."""
 
@@ -107,10 +107,10 @@ def _ridge(fit: SpanSums, held: SpanSums) -> float:
     errors: dict[float, float] = {math.inf: error(math.inf)}
 
     def score(at: int) -> float:
-        errors[RIDGES[at]] = error(RIDGES[at])
-        return errors[RIDGES[at]]
+        errors[SPAN_RIDGES[at]] = error(SPAN_RIDGES[at])
+        return errors[SPAN_RIDGES[at]]
 
-    downhill(score, FIRST, len(RIDGES))
+    downhill(score, FIRST, len(SPAN_RIDGES))
     return min(errors, key=lambda ridge: errors[ridge])
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from otgraph.audit.report import plain
 from otgraph.remark import Remark
-from otgraph.task import Reading
+from otgraph.task import OutputReading
 
 PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""
@@ -37,7 +37,7 @@ class Output:
                 Text(item) if isinstance(item, str) else item, soft_wrap=isinstance(item, (str, Text))
             )
 
-    def reading(self, reading: Reading) -> None:
+    def reading(self, reading: OutputReading) -> None:
         """Print how the outputs are read, before any work rests on it."""
         self.say(f"task   {reading.text}")
 

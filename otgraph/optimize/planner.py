@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cost import NodeTime, Polynomial, evaluate
+from otgraph.allocate.cost import Polynomial, TimeTerm, evaluate
 from otgraph.allocate.problem import Problem
 from otgraph.calibrate.probing import probing
 from otgraph.data import Data
@@ -41,12 +41,12 @@ from otgraph.optimize.proposals import (
     saving,
     shallower,
 )
-from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import measure_sensitivities
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import Study, study, what_trials_depend_on
 from otgraph.optimize.trial import Trial
+from otgraph.optimize.trial_cache import TrialCache
 from otgraph.plan.decision import DepthAction, Predictions
 from otgraph.plan.plan import Plan
 from otgraph.pricing.elementwise import batch_size
@@ -107,7 +107,7 @@ class Market:
     of the nodes, and what nothing saves; ``proposals``: the collapses; ``remarks``: how many there were."""
 
     widths: Candidates
-    nodes: Sequence[NodeTime]
+    nodes: Sequence[TimeTerm]
     fixed: Polynomial
     proposals: tuple[Proposal, ...]
     remarks: tuple[Remark, ...]
@@ -261,7 +261,7 @@ def make_trial(found: Study, proposals: Sequence[Proposal], settings: Settings) 
     """What tries choices of ``proposals`` and of the widths of ``found``."""
     fits = {proposal.name: proposal.fit for proposal in proposals if proposal.fit is not None}
     macs = evaluate(found.macs, {name: width.size for name, width in found.widths.items()})
-    saved = Saved(settings.cache, *what_trials_depend_on(found, settings))
+    saved = TrialCache(settings.cache, *what_trials_depend_on(found, settings))
     return Trial(
         found.graph,
         found.axes,

@@ -13,7 +13,7 @@ from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.plan.budget import Budget
 from otgraph.pricing.timing import TimingOptions
-from otgraph.task import Reading, Task
+from otgraph.task import OutputReading, Task
 
 Moves = Literal["both", "width", "depth"]
 """What a plan may do: cut widths, collapse spans, or both."""
@@ -42,7 +42,7 @@ class Settings:
     dims: Literal["all", "inner"] = "all"
     moves: Moves = "both"
     task: Task = "auto"
-    reading: Reading | None = None
+    reading: OutputReading | None = None
     engine: str = "onnxruntime"
     threads: int = 1
     criterion: str = DEFAULT_CRITERION
@@ -65,7 +65,7 @@ class Settings:
     pipeline: str = "apply"
     cache: Path | None = None
     progress: Callable[[str], None] = quiet
-    on_reading: Callable[[Reading], None] = quiet
+    on_reading: Callable[[OutputReading], None] = quiet
 
     def __post_init__(self) -> None:
         if self.moves not in get_args(Moves):

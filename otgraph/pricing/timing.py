@@ -14,7 +14,7 @@ from itertools import product
 from operator import or_
 from pathlib import Path
 
-from otgraph.allocate.cost import NodeTime, Polynomial, Term, TimeTable, collect, multiply
+from otgraph.allocate.cost import Polynomial, Term, TimeTable, TimeTerm, collect, multiply
 from otgraph.engines.engine import Engine
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
@@ -53,7 +53,7 @@ def node_times(
     whole_ms: float,
     options: TimingOptions,
     candidates: Candidates,
-) -> tuple[tuple[NodeTime, ...], Polynomial]:
+) -> tuple[tuple[TimeTerm, ...], Polynomial]:
     """Milliseconds of every node of ``graph`` in one inference (batch 1) over the candidate widths, and what
     no node's removal saves.
 
@@ -74,7 +74,7 @@ def node_times(
 
 def affine_times(
     nodes: Sequence[TimedNode], engine: Engine, options: TimingOptions, candidates: Candidates
-) -> dict[str, NodeTime]:
+) -> dict[str, TimeTerm]:
     """The time of each node by its name, of a graph's own (``timed_nodes``) or of nodes that might take
     others' place; one that the engine cannot run by itself is left out.
 
@@ -135,16 +135,16 @@ def _combinations(names: Sequence[str], candidates: Candidates) -> list[dict[str
     return [dict(zip(names, each, strict=True)) for each in widths]
 
 
-def _node_time(node: TimedNode, table: KernelTable, candidates: Candidates) -> NodeTime:
+def _node_time(node: TimedNode, table: KernelTable, candidates: Candidates) -> TimeTerm:
     names = node.varying(candidates)
     if len(names) > TABLE_DIMS or (names and node.kernel.groups > 1):
-        return NodeTime(node.name, _terms(node, table, candidates))
+        return TimeTerm(node.name, _terms(node, table, candidates))
     if not names:
-        return NodeTime(node.name, (Term(table.at(*node.lengths({}))),))
+        return TimeTerm(node.name, (Term(table.at(*node.lengths({}))),))
     values = {
         tuple(widths.values()): table.at(*node.lengths(widths)) for widths in _combinations(names, candidates)
     }
-    return NodeTime(node.name, table=TimeTable(names, values))
+    return TimeTerm(node.name, table=TimeTable(names, values))
 
 
 def _terms(node: TimedNode, table: KernelTable, candidates: Candidates) -> Polynomial:

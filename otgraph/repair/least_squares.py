@@ -19,7 +19,7 @@ from otgraph.graph.notes import stood_for
 from otgraph.heap import give_back
 from otgraph.remark import Remark
 from otgraph.repair.fitter import SOURCE, Fitter
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
 from otgraph.repair.memory import Memory
 from otgraph.repair.system import largest_system
@@ -30,7 +30,7 @@ from otgraph.task import Task
 Ridges = Mapping[str, float | None] | float | None
 """The ridge of each node, or of all; None where each is yet to be chosen."""
 
-RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
+REPAIR_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 """Relative ridges; inf corrects the constant alone. The unchanged layer is always one more candidate."""
 
 
@@ -50,7 +50,7 @@ class LeastSquaresOptions:
     ``task``: how the outputs are read when strengths are judged.
     """
 
-    ridges: tuple[float, ...] = RIDGES
+    ridges: tuple[float, ...] = REPAIR_RIDGES
     common: tuple[float, ...] = (0.2, 5.0)
     ridge: float | None = None
     strength: float | None = None
@@ -99,7 +99,7 @@ def repair_least_squares(
     options: LeastSquaresOptions | None = None,
     scratch: Path | None = None,
 ) -> Repair:
-    """Refit every affine node of ``new`` whose input changed, in program order.
+    """Refit every affine node of ``new`` whose input changed, in execution order.
 
     Each node's inputs come from the new network *as repaired so far*, its target from the original (which
     positions are left is what the nodes note, ``graph.notes.KEPT``). The normal equations are streamed, and
@@ -202,14 +202,14 @@ def walk(
     ``fixed``: the ridge of each node or of all; None to choose each on the held-out batches. With ``whole``
     the outputs are computed too, else the walk ends at the last layer.
     """
-    program = Program(new, teacher.batches[: len(held_out)], memory)
+    execution = Execution(new, teacher.batches[: len(held_out)], memory)
     same = same_nodes(new, teacher.original)
     views = {view.node.name: view for view in affine_nodes(new)}
     memory.watch(teacher)
     memory.reserve(largest_system(new, views.values(), options.max_width))
-    teacher.enter(program, same)
+    teacher.enter(execution, same)
     fitter = Fitter(
-        pair=Taught(program, teacher),
+        pair=Taught(execution, teacher),
         settled=_settled(new, teacher.original, same),
         views=views,
         held_out=held_out,
@@ -229,7 +229,7 @@ def walk(
             fitter.before(node)
             left -= node.name in views
             if left or whole:
-                program.step(node)
+                execution.step(node)
     return fitter
 
 

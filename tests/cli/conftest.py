@@ -21,7 +21,7 @@ from otgraph.cli.main import run_command
 from otgraph.engines.artifact import Built, Layer
 from otgraph.errors import ModelError, PlanError
 from otgraph.remark import Remark
-from otgraph.task import Reading
+from otgraph.task import OutputReading
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class FakeApi(SimpleNamespace):
         if self.fail is not None and name in self.fail:
             raise self.fail[name]
         if on_reading is not None:
-            on_reading(Reading("classifier", "auto", "y: rows look like logits", "y", "logits", 2))
+            on_reading(OutputReading("classifier", "auto", "y: rows look like logits", "y", "logits", 2))
 
     def load_model(self, spec: str, shapes: Any) -> FakeGraph:
         self._note("load_model", spec, shapes)

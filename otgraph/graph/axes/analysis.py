@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _pop_mode_temporarily  # pyright: ignore[reportPrivateUsage]
 
 from otgraph.graph.axes.algebra import Axis, atoms, block, index_of, resolve
-from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
+from otgraph.graph.axes.axis_map import AxisMap, AxisPort, Dim, Role
 from otgraph.graph.axes.composite import Composites
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
 from otgraph.graph.axes.rules import RULES
@@ -119,7 +119,7 @@ class _Interpreter(fx.Interpreter):
 def _freeze(graph: Graph, tracker: Tracker, values: Values, tensors: Tensors) -> AxisMap:
     roles = _roles(tracker)
     involved = {key for _, key in roles}
-    ports: dict[int, list[Port]] = {}
+    ports: dict[int, list[AxisPort]] = {}
     cells: dict[int, Axis] = {}
     for name, axes in tensors.items():
         for number, axis in enumerate(axes):
@@ -128,7 +128,7 @@ def _freeze(graph: Graph, tracker: Tracker, values: Values, tensors: Tensors) ->
                     continue  # a kernel, a table of constants, scales: no index set of the network
                 role = roles.get((name, id(atom)), "carries")
                 cells[id(atom)] = atom
-                ports.setdefault(id(atom), []).append(Port(name, number, role))
+                ports.setdefault(id(atom), []).append(AxisPort(name, number, role))
     names = _names(ports)
     dims = {names[key]: _dim(names[key], cells[key], ports[key]) for key in ports}
     freeze = _Freezer(names)
@@ -144,7 +144,7 @@ def _distinct_atoms(axis: Axis) -> Iterator[Axis]:
     yield from {id(atom): atom for atom in atoms(axis) if atom.size > 1}.values()
 
 
-def _dim(name: str, atom: Axis, ports: list[Port]) -> Dim:
+def _dim(name: str, atom: Axis, ports: list[AxisPort]) -> Dim:
     return Dim(name, atom.size, tuple(ports), atom.blocked, atom.normalized, atom.residual)
 
 
@@ -161,7 +161,7 @@ def _roles(tracker: Tracker) -> dict[tuple[str, int], Role]:
     return found
 
 
-def _names(ports: dict[int, list[Port]]) -> dict[int, str]:
+def _names(ports: dict[int, list[AxisPort]]) -> dict[int, str]:
     """A dim is called after the tensor that writes it first, else after the first that holds it."""
     names: dict[int, str] = {}
     taken: set[str] = set()

@@ -15,9 +15,9 @@ from otgraph.errors import ModelError
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.build import Builder
 from otgraph.graph.onnx.example import find_example
+from otgraph.graph.onnx.first_run import run_once
 from otgraph.graph.onnx.ports import input_ports, output_ports
 from otgraph.graph.onnx.read_file import check_external, read_file
-from otgraph.graph.onnx.trial import run_once
 from otgraph.remark import Remark
 
 Example = Sequence[torch.Tensor]

@@ -9,7 +9,7 @@ from pathlib import Path
 from otgraph.files import write_aside
 
 
-class Saved:
+class TrialCache:
     """Measured numbers by key, for one model, its data and one way to choose channels.
 
     ``what`` tells runs apart: whatever a measurement depends on goes into it. Written after each measurement,
