@@ -34,7 +34,7 @@ from otgraph.optimize.run import Optimized
 from otgraph.optimize.run import optimize as _optimize
 from otgraph.optimize.settings import Settings, quiet
 from otgraph.optimize.task import decided
-from otgraph.plan.budget import Budget, make_budget
+from otgraph.plan.budget import make_budget
 from otgraph.plan.plan import Plan
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.instrument import SaveFailing
@@ -78,6 +78,7 @@ def inspect_depth(graph: Graph, data: Inputs | None = None, *, seed: int = 0) ->
 def make_plan(
     graph: Graph,
     calibration: Inputs,
+    settings: Settings | None = None,
     *,
     latency: str | None = None,
     max_drop: float | None = None,
@@ -85,19 +86,20 @@ def make_plan(
     layers: str | int | None = None,
     **choices: Any,
 ) -> Plan:
-    """Decide what to remove from ``graph``; exactly one of the four budgets is given.
+    """Decide what to remove from ``graph``.
 
-    ``choices`` are the fields of ``Settings``. Raises ``UsageError``, ``DataError`` or ``EngineMissing``.
+    Exactly one of the four budgets is given, and ``choices``, the fields of ``Settings``, or ``settings``
+    which has it all. Raises ``UsageError``, ``DataError`` or ``EngineMissing``.
     """
     data = as_data(calibration, graph)
-    return _make_plan(
-        graph, data, decided(graph, data, _settings(make_budget(latency, max_drop, keep, layers), choices))
-    )
+    asked = _settings(settings, choices, latency, max_drop, keep, layers)
+    return _make_plan(graph, data, decided(graph, data, asked))
 
 
 def optimize(
     graph: Graph,
     calibration: Inputs,
+    settings: Settings | None = None,
     *,
     latency: str | None = None,
     max_drop: float | None = None,
@@ -109,9 +111,9 @@ def optimize(
 ) -> Optimized:
     """Plan, apply and audit; arguments as in ``make_plan``. ``evaluation``: the audit's data; by default a
     part of the calibration inputs that is kept from everything else, or all of them in turn."""
-    settings = _settings(make_budget(latency, max_drop, keep, layers), choices)
+    asked = _settings(settings, choices, latency, max_drop, keep, layers)
     held = None if evaluation is None else as_data(evaluation, graph)
-    return _optimize(graph, as_data(calibration, graph), settings, evaluation=held, metric=metric)
+    return _optimize(graph, as_data(calibration, graph), asked, evaluation=held, metric=metric)
 
 
 def audit(
@@ -150,7 +152,7 @@ def run_pipeline(
 
 
 def build(
-    graph: Graph | str | Path,
+    model: Graph | str | Path,
     output: Path,
     *,
     engine: str = "onnxruntime",
@@ -165,7 +167,7 @@ def build(
     """
     data = None if calibration is None else _data(calibration)
     with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
-        path = _as_onnx(graph, Path(folder) / "model.onnx")
+        path = _as_onnx(model, Path(folder) / "model.onnx")
         return device.build(path, Path(output), engine=engine, calibration=data, **choices)
 
 
@@ -223,7 +225,20 @@ def _arrays(inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> Data:
     return Data.from_arrays(inputs if isinstance(inputs, Mapping) else {"": inputs})
 
 
-def _settings(budget: Budget, choices: dict[str, Any]) -> Settings:
+def _settings(
+    settings: Settings | None,
+    choices: dict[str, Any],
+    latency: str | None,
+    max_drop: float | None,
+    keep: float | None,
+    layers: str | int | None,
+) -> Settings:
+    if settings is not None:
+        twice = [*choices, *(each for each in (latency, max_drop, keep, layers) if each is not None)]
+        if twice:
+            raise UsageError(f"settings: {twice[0]} is given beside them; put it into them")
+        return settings
+    budget = make_budget(latency, max_drop, keep, layers)
     known = {key: value for key, value in choices.items() if value is not None}
     for key in ("include", "exclude"):
         known[key] = tuple(known.get(key, ()))

@@ -105,7 +105,7 @@ def bench_all(
 
 
 def build(
-    model: Path,
+    model: str | Path,
     output: Path,
     *,
     engine: str = DEFAULT,
@@ -119,6 +119,7 @@ def build(
     what overflows on it, where it is given. Raises ``UsageError``, ``DataError``, ``ModelError``,
     ``OutputError``, ``EngineMissing``.
     """
+    model = Path(model)
     if model.suffix != ".onnx":
         raise UsageError(f"{model}: is built already, or is no ONNX file; give an .onnx file")
     if output.resolve() == model.resolve():

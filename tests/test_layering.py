@@ -149,7 +149,7 @@ def imports(node: ast.AST, package: str, *, typing: bool = False) -> Iterator[tu
         module = ".".join(filter(None, (base, node.module)))
         found = {f"{module}.{alias.name}" for alias in node.names}
         yield from ((node.lineno, name) for name in sorted({n if is_module(n) else module for n in found}))
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "Lazy")):
         given = node.args[0]
         if isinstance(given, ast.Constant):
             yield node.lineno, str(given.value)
@@ -324,6 +324,7 @@ PLANTED = {
     "otgraph.latency.bad": "importlib.import_module('otgraph.graph.graph')",
     "otgraph.optimize.bad": "from zoo_models import build",
     "otgraph.cli.bad": "from tools.zoo import main",
+    "otgraph.cli.worse": "optimize = Lazy('otgraph.optimize.run')",
     "passes.bad": "from otgraph.cli.main import main",
     "passes.worse": "def f():\n    import bench_output",
     "otgraph.calibrate.bad": "from ..plan import budget",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otgraph.data import Data
-
 if TYPE_CHECKING:
+    from otgraph.data import Data
     from otgraph.graph.graph import Graph
 
 

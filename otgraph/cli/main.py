@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -19,12 +18,14 @@ from otgraph.cli.optimize import optimize
 from otgraph.cli.passes import passes
 from otgraph.cli.plan import apply, plan
 from otgraph.cli.run import run
-from otgraph.errors import OtgraphError
+from otgraph.errors import OtgraphError, UsageError
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
 BROKEN = 2
 """A mistake of otgraph itself; never 1, which means that a threshold was missed."""
+USAGE_ERROR = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError")
+"""Of the parser that typer stands on, which it does not export: click's, or its own copy of it."""
 
 
 class _Commands(TyperGroup):
@@ -55,6 +56,8 @@ for _command in (optimize, plan, apply, audit, inspect, run, passes, engines, bu
 
 def _show_version(*, value: bool) -> None:
     if value:
+        from importlib.metadata import version  # noqa: PLC0415  (takes longer than all the rest)
+
         sys.stdout.write(f"otgraph {version('otgraph')}\n")
         raise typer.Exit
 
@@ -84,10 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Errors go to standard error as ``error: …``."""
     debug = "--debug" in arguments
+    given = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(args=[argument for argument in arguments if argument != "--debug"], prog_name="otgraph")
+        found = app(args=given, prog_name="otgraph", standalone_mode=False)
+        return found if isinstance(found, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
+    except USAGE_ERROR as error:
+        return _misused(error, debug=debug)
     except OtgraphError as error:
         return _fail(str(error), error.exit_code, debug=debug)
     except ModuleNotFoundError as error:
@@ -95,7 +102,16 @@ def run_command(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  (the border of the process: a crash must not exit with 1)
         what = f"{type(error).__name__}: {error}"
         return _fail(f"{what}; a mistake of otgraph: run with --debug and report it", BROKEN, debug=debug)
-    return 0
+
+
+def _misused(error: Any, *, debug: bool) -> int:
+    """An argument that is not understood, on one line like all others; no argument at all shows the help."""
+    if "NoArgsIsHelp" in type(error).__name__:
+        error.show()
+        return BROKEN
+    where = "otgraph" if error.ctx is None else error.ctx.command_path
+    said = error.format_message().replace("Value error, ", "").rstrip(". ")
+    return _fail(f"{' '.join(said.split())}; see {where} --help", UsageError.exit_code, debug=debug)
 
 
 def _missing(error: ModuleNotFoundError) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from otgraph.audit.text import summary
 from otgraph.cli import options as opt
 from otgraph.cli.describe import describe_data, describe_model
-from otgraph.cli.lazy import load_api
+from otgraph.cli.lazy import api, data_sources, text
 from otgraph.cli.output import Output, progress
-from otgraph.data import Data
-from otgraph.data_sources import load_data
 from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
+
+if TYPE_CHECKING:
+    from otgraph.data import Data
+    from otgraph.graph.graph import Graph
+    from otgraph.optimize.run import Optimized
 
 Evaluation = Annotated[
     str | None,
@@ -24,15 +26,27 @@ Evaluation = Annotated[
         "--data",
         metavar="DATA",
         help="Inputs of the final audit; by default a part of --calib that is kept from everything else.",
+        rich_help_panel=opt.DATA,
     ),
 ]
-PlanOut = Annotated[Path | None, typer.Option("--plan-out", metavar="FILE", help="Also write the plan.")]
+PlanOut = Annotated[
+    Path | None,
+    typer.Option("--plan-out", metavar="FILE", help="Also write the plan.", rich_help_panel=opt.OUTPUT),
+]
 Metric = Annotated[
     str | None,
-    typer.Option("--metric", metavar="MODULE:CALLABLE", help="A measure of your own for the final audit."),
+    typer.Option(
+        "--metric",
+        metavar="MODULE:CALLABLE",
+        help="A measure of your own for the final audit.",
+        rich_help_panel=opt.DATA,
+    ),
 ]
 Report = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="Also write the audit as HTML.")
+    Path | None,
+    typer.Option(
+        "--report", metavar="FILE", help="Also write the audit as HTML.", rich_help_panel=opt.OUTPUT
+    ),
 ]
 
 
@@ -77,40 +91,35 @@ def optimize(
 
     Example: otgraph optimize net.onnx --calib calib.npz --latency 0.6x -o small.onnx
     """
-    make_budget(latency, max_drop, keep, layers)
+    budget = make_budget(latency, max_drop, keep, layers)
     moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep, layers=layers)
     shapes = opt.read_shapes(shape)
     opt.check_model_output(output)
     opt.check_outputs(output, plan_out, report, model=model, calib=calib, data=data)
     out = Output(json)
     calibration = opt.read_calibration(calib, samples, seed)
-    evaluation = None if data is None else load_data(data)
-    api = load_api()
+    evaluation = None if data is None else data_sources.load_data(data)
     graph = api.load_model(model, shapes)
     say_inputs(out, model, graph, calibration, evaluation)
-    choices = {
-        "latency": latency,
-        "layers": layers,
-        "max_drop": max_drop,
-        "keep": keep,
-        "dims": dims.value,
-        "moves": moves,
-        "task": task.value,
-        "engine": engine,
-        "threads": threads,
-        "criterion": criterion,
-        "include": include or [],
-        "exclude": exclude or [],
-        "multiple": multiple,
-        "seed": seed,
-        "refit": refit_all,
-        "cache": cache_folder(),
-        "on_reading": out.reading,
-    }
     with progress() as show:
-        optimized = api.optimize(
-            graph, calibration, evaluation=evaluation, metric=metric, progress=show, **choices
+        settings = api.Settings(
+            budget,
+            dims=dims.value,
+            moves=moves,
+            task=task.value,
+            engine=engine,
+            threads=threads,
+            criterion=criterion or api.DEFAULT_CRITERION,
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            multiple=multiple,
+            seed=seed,
+            refit=refit_all,
+            cache=cache_folder(),
+            progress=show,
+            on_reading=out.reading,
         )
+        optimized = api.optimize(graph, calibration, settings, evaluation=evaluation, metric=metric)
     write(optimized, graph, output, plan_out, report)
     say_outcome(out, optimized, str(output), every_remark=remarks)
     out.result(document("optimize", optimized, output))
@@ -118,7 +127,7 @@ def optimize(
     raise typer.Exit(exit_code(optimized, asked=asked))
 
 
-def say_inputs(out: Output, model: str, graph: Any, calibration: Data, evaluation: Data | None) -> None:
+def say_inputs(out: Output, model: str, graph: Graph, calibration: Data, evaluation: Data | None) -> None:
     """What is read."""
     out.say(describe_model(model, graph))
     out.say(describe_data("calib", calibration))
@@ -127,7 +136,7 @@ def say_inputs(out: Output, model: str, graph: Any, calibration: Data, evaluatio
 
 
 def write(
-    optimized: Any, original: Any, output: Path | None, plan_out: Path | None, report: Path | None
+    optimized: Optimized, original: Graph, output: Path | None, plan_out: Path | None, report: Path | None
 ) -> None:
     """Write the model (the original where nothing was gained), and what else was asked for."""
     if output is not None:
@@ -138,14 +147,14 @@ def write(
         optimized.audit.save_html(report)
 
 
-def say_outcome(out: Output, optimized: Any, output: str | None, *, every_remark: bool) -> None:
+def say_outcome(out: Output, optimized: Optimized, output: str | None, *, every_remark: bool) -> None:
     """The plan, the audit, and what was written."""
     out.say("")
     out.say(str(optimized.plan))
     out.say("")
     shown = [remark for remark in optimized.remarks if every_remark or remark.kind == "failure"]
     out.remarks(shown)
-    out.say(summary(optimized.audit))
+    out.say(text.summary(optimized.audit))
     if optimized.missed is not None:
         out.say(Text(f"missed: {optimized.missed}", style="bold red"))
     if not optimized.credible:
@@ -155,7 +164,7 @@ def say_outcome(out: Output, optimized: Any, output: str | None, *, every_remark
         out.say(f"wrote {output}")
 
 
-def document(command: str, optimized: Any, output: Path | None) -> dict[str, Any]:
+def document(command: str, optimized: Optimized, output: Path | None) -> dict[str, Any]:
     """The result as JSON."""
     return {
         "command": command,
@@ -169,7 +178,7 @@ def document(command: str, optimized: Any, output: Path | None) -> dict[str, Any
     }
 
 
-def exit_code(optimized: Any, *, asked: bool) -> int:
+def exit_code(optimized: Optimized, *, asked: bool) -> int:
     """1 where a stated threshold was missed (it was not reached, or nothing at all was gained), or a check
     failed and something was taken back."""
     missed = asked and (optimized.missed is not None or not optimized.credible)

@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otgraph.data import Data
-from otgraph.data_sources import load_data
+from otgraph.cli.lazy import data_sources
 from otgraph.errors import UsageError
 from otgraph.files import check_writable
+
+if TYPE_CHECKING:
+    from otgraph.data import Data
+    from otgraph.optimize.settings import Moves
 
 MODEL_HELP = (
     "An .onnx file, a .pt2 exported program, or package.module:callable returning (module, example_inputs)."
@@ -22,6 +25,15 @@ DATA_HELP = (
     "An .npz file (one array per input, first axis = samples, optional 'labels'), a folder of them, or "
     "package.module:callable that yields batches."
 )
+
+BUDGET = "Budget (give one)"
+CHANGE = "What may change"
+ENGINE = "Engine"
+DATA = "Data"
+OUTPUT = "Output"
+THRESHOLDS = "Thresholds (exit code 1 when missed)"
+EXPERT = "Expert"
+"""The groups that ``--help`` shows options in."""
 
 
 class Dims(StrEnum):
@@ -40,39 +52,78 @@ class Task(StrEnum):
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)
+]
 Calibration = Annotated[
-    str, typer.Option("--calib", metavar="DATA", help=f"Unlabeled inputs. {DATA_HELP}", show_default=False)
+    str,
+    typer.Option(
+        "--calib",
+        metavar="DATA",
+        help=f"Unlabeled inputs. {DATA_HELP}",
+        show_default=False,
+        rich_help_panel=DATA,
+    ),
 ]
 Out = Annotated[
-    Path, typer.Option("-o", "--output", metavar="OUT", help="The .onnx file to write.", show_default=False)
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="The .onnx file to write.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(
-        "--shape", metavar="NAME=SIZES", help="Sizes of an input's axes, such as image=1,3,224,224."
+        "--shape",
+        metavar="NAME=SIZES",
+        help="Sizes of an input's axes, such as image=1,3,224,224.",
+        rich_help_panel=DATA,
     ),
 ]
 TaskOption = Annotated[
     Task,
     typer.Option(
-        "--task", help="How the outputs are read: class scores (KL), values (relative L2), or by their look."
+        "--task",
+        help="How the outputs are read: class scores (KL), values (relative L2), or by their look.",
+        rich_help_panel=DATA,
     ),
 ]
-Engine = Annotated[str, typer.Option("--engine", help="Where the model will run; see `otgraph engines`.")]
+Engine = Annotated[
+    str,
+    typer.Option("--engine", help="Where the model will run; see `otgraph engines`.", rich_help_panel=ENGINE),
+]
 AnyEngine = Annotated[
     str | None,
-    typer.Option("--engine", help="What runs .onnx files, by default onnxruntime; see `otgraph engines`."),
+    typer.Option(
+        "--engine",
+        help="What runs .onnx files, by default onnxruntime; see `otgraph engines`.",
+        rich_help_panel=ENGINE,
+    ),
 ]
 CudaGraph = Annotated[
-    bool, typer.Option("--cuda-graph", help="Replay a captured CUDA graph (TensorRT), as a server would.")
+    bool,
+    typer.Option(
+        "--cuda-graph",
+        help="Replay a captured CUDA graph (TensorRT), as a server would.",
+        rich_help_panel=ENGINE,
+    ),
 ]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the engine.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+Threads = Annotated[
+    int, typer.Option("--threads", min=1, help="Threads of the engine.", rich_help_panel=ENGINE)
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.", rich_help_panel=EXPERT)]
 Latency = Annotated[
     str | None,
     typer.Option(
-        "--latency", metavar="0.6x|8ms", help="The latency to reach, relative to the original or absolute."
+        "--latency",
+        metavar="0.6x|8ms",
+        help="The latency to reach, relative to the original or absolute.",
+        rich_help_panel=BUDGET,
     ),
 ]
 Layers = Annotated[
@@ -81,54 +132,94 @@ Layers = Annotated[
         "--layers",
         metavar="0.75x|12",
         help="At most so many convolutions and matrix products on the longest path, relative or absolute.",
+        rich_help_panel=BUDGET,
     ),
 ]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        "--max-drop", help="The output divergence to allow: KL for classifiers, relative L2 otherwise."
+        "--max-drop",
+        help="The output divergence to allow: KL for classifiers, relative L2 otherwise.",
+        rich_help_panel=BUDGET,
     ),
 ]
 Keep = Annotated[
     float | None,
-    typer.Option("--keep", help="The fraction of every prunable dim to keep, instead of a budget."),
+    typer.Option(
+        "--keep",
+        help="The fraction of every prunable dim to keep, instead of a budget.",
+        rich_help_panel=BUDGET,
+    ),
 ]
 DimsOption = Annotated[
-    Dims, typer.Option("--dims", help="all, or inner: leave out dims that run through a residual addition.")
+    Dims,
+    typer.Option(
+        "--dims",
+        help="all, or inner: leave out dims that run through a residual addition.",
+        rich_help_panel=CHANGE,
+    ),
 ]
 DepthOnly = Annotated[
-    bool, typer.Option("--depth-only", help="Only delete, merge and linearize layers; cut no widths.")
+    bool,
+    typer.Option(
+        "--depth-only", help="Only delete, merge and linearize layers; cut no widths.", rich_help_panel=CHANGE
+    ),
 ]
 WidthOnly = Annotated[
-    bool, typer.Option("--width-only", help="Only cut widths; delete, merge and linearize no layers.")
+    bool,
+    typer.Option(
+        "--width-only", help="Only cut widths; delete, merge and linearize no layers.", rich_help_panel=CHANGE
+    ),
 ]
 Criterion = Annotated[
     str | None,
     typer.Option(
         "--criterion",
         help="How the cost of removing a channel is estimated: see `otgraph passes annotate-width`.",
+        rich_help_panel=EXPERT,
     ),
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option("--include", metavar="PATTERN", help="Only cut dims with such names; * and ? are special."),
+    typer.Option(
+        "--include",
+        metavar="PATTERN",
+        help="Only cut dims with such names; * and ? are special.",
+        rich_help_panel=CHANGE,
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="PATTERN", help="Never cut dims with such names: see inspect --dims."),
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Never cut dims with such names: see inspect --dims.",
+        rich_help_panel=CHANGE,
+    ),
 ]
-Multiple = Annotated[int, typer.Option("--multiple", min=1, help="Widths are multiples of this.")]
+Multiple = Annotated[
+    int, typer.Option("--multiple", min=1, help="Widths are multiples of this.", rich_help_panel=EXPERT)
+]
 Samples = Annotated[
     int | None,
-    typer.Option("--samples", min=1, help="Use so many of the inputs, drawn with --seed; all by default."),
+    typer.Option(
+        "--samples",
+        min=1,
+        help="Use so many of the inputs, drawn with --seed; all by default.",
+        rich_help_panel=DATA,
+    ),
 ]
 Refit = Annotated[
     bool,
     typer.Option(
-        "--refit-all", help="Write the plan refitted on all inputs, once the figures are taken without some."
+        "--refit-all",
+        help="Write the plan refitted on all inputs, once the figures are taken without some.",
+        rich_help_panel=EXPERT,
     ),
 ]
-Remarks = Annotated[bool, typer.Option("--remarks", help="Print every remark of the passes.")]
+Remarks = Annotated[
+    bool, typer.Option("--remarks", help="Print every remark of the passes.", rich_help_panel=OUTPUT)
+]
 
 _SHAPE = re.compile(r"(?P<name>[^=]+)=(?P<sizes>[1-9][0-9]*(,[1-9][0-9]*)*)")
 
@@ -150,7 +241,7 @@ def read_shapes(texts: list[str] | None, flag: str = "--shape") -> dict[str, tup
     return shapes
 
 
-def read_moves(*, depth_only: bool, width_only: bool, keep: float | None, layers: str | None = None) -> str:
+def read_moves(*, depth_only: bool, width_only: bool, keep: float | None, layers: str | None = None) -> Moves:
     """What ``--depth-only`` and ``--width-only`` leave to the planner.
 
     Raises:
@@ -174,7 +265,7 @@ def read_moves(*, depth_only: bool, width_only: bool, keep: float | None, layers
 
 def read_calibration(spec: str, samples: int | None, seed: int) -> Data:
     """The inputs that ``spec`` names, or ``samples`` of them."""
-    found = load_data(spec)
+    found = data_sources.load_data(spec)
     return found if samples is None else found.take(samples, seed)
 
 

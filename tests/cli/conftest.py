@@ -15,11 +15,11 @@ import pytest
 from rich.text import Text
 
 import otgraph
-from otgraph.cli import audit as audit_command
-from otgraph.cli import optimize as optimize_command
+from otgraph.audit import text
 from otgraph.cli.main import run_command
 from otgraph.engines.artifact import Built, Layer
 from otgraph.errors import ModelError, PlanError
+from otgraph.optimize.settings import Settings
 from otgraph.remark import Remark
 from otgraph.task import OutputReading
 
@@ -86,6 +86,14 @@ class FakeAudit:
         Path(path).write_text("<html>")
 
 
+class FakeSettings(SimpleNamespace):
+    """Takes what ``Settings`` takes."""
+
+    def __init__(self, budget: Any, **fields: Any) -> None:
+        assert fields.keys() <= Settings.__dataclass_fields__.keys()
+        super().__init__(budget=budget, **fields)
+
+
 class FakeApi(SimpleNamespace):
     """Records what each function was called with; a test sets ``credible``, ``passed`` or ``fail``."""
 
@@ -95,6 +103,8 @@ class FakeApi(SimpleNamespace):
         )
         self.calls = {}
         self.Plan = FakePlan
+        self.Settings = FakeSettings
+        self.DEFAULT_CRITERION = "rerouting"
 
     def _note(self, name: str, *args: Any, **kwargs: Any) -> None:
         on_reading = kwargs.pop("on_reading", None)
@@ -110,9 +120,9 @@ class FakeApi(SimpleNamespace):
             raise ModelError(f"{spec}: no such file; give an .onnx file")
         return FakeGraph("original")
 
-    def optimize(self, graph: FakeGraph, data: Any, **options: Any) -> Any:
-        self._note("optimize", graph, data, **options)
-        options["progress"]("thinking")
+    def optimize(self, graph: FakeGraph, data: Any, settings: FakeSettings, **options: Any) -> Any:
+        self._note("optimize", graph, data, **vars(settings), **options)
+        settings.progress("thinking")
         return SimpleNamespace(
             graph=FakeGraph("optimized"),
             plan=FakePlan(),
@@ -123,8 +133,8 @@ class FakeApi(SimpleNamespace):
             missed=self.missed,
         )
 
-    def make_plan(self, graph: FakeGraph, data: Any, **options: Any) -> FakePlan:
-        self._note("make_plan", graph, data, **options)
+    def make_plan(self, graph: FakeGraph, data: Any, settings: FakeSettings) -> FakePlan:
+        self._note("make_plan", graph, data, **vars(settings))
         return FakePlan()
 
     def audit(self, a: str, b: str, data: Any, **options: Any) -> FakeAudit:
@@ -187,8 +197,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     monkeypatch.setattr(otgraph, "api", fake, raising=False)
     monkeypatch.setitem(sys.modules, "otgraph.device", fake)
     monkeypatch.setattr(otgraph, "device", fake, raising=False)
-    for module in (audit_command, optimize_command):
-        monkeypatch.setattr(module, "summary", lambda audit: Text(f"AUDIT passed={audit.passed}"))
+    monkeypatch.setattr(text, "summary", lambda audit: Text(f"AUDIT passed={audit.passed}"))
     return fake
 
 
