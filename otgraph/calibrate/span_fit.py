@@ -29,29 +29,33 @@ MAX_WIDTH = 8192
 class SpanFit:
     """A collapse with its numbers.
 
-    ``weight``: None for the identity; (C, 1, *1s) for an affine map over ``axis`` 1 and (C,) over ``axis``
-    -1; (out, in) for a linear map over ``axis`` -1; (out, in, *kernel) for a linear map or a convolution over
-    ``axis`` 1. ``bias``: (out,), None for the identity. ``window``: its geometry, with C groups for an affine
-    map. Where the span has a ``branch`` the map stands for the branch, and the addition stays (the identity
-    then means that nothing is added).
-
-    ``error``: squared error over the energy of what is reproduced (the branch's update; else the exit less
-    its mean per channel), on held-out inputs. ``fitted``: the same on the inputs fitted on. ``ridge``: the
-    one chosen; None where there is none. ``seconds``: CPU time of this fit, its share of the pass over the
-    data included. ``note``: what was done otherwise than asked. ``effect``: the held-out squared error over
-    the variance of the exit, comparable between spans with and without a branch.
+    Where the span has a ``branch`` the map stands for the branch, and the addition stays (the identity then
+    means that nothing is added).
     """
 
     collapse: Collapse
+    """The span and the kind of its map."""
     weight: torch.Tensor | None
+    """None for the identity. Over ``axis`` 1: (C, 1, *1s) for an affine map, (out, in, *kernel) for a linear
+    map or a convolution; over ``axis`` -1: (C,) and (out, in)."""
     bias: torch.Tensor | None
+    """(out,); None for the identity."""
     window: Window
+    """The geometry of the map, with C groups for an affine one."""
     error: float
+    """Squared error over the energy of what is reproduced (the branch's update; else the exit less its mean
+    per channel), on held-out inputs."""
     fitted: float
+    """The same on the inputs fitted on."""
     ridge: float | None
+    """The one chosen; None where there is none."""
     seconds: float
+    """CPU time of this fit, its share of the pass over the data included."""
     note: str = ""
+    """What was done otherwise than asked."""
     effect: float = float("nan")
+    """The held-out squared error over the variance of the exit, comparable between spans with and without a
+    branch."""
 
     @property
     def axis(self) -> int:

@@ -36,35 +36,38 @@ REPAIR_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 
 @dataclass(frozen=True)
 class LeastSquaresOptions:
-    """What can be chosen.
-
-    ``ridges``: candidates for λ, chosen layer by layer. ``common``: candidates for all layers alike, which
-    win where the outputs on held-out inputs say so. ``ridge``: the λ of all layers, where it is known
-    already, which saves the walks that choose one; ``strength``: how much of its correction to take, where
-    that is known too, which saves all walks but the last.
-    ``strengths``: how much of the whole correction to try (0 always is). One part in ``folds`` of the
-    inputs, of which at most ``inputs`` are used, is held out to choose both. Nodes with more than
-    ``max_width`` im2col columns are not fitted. ``sampling``: which output positions of a convolution are
-    used. ``depthwise``: refit those too; on EfficientNet-Lite0 they gained nothing for half of the cost.
-    ``memory``: bytes of intermediate values, samples and normal equations before values go to files.
-    ``task``: how the outputs are read when strengths are judged.
-    """
+    """What can be chosen of a repair."""
 
     ridges: tuple[float, ...] = REPAIR_RIDGES
+    """Candidates for λ, relative to the mean square of the inputs, chosen layer by layer."""
     common: tuple[float, ...] = (0.2, 5.0)
+    """Candidates for all layers alike, which win where the outputs on held-out inputs say so."""
     ridge: float | None = None
+    """The λ of all layers, where it is known already, which saves the walks that choose one."""
     strength: float | None = None
+    """How much of the correction to take, where that is known too, which saves all walks but the last."""
     strengths: tuple[float, ...] = (0.5, 0.75, 1.0)
+    """How much of the whole correction to try; 0 always is."""
     folds: int = 4
+    """One part in so many of the inputs is held out to choose λ and strength."""
     inputs: int = 512
+    """How many inputs are used at most."""
     target: TargetMode = TargetMode.STREAM
+    """What the least squares aim at."""
     max_width: int = 6000
+    """Nodes with more im2col columns are not fitted."""
     sampling: Sampling = field(default_factory=Sampling)
+    """Which output positions of a convolution are used."""
     memory: int = 1024 << 20
+    """Bytes of intermediate values, samples and normal equations before values go to files."""
     depthwise: bool = False
+    """Refit those too; on EfficientNet-Lite0 they gained nothing for half of the cost."""
     seed: int = 0
+    """Of the sampling."""
     precision: torch.dtype = torch.float64
+    """Of the normal equations."""
     task: Task = "auto"
+    """How the outputs are read when strengths are judged."""
 
     @staticmethod
     def quick(ridge: float = 3e-2, inputs: int = 48) -> LeastSquaresOptions:
