@@ -24,7 +24,9 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
 BROKEN = 2
 """A mistake of otgraph itself; never 1, which means that a threshold was missed."""
-USAGE_ERROR = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError")
+USAGE_ERROR: type[Exception] = next(
+    each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError"
+)
 """Of the parser that typer stands on, which it does not export: click's, or its own copy of it."""
 
 
