@@ -30,7 +30,7 @@ SINGULAR = 1e-11
 """A pivot below this part of its first value is rounding: nothing is left to explain."""
 
 TIE = 1e-12
-"""Scores below this part of all that is to be lost are rounding of 0: among them the damage of dropping a
+"""Scores below this part of all that could be lost are rounding of 0: among them the damage of dropping a
 channel outright decides, so that constants go before channels that others happen to explain."""
 
 
@@ -43,7 +43,7 @@ def eliminate_backward(readings: Sequence[Reading], ridge: float = 1e-6) -> Rate
     """
     stabilized = _stabilized(readings, ridge)
     pairs = [(_inverse(moment), gain) for moment, gain in stabilized]
-    order, scores = _Elimination(pairs, _drop(stabilized)).run(-1.0)
+    order, scores = _Elimination(pairs, *_ties(readings)).run(-1.0)
     return RateDistortion(order[::-1].copy(), np.concatenate([[0.0], np.cumsum(scores)])[::-1].copy())
 
 
@@ -54,7 +54,7 @@ def eliminate_forward(readings: Sequence[Reading], ridge: float = 1e-6) -> RateD
     """
     stabilized = _stabilized(readings, ridge)
     pairs = [(moment, moment @ gain @ moment) for moment, gain in stabilized]
-    order, scores = _Elimination(pairs, _drop(stabilized)).run(1.0)
+    order, scores = _Elimination(pairs, *_ties(readings)).run(1.0)
     return RateDistortion(order, _remainders(stabilized, scores))
 
 
@@ -62,7 +62,7 @@ def reconstruction_along(readings: Sequence[Reading], order: IntArray, ridge: fl
     """The curve of nested sets that something else chose: their reconstruction costs. O(n³)."""
     stabilized = _stabilized(readings, ridge)
     pairs = [(_inverse(moment), gain) for moment, gain in stabilized]
-    removed, scores = _Elimination(pairs, _drop(stabilized)).run(-1.0, order[::-1])
+    removed, scores = _Elimination(pairs, *_ties(readings)).run(-1.0, order[::-1])
     return RateDistortion(removed[::-1].copy(), np.concatenate([[0.0], np.cumsum(scores)])[::-1].copy())
 
 
@@ -81,9 +81,17 @@ def _stabilized(readings: Sequence[Reading], ridge: float) -> list[tuple[FloatAr
     return pairs
 
 
-def _drop(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> FloatArray:
-    """The damage of dropping each channel outright, (n,)."""
-    return np.sum([np.diagonal(moment) * np.diagonal(gain) for moment, gain in pairs], axis=0).clip(0.0)
+def _ties(readings: Sequence[Reading]) -> tuple[IntArray, float]:
+    """The place of each channel, (n,), by the damage of dropping it outright, then by all that it gives (of
+    constants those first that are 0 to begin with, or read the least); and below which score it decides."""
+    drop, given = np.zeros(readings[0].size), np.zeros(readings[0].size)
+    for reading in merge_readings(readings):
+        read = np.maximum(np.diagonal(reading.gain), 0.0)
+        drop += read * np.diagonal(reading.second_moment())
+        given += read * reading.energy()
+    rank = np.empty(len(drop), np.int64)
+    rank[np.lexsort((given, drop))] = np.arange(len(drop))
+    return rank, TIE * float(drop.sum())
 
 
 def _inverse(moment: FloatArray) -> FloatArray:
@@ -145,10 +153,9 @@ class _Pair:
 class _Elimination:
     """All readers' pairs, eliminated in one common order."""
 
-    def __init__(self, pairs: Sequence[tuple[FloatArray, FloatArray]], drop: FloatArray) -> None:
+    def __init__(self, pairs: Sequence[tuple[FloatArray, FloatArray]], rank: IntArray, tie: float) -> None:
         self.pairs = [_Pair(a, b) for a, b in pairs]
-        self.drop = drop
-        self.tie = TIE * float(drop.sum())
+        self.rank, self.tie = rank, tie
         self.channels: IntArray = np.arange(len(pairs[0][1]), dtype=np.int64)
 
     def run(self, sign: float, forced: IntArray | None = None) -> tuple[IntArray, FloatArray]:
@@ -172,7 +179,7 @@ class _Elimination:
         worth = np.where(score <= self.tie, 0.0, score)
         best = np.where(open_, sign * worth, -np.inf)
         tied = np.flatnonzero(best == best.max())
-        return int(tied[np.argmax(sign * self.drop[self.channels[tied]])])
+        return int(tied[np.argmax(sign * self.rank[self.channels[tied]])])
 
     def _block(self, sign: float, held: int, forced: IntArray | None) -> tuple[IntArray, FloatArray]:
         open_: npt.NDArray[np.bool_] = np.ones(len(self.channels), bool)

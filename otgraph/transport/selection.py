@@ -20,9 +20,8 @@ from otgraph.transport.coupling import Coupling
 from otgraph.transport.curve import RateDistortion
 from otgraph.transport.problem import SelectionProblem
 
-
 TIE = 1e-12
-"""Losses below this part of all that is to be lost are rounding of 0: of the channels that cost nothing to
+"""Losses below this part of all that could be lost are rounding of 0: of the channels that cost nothing to
 remove the one goes first that would cost least to drop outright, so constants before duplicates."""
 
 
