@@ -147,8 +147,9 @@ def _constants(width: Width) -> list[Remark]:
     """What the calibration inputs leave open: channels that they never move."""
     if not width.constant:
         return []
-    text = f"{width.constant} of {width.size} channels are constant on the calibration inputs; others may move"
-    return [Remark("analysis", "width", width.dim, f"{text} them", {"constant": width.constant})]
+    text = f"{width.constant} of {width.size} channels are constant on the calibration inputs"
+    text = f"{text}; other inputs may move them"
+    return [Remark("analysis", "width", width.dim, text, {"constant": width.constant})]
 
 
 def _gains(
