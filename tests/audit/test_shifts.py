@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import numpy_helper, parser
@@ -23,7 +24,8 @@ from otgraph.data_check import TensorSpec
 from otgraph.data_model import ModelData
 from otgraph.errors import ModelError
 
-Function = Callable[[Array, Array], Array]
+Floats = npt.NDArray[np.floating]
+Function = Callable[[Floats, Floats], Floats]
 
 
 class Net:
@@ -36,18 +38,19 @@ class Net:
         )
         self.outputs = (TensorSpec("y", np.dtype("float32"), ("batch", 40)),)
         self._function = function
-        self.seen: list[Mapping[str, Array]] = []
+        self.seen: list[dict[str, Floats]] = []
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        self.seen.append(feeds)
-        return {"y": self._function(feeds["x"], feeds["flag"]).astype(np.float32)}
+        given: dict[str, Floats] = {name: np.asarray(array, np.float64) for name, array in feeds.items()}
+        self.seen.append(given)
+        return {"y": self._function(given["x"], given["flag"]).astype(np.float32)}
 
 
-def linear(x: Array, flag: Array) -> Array:
+def linear(x: Floats, flag: Floats) -> Floats:
     return 2.0 * x
 
 
-def clipped(x: Array, flag: Array) -> Array:
+def clipped(x: Floats, flag: Floats) -> Floats:
     """As ``linear`` within what the inputs below hold, and no further."""
     return 2.0 * np.clip(x, -1.0, 1.0)
 
@@ -98,7 +101,7 @@ def test_inputs_that_are_not_continuous_are_left_alone(dtype: str, values: int) 
 
 
 def test_a_change_that_cannot_be_compared_says_so() -> None:
-    def shy(x: Array, flag: Array) -> Array:
+    def shy(x: Floats, flag: Floats) -> Floats:
         if abs(x).max() > 1.0:
             raise ModelError("net: no such value")
         return linear(x, flag)

@@ -75,7 +75,7 @@ def _model(weight: Floats, bias: Floats, seed: int) -> onnx.ModelProto:
 
 def _run(model: onnx.ModelProto, x: Floats) -> Floats:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})[0]
+    return np.asarray(session.run(None, {"x": x})[0])
 
 
 def _distance(a: Floats, b: Floats) -> float:
