@@ -11,9 +11,10 @@ from otgraph.audit.economy import Optimization, break_even
 from otgraph.audit.fidelity import Fidelity, fidelity, look
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_threshold
+from otgraph.audit.shifts import shifts
 from otgraph.audit.structure import structure
 from otgraph.data import Data
-from otgraph.data_digest import METADATA, Sketch
+from otgraph.data_digest import CONSTANT, METADATA, Sketch
 from otgraph.data_model import ModelData
 from otgraph.engines.catalog import check_asked, engine_for
 from otgraph.engines.engine import Session
@@ -75,6 +76,7 @@ def audit(
     if on_reading is not None:
         on_reading(reading)
     drift = fidelity(session_a, session_b, data, metric_function, metric or "", reading, seed)
+    moved = shifts(session_a, session_b, data, reading, seed)
     feeds = first_feeds(data, specs)
     runs = [
         {"engine": each.name, **session.describe()}
@@ -98,6 +100,8 @@ def audit(
         thresholds=tuple(thresholds),
         samples_from=data.source,
         fitted_samples=None if sketch is None else sketch.seen(data),
+        shifts=moved,
+        constant=of_b.metadata.get(CONSTANT, ""),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

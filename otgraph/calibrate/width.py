@@ -57,6 +57,11 @@ class Width:
         """The number of channels."""
         return self.curve.size
 
+    @property
+    def constant(self) -> int:
+        """How many channels never varied on the calibration inputs, for any reader."""
+        return int(np.all([reading.constant() for reading in self.readings], axis=0).sum())
+
     def problem(self) -> SelectionProblem:
         """The re-routing problem of the dim."""
         return rerouting_problem(self.readings)
@@ -134,7 +139,17 @@ def analyze_width(
         writers = _writers(graph, axes, name) if strategy.reads_writers else None
         curve = strategy.curve(ChannelStatistics(readings, writers=writers, seed=seed))
         widths[name] = Width(name, group, readings, curve, criterion)
+        remarks += _constants(widths[name])
     return WidthAnalysis(widths, statistics, tuple(remarks), time.process_time() - started)
+
+
+def _constants(width: Width) -> list[Remark]:
+    """What the calibration inputs leave open: channels that they never move."""
+    if not width.constant:
+        return []
+    text = f"{width.constant} of {width.size} channels are constant on the calibration inputs"
+    text = f"{text}; other inputs may move them"
+    return [Remark("analysis", "width", width.dim, text, {"constant": width.constant})]
 
 
 def _gains(

@@ -91,7 +91,10 @@ class PlanBuilder:
             pipeline=with_apart(
                 with_ridge(with_task(pipeline, settings.task), self.ridge, trusted=self.trusted), self.apart
             ),
-            dims=tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items()),
+            dims=tuple(
+                DimDecision.of(name, coupling, constant=found.widths[name].constant)
+                for name, coupling in couplings.items()
+            ),
             depth=depth,
             predictions=replace(predictions, macs_ratio=self._macs_ratio(choice)),
             engine=settings.engine,

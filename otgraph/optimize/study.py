@@ -137,7 +137,7 @@ def what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
         found.form,
         str(settings.seed),
         torch.__version__,
-        "10",  # raised whenever a trial is made in another way
+        "11",  # raised whenever a trial is made in another way
     )
 
 

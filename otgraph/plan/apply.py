@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from otgraph.data import Data
-from otgraph.data_digest import METADATA, Sketch
+from otgraph.data_digest import CONSTANT, METADATA, Sketch
 from otgraph.data_model import ModelData
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
@@ -64,10 +64,15 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
 
 
 def _noted(graph: Graph, plan: Plan, data: ModelData | None) -> Graph:
-    """``graph``, which carries into its file on which samples it was fitted, or chosen at least."""
+    """``graph``, which carries into its file on which samples it was fitted, or chosen at least, and how many
+    of the channels that were chosen from these samples never moved."""
     named = None if plan.calibration is None else plan.calibration.sketch()
     sketch = named if data is None else Sketch.of(data)
-    return graph if sketch is None else replace(graph, metadata={**graph.metadata, METADATA: str(sketch)})
+    said = {} if sketch is None else {METADATA: str(sketch)}
+    cut = [dim for dim in plan.dims if len(dim.kept) < dim.size and dim.constant]
+    if cut:
+        said[CONSTANT] = f"{sum(dim.constant or 0 for dim in cut)} of {sum(dim.size for dim in cut)}"
+    return replace(graph, metadata={**graph.metadata, **said}) if said else graph
 
 
 def _find_data(plan: Plan, data: Data | None) -> tuple[Data | None, str]:

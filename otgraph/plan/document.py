@@ -103,6 +103,7 @@ def _write_dim(dim: DimDecision, arrays: dict[str, Any]) -> dict[str, Any]:
         "damage": dim.damage,
         "cost": dim.cost,
         "bound": dim.bound,
+        **({} if dim.constant is None else {"constant": dim.constant}),
     }
 
 
@@ -128,7 +129,7 @@ def _read_dim(dim: Mapping[str, Any], arrays: Mapping[str, Any], where: str) -> 
         for reader, key in dim["scales"].items()
     }
     figures = {key: float(dim[key]) for key in ("damage", "cost", "bound")}
-    return DimDecision(dim["name"], size, kept, goals, scales, **figures)
+    return DimDecision(dim["name"], size, kept, goals, scales, **figures, constant=dim.get("constant"))
 
 
 def _write_action(action: DepthAction) -> dict[str, Any]:
