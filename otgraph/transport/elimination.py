@@ -83,14 +83,15 @@ def _stabilized(readings: Sequence[Reading], ridge: float) -> list[tuple[FloatAr
 
 def _ties(readings: Sequence[Reading]) -> tuple[IntArray, float]:
     """The place of each channel, (n,), by the damage of dropping it outright, then by all that it gives (of
-    constants those first that are 0 to begin with, or read the least); and below which score it decides."""
-    drop, given = np.zeros(readings[0].size), np.zeros(readings[0].size)
+    constants those first that are 0 to begin with, and read the least); and below which score it decides."""
+    drop, given, gain = np.zeros((3, readings[0].size))
     for reading in merge_readings(readings):
         read = np.maximum(np.diagonal(reading.gain), 0.0)
         drop += read * np.diagonal(reading.second_moment())
         given += read * reading.energy()
+        gain += read
     rank = np.empty(len(drop), np.int64)
-    rank[np.lexsort((given, drop))] = np.arange(len(drop))
+    rank[np.lexsort((gain, given, drop))] = np.arange(len(drop))
     return rank, TIE * float(drop.sum())
 
 
