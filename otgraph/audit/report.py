@@ -14,6 +14,7 @@ from otgraph.audit.fidelity import Fidelity
 from otgraph.audit.generalization import Generalization
 from otgraph.audit.html import save_html
 from otgraph.audit.structure import Structure
+from otgraph.files import check_kept
 from otgraph.latency.environment import Environment
 from otgraph.latency.protocol import Comparison
 
@@ -122,8 +123,11 @@ class Audit:
             }
         )
 
-    def save_html(self, path: Path | str) -> None:
-        """Write one self-contained HTML file; raises ``OutputError`` when ``path`` cannot be written."""
+    def save_html(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write one self-contained HTML file; raises ``OutputError`` when ``path`` cannot be written, or is
+        one of the models or the data, and not to ``overwrite``."""
+        if not overwrite:
+            check_kept(Path(path), map(Path, (self.a.path, self.b.path, self.samples_from)))
         save_html(self, Path(path))
 
 
