@@ -15,6 +15,7 @@ from otgraph.cli.output import Output, progress
 from otgraph.data_digest import Sketch
 from otgraph.data_sources import load_data
 from otgraph.errors import PlanError
+from otgraph.files import kind_of, why_no_file
 
 First = Annotated[
     str, typer.Argument(metavar="A", help=f"The original. {opt.MODEL_HELP}", show_default=False)
@@ -110,6 +111,8 @@ def _fitted_on(path: Path) -> Sketch:
     Raises:
         PlanError: ``path`` is no plan file, or its plan does not tell.
     """
+    if kind_of(path) is not None:
+        raise PlanError(f"{path}: {why_no_file(path)} that otgraph plan wrote")
     try:
         document: Any = json_text.loads(path.read_text(encoding="utf-8"))
         calibration = document["calibration"]

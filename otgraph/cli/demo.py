@@ -41,6 +41,7 @@ def demo(
             graph,
             calibration,
             evaluation=test,
+            names=(Path(model).name, None if output is None else str(output)),
             latency=latency,
             seed=seed,
             progress=show,

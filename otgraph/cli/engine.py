@@ -13,6 +13,7 @@ from rich.text import Text
 
 from otgraph.audit.quantities import amount
 from otgraph.cli import options as opt
+from otgraph.cli.describe import describe_data
 from otgraph.cli.lazy import load_for
 from otgraph.cli.output import Output, plain_table, progress
 from otgraph.data_sources import load_data
@@ -136,6 +137,8 @@ def build(
     )
     out = Output(json)
     calibration = None if calib is None else opt.read_calibration(calib, samples, seed)
+    if calibration is not None:
+        out.say(describe_data("calib", calibration, samples))
     weights = Precision.FP32 if precision is Precision.TF32 else precision
     api = load_for([model])
     with progress() as show:

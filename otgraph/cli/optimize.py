@@ -80,14 +80,14 @@ def optimize(
     make_budget(latency, max_drop, keep, layers)
     moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep, layers=layers)
     shapes = opt.read_shapes(shape)
-    opt.check_model_output(output)
+    opt.check_model_output(output, model=model)
     opt.check_outputs(output, plan_out, report, model=model, calib=calib, data=data)
     out = Output(json)
     calibration = opt.read_calibration(calib, samples, seed)
     evaluation = None if data is None else load_data(data)
     api = load_api()
     graph = api.load_model(model, shapes)
-    say_inputs(out, model, graph, calibration, evaluation)
+    say_inputs(out, model, graph, calibration, evaluation, samples)
     choices = {
         "latency": latency,
         "layers": layers,
@@ -109,7 +109,13 @@ def optimize(
     }
     with progress() as show:
         optimized = api.optimize(
-            graph, calibration, evaluation=evaluation, metric=metric, progress=show, **choices
+            graph,
+            calibration,
+            evaluation=evaluation,
+            metric=metric,
+            names=(model, str(output)),
+            progress=show,
+            **choices,
         )
     write(optimized, graph, output, plan_out, report)
     say_outcome(out, optimized, str(output), every_remark=remarks)
@@ -118,10 +124,17 @@ def optimize(
     raise typer.Exit(exit_code(optimized, asked=asked))
 
 
-def say_inputs(out: Output, model: str, graph: Any, calibration: Data, evaluation: Data | None) -> None:
-    """What is read."""
+def say_inputs(
+    out: Output,
+    model: str,
+    graph: Any,
+    calibration: Data,
+    evaluation: Data | None,
+    samples: int | None = None,
+) -> None:
+    """What is read, and how many calibration samples were asked for."""
     out.say(describe_model(model, graph))
-    out.say(describe_data("calib", calibration))
+    out.say(describe_data("calib", calibration, samples))
     if evaluation is not None:
         out.say(describe_data("data ", evaluation))
 
