@@ -21,6 +21,7 @@ from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError
 from otgraph.latency.environment import environment
 from otgraph.latency.protocol import Contestant, contest
+from otgraph.seed import check_seed
 from otgraph.task import Reading, check_task
 
 
@@ -60,6 +61,7 @@ def audit(
     Raises ``ModelError`` (a file cannot be run, or the two do not match), ``DataError``, ``UsageError``,
     ``EngineMissing``.
     """
+    check_seed(seed)
     kind = task if isinstance(task, Reading) else check_task(task)
     runner_a = engine_for(a, engine, cuda_graph=cuda_graph)
     runner_b = engine_for(b, engine_b or engine, cuda_graph=cuda_graph)
