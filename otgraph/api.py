@@ -107,13 +107,15 @@ def optimize(
     layers: str | int | None = None,
     evaluation: Inputs | None = None,
     metric: str | None = None,
+    names: tuple[str, str | None] | None = None,
     **choices: Any,
 ) -> Optimized:
     """Plan, apply and audit; arguments as in ``make_plan``. ``evaluation``: the audit's data; by default a
-    part of the calibration inputs that is kept from everything else, or all of them in turn."""
+    part of the calibration inputs that is kept from everything else, or all of them in turn. ``names``: what
+    the audit calls the model, and the result once it is written."""
     asked = _settings(settings, choices, latency, max_drop, keep, layers)
     held = None if evaluation is None else as_data(evaluation, graph)
-    return _optimize(graph, as_data(calibration, graph), asked, evaluation=held, metric=metric)
+    return _optimize(graph, as_data(calibration, graph), asked, evaluation=held, metric=metric, names=names)
 
 
 def audit(

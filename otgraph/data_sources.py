@@ -16,6 +16,7 @@ import numpy as np
 
 from otgraph.data import ONLY_INPUT, Array, Chunk, Data, make_chunk
 from otgraph.errors import DataError
+from otgraph.files import kind_of, why_no_file
 from otgraph.named_callable import current_directory_importable, describe, import_callable, is_named_callable
 
 LABELS = "labels"
@@ -41,8 +42,10 @@ def load_data(spec: str) -> Data:
         return Data((_from_npz(path),), spec)
     if is_named_callable(spec):
         return _from_callable(spec)
+    kind = kind_of(path)
     raise DataError(
-        f"{spec}: no such file or folder; give an .npz, a folder of them, or package.module:callable"
+        f"{spec}: {'no such file or folder' if kind is None else f'is {kind}'}; give an .npz, a folder of"
+        " them, or package.module:callable"
     )
 
 
@@ -56,6 +59,8 @@ def _from_folder(folder: Path) -> Data:
 
 
 def _from_npz(path: Path) -> Chunk:
+    if not path.is_file():
+        raise DataError(f"{path}: {why_no_file(path)}")
     if not zipfile.is_zipfile(path):
         # NumPy would take such a file for a pickle and refuse it in words that mislead
         raise DataError(f"{path}: is not an .npz file, or is cut short; store the inputs with numpy.savez")

@@ -27,6 +27,7 @@ from otgraph.files import check_writable
 from otgraph.latency.environment import Environment, environment
 from otgraph.latency.protocol import Contest, Contestant, contest
 from otgraph.precision.convert import Precision, convert_file
+from otgraph.seed import check_seed
 
 __all__ = ["Bench", "audit", "bench_all", "build"]
 
@@ -85,6 +86,7 @@ def bench_all(
     The sample: ``feeds`` where given, else the first of ``data``, else made up, with ``shapes`` for the
     inputs whose axes are dynamic. Raises ``UsageError``, ``ModelError``, ``DataError``, ``EngineMissing``.
     """
+    check_seed(seed)
     paths = [Path(model) for model in models]
     engines = [engine_for(path, engine, cuda_graph=cuda_graph) for path in paths]
     check_asked(engine, engines, paths)

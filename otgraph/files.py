@@ -10,9 +10,10 @@ import json
 import os
 import re
 import socket
+import stat
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -22,11 +23,55 @@ from otgraph.errors import OutputError
 ENVIRONMENT = "OTGRAPH_CACHE"
 
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO (a named pipe)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def kind_of(path: Path) -> str | None:
+    """What ``path`` is if it is there and no file: ``a folder``, ``a FIFO (a named pipe)``, ``a device`` …"""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # not there, out of reach, or no name that a file could have
+        return None
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
+
+
+def why_no_file(path: Path) -> str:
+    """Why nothing can be read from ``path``, which is no file, and what to do: the end of a message."""
+    kind = kind_of(path)
+    return "no such file; check the path" if kind is None else f"is {kind}; give a file"
+
+
+def is_same(output: Path, source: Path) -> bool:
+    """Whether writing ``output`` would replace ``source``, by whatever spelling or link."""
+    try:
+        if output.resolve() == source.resolve():
+            return True
+        # what is not there yet cannot be lost
+        return output.exists() and source.exists() and output.samefile(source)
+    except (OSError, ValueError):
+        return False  # it cannot be opened: who reads or writes it says so
+
+
+def check_kept(output: Path, sources: Iterable[Path]) -> None:
+    """Raise ``OutputError`` where writing ``output`` would replace one of ``sources``, which were read."""
+    if any(is_same(output, source) for source in sources):
+        raise OutputError(
+            f"{output}: is what this was made from; give another name (or in Python, overwrite=True)"
+        )
+
+
 def check_writable(path: Path) -> None:
     """Raise ``OutputError`` now, before any work, when ``path`` could not be written later."""
     parent = path.parent
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give a file name")
+    kind = kind_of(path)
+    if kind is not None:
+        raise OutputError(f"{path}: is {kind}; give a file name")
     if not parent.is_dir():
         raise OutputError(f"{path}: the folder {parent} does not exist; create it first")
     try:

@@ -16,6 +16,8 @@ from otgraph.graph.axes.name_pattern import allowed
 from otgraph.graph.half import half_weight
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.cut import cut_channels
+from otgraph.rewrite.options import option_names
+from otgraph.rewrite.planned import planned_couplings, refuse_choices
 from otgraph.rewrite.rewriter import Rewriter
 
 
@@ -77,15 +79,14 @@ class PruneChannels(TransformPass):
             )
         axes = context.axes_of(rewriter.graph)
         if context.couplings:
-            wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}
+            refuse_choices(self, *option_names(type(self)))
+            planned = planned_couplings(rewriter, context, axes)
+            wanted = {name: coupling.mask() for name, coupling in planned.items()}
         else:
             wanted = self._by_fraction(rewriter, axes)
             if not context.collapses and not context.spared:  # a plan may cut depth alone
                 self._explain(rewriter, axes, wanted)
-        for name in wanted.keys() - axes.dims.keys():
-            rewriter.remark("missed", name, "no such dim in this graph")
-        known = wanted.keys() & axes.dims.keys() - context.spared
-        keep = legalize(axes, {name: mask for name, mask in wanted.items() if name in known})
+        keep = legalize(axes, {name: mask for name, mask in wanted.items() if name not in context.spared})
         keep = {name: mask for name, mask in keep.items() if not mask.all()}
         if keep:
             cut_channels(rewriter, axes, keep)

@@ -12,11 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FOUNDATION = {"task", "errors", "remark", "files", "data"}
+FOUNDATION = {"task", "errors", "seed", "remark", "files", "data"}
 """What all units above it may import, whether they do or not."""
 
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
+    "seed": {"errors"},
     "remark": set(),
     "quiet": set(),
     "window": set(),
@@ -24,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "text_table": set(),
     "files": {"errors"},
     "named_callable": {"errors"},
-    "data": {"errors", "named_callable"},
+    "data": {"errors", "seed", "files", "named_callable"},
     "task": FOUNDATION - {"task"},
     "sample": set(),
     "transport": FOUNDATION,
@@ -33,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "repair": FOUNDATION | {"heap", "graph", "calibrate"},
     "rewrite": FOUNDATION | {"window", "transport", "graph", "calibrate"},
     "allocate": FOUNDATION,
-    "plan": FOUNDATION | {"heap", "text_table", "transport", "graph", "rewrite"},
+    "plan": FOUNDATION | {"heap", "text_table", "transport", "graph", "calibrate", "rewrite", "engines"},
     "engines": FOUNDATION,
     "latency": FOUNDATION | {"window", "engines"},
     "audit": FOUNDATION | {"named_callable", "engines", "latency"},
@@ -68,6 +69,7 @@ LAYERS["tools"] = set(LAYERS)
 
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
+    "seed": set(),
     "remark": set(),
     "quiet": set(),
     "window": set(),

@@ -22,6 +22,7 @@ from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError
 from otgraph.latency.environment import environment
 from otgraph.latency.protocol import Contestant, contest
+from otgraph.seed import check_seed
 from otgraph.task import OutputReading, check_task
 
 
@@ -61,6 +62,7 @@ def audit(
     Raises ``ModelError`` (a file cannot be run, or the two do not match), ``DataError``, ``UsageError``,
     ``EngineMissing``.
     """
+    check_seed(seed)
     kind = task if isinstance(task, OutputReading) else check_task(task)
     runner_a = engine_for(a, engine, cuda_graph=cuda_graph)
     runner_b = engine_for(b, engine_b or engine, cuda_graph=cuda_graph)

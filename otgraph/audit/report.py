@@ -15,6 +15,7 @@ from otgraph.audit.generalization import Generalization
 from otgraph.audit.html import save_html
 from otgraph.audit.shifts import Shifts
 from otgraph.audit.structure import Structure
+from otgraph.files import check_kept
 from otgraph.latency.environment import Environment
 from otgraph.latency.protocol import Comparison
 
@@ -129,8 +130,11 @@ class Audit:
             }
         )
 
-    def save_html(self, path: Path | str) -> None:
-        """Write one self-contained HTML file; raises ``OutputError`` when ``path`` cannot be written."""
+    def save_html(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write one self-contained HTML file; raises ``OutputError`` when ``path`` cannot be written, or is
+        one of the models or the data, and not to ``overwrite``."""
+        if not overwrite:
+            check_kept(Path(path), map(Path, (self.a.path, self.b.path, self.samples_from)))
         save_html(self, Path(path))
 
 

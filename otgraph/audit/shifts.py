@@ -13,7 +13,7 @@ from otgraph.audit.fidelity import Network, fidelity
 from otgraph.data import Array, Chunk
 from otgraph.data_model import ModelData
 from otgraph.errors import OtgraphError
-from otgraph.task import Reading
+from otgraph.task import OutputReading
 
 INPUTS = 8
 """So many samples are shifted: enough to tell a factor of two, and four more runs of each."""
@@ -55,7 +55,7 @@ class Shifts:
         return {**vars(self), "shifts": [shift.to_json() for shift in self.shifts]}
 
 
-def shifts(a: Network, b: Network, data: ModelData, reading: Reading, seed: int = 0) -> Shifts | None:
+def shifts(a: Network, b: Network, data: ModelData, reading: OutputReading, seed: int = 0) -> Shifts | None:
     """Compare ``b`` with ``a`` on a few samples of ``data``, as they are and under each change.
 
     None where no input holds continuous values, or the samples cannot be compared by themselves.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -18,7 +19,7 @@ from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
-from otgraph.graph.span_site import site_of
+from otgraph.graph.span_site import SpanSite, site_of
 from otgraph.window import Window
 
 MAX_WIDTH = 8192
@@ -108,16 +109,41 @@ def fit_collapses(
     return {collapse.name: fits[collapse.name] for collapse, _ in wanted}
 
 
+def misfit(graph: Graph, axes: AxisMap, collapse: Collapse) -> str | None:
+    """Why the map of ``collapse`` cannot be fitted as it is asked for, whatever the data, or None."""
+    site = site_of(graph, axes, collapse.span)
+    if collapse.map == "identity":
+        return None  # there is nothing to fit
+    if site is None:
+        return "its ends cannot be related"
+    if collapse.estimator == "gaussian" and (collapse.map == "conv" or not site.same):
+        return "there is no Gaussian map for it; choose another estimator"
+    return _mismatch(site, collapse)
+
+
+def _mismatch(site: SpanSite, collapse: Collapse) -> str | None:
+    """Why the ends of a span and its map do not go together."""
+    kernel = collapse.kernel if collapse.map == "conv" else ()
+    slides = len(site.stride) if site.axis == 1 else 0
+    if collapse.map == "identity":
+        return None if site.same else "its ends differ in shape"
+    if collapse.map == "affine" and site.entry != site.exit:
+        return f"{site.entry} channels enter and {site.exit} leave"
+    if collapse.map == "conv" and (not slides or len(kernel) != slides):
+        return f"its kernel has {len(kernel)} sizes, for {slides} axes to slide along"
+    if site.entry * prod(kernel) > MAX_WIDTH:
+        return f"it would have more than {MAX_WIDTH:,} columns"
+    if slides and site.window_of(kernel).positions(site.source) != site.space:
+        return f"it cannot make {list(site.space)} of {list(site.source)} positions"
+    return None
+
+
 def _watch(graph: Graph, axes: AxisMap, collapse: Collapse) -> Watched | None:
     site = site_of(graph, axes, collapse.span)
-    if site is None or (collapse.map == "identity" and not site.same):
+    if site is None or _mismatch(site, collapse) is not None:
         return None
-    if collapse.map == "affine" and site.entry != site.exit:
-        return None
-    if collapse.map == "conv" and len(collapse.kernel) != len(site.stride):
-        return None
-    source = Source.of(site, collapse.span.entry, collapse.kernel if collapse.map == "conv" else ())
-    return Watched(collapse.span, site, source) if source.width <= MAX_WIDTH else None
+    kernel = collapse.kernel if collapse.map == "conv" else ()
+    return Watched(collapse.span, site, Source.of(site, collapse.span.entry, kernel))
 
 
 def _groups(watched: Sequence[Watched], memory: int) -> Iterator[list[Watched]]:

@@ -12,6 +12,7 @@ from otgraph.cli import options as opt
 from otgraph.cli.lazy import data_digest, data_sources, measurer_of, text
 from otgraph.cli.output import Output, progress
 from otgraph.errors import PlanError
+from otgraph.files import kind_of, why_no_file
 
 if TYPE_CHECKING:
     from otgraph.data_digest import Sketch
@@ -140,6 +141,8 @@ def _fitted_on(path: Path) -> Sketch:
     Raises:
         PlanError: ``path`` is no plan file, or its plan does not tell.
     """
+    if kind_of(path) is not None:
+        raise PlanError(f"{path}: {why_no_file(path)} that otgraph plan wrote")
     try:
         document: Any = json_text.loads(path.read_text(encoding="utf-8"))
         calibration = document["calibration"]

@@ -43,9 +43,10 @@ def demo(
     calibration, test = (data_sources.load_data(str(path())) for path in (calibration_path, test_path))
     graph = api.load_model(model, {})
     say_inputs(out, Path(model).name, graph, calibration, test)
+    names = (Path(model).name, None if output is None else str(output))
     with progress() as show:
         settings = api.Settings(budget, seed=seed, progress=show, on_reading=out.reading)
-        optimized = api.optimize(graph, calibration, settings, evaluation=test)
+        optimized = api.optimize(graph, calibration, settings, evaluation=test, names=names)
     write(optimized, graph, output, None, None)
     say_outcome(out, optimized, None if output is None else str(output), every_remark=False)
     out.result(document("demo", optimized, output))

@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from otgraph.cli import options as opt
+from otgraph.cli.describe import describe_data
 from otgraph.cli.lazy import artifact, catalog, data_sources, measurer_of, quantities
 from otgraph.cli.output import Output, plain_table, progress
 from otgraph.errors import UsageError
@@ -178,6 +179,8 @@ def build(
     )
     out = Output(json)
     calibration = None if calib is None else opt.read_calibration(calib, samples, seed)
+    if calibration is not None:
+        out.say(describe_data("calib", calibration, samples))
     weights = Precision.FP32 if precision is Precision.TF32 else precision
     with progress() as show:
         show(f"building for {engine}")

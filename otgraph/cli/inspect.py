@@ -85,7 +85,7 @@ def inspect(
         spans = api.inspect_depth(loaded, data, seed=seed) if depth else None
     out.say(describe_model(model, loaded))
     if data is not None:
-        out.say(describe_data("calib", data))
+        out.say(describe_data("calib", data, samples))
     chosen = [(dims, found.dims_text), (blockers, found.blockers_text), (graph, found.graph_text)]
     texts = [text for wanted, text in chosen if wanted]
     if spans is not None:

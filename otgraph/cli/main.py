@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +20,7 @@ from otgraph.cli.optimize import optimize
 from otgraph.cli.passes import passes
 from otgraph.cli.plan import apply, plan
 from otgraph.cli.run import run
-from otgraph.errors import OtgraphError, UsageError
+from otgraph.errors import DataConverted, OtgraphError, UsageError
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
@@ -88,6 +90,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Errors go to standard error as ``error: …``."""
+    with _notes():
+        return _run(arguments)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Within the block, what was done to inputs is said on standard error, each once."""
+    shown, said = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, DataConverted):
+            shown(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            sys.stderr.write(f"note: {message}\n")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataConverted)
+        warnings.showwarning = show
+        yield
+
+
+def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     given = [argument for argument in arguments if argument != "--debug"]
     try:

@@ -94,13 +94,13 @@ def optimize(
     budget = make_budget(latency, max_drop, keep, layers)
     moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep, layers=layers)
     shapes = opt.read_shapes(shape)
-    opt.check_model_output(output)
+    opt.check_model_output(output, model=model)
     opt.check_outputs(output, plan_out, report, model=model, calib=calib, data=data)
     out = Output(json)
     calibration = opt.read_calibration(calib, samples, seed)
     evaluation = None if data is None else data_sources.load_data(data)
     graph = api.load_model(model, shapes)
-    say_inputs(out, model, graph, calibration, evaluation)
+    say_inputs(out, model, graph, calibration, evaluation, samples)
     with progress() as show:
         settings = api.Settings(
             budget,
@@ -119,7 +119,9 @@ def optimize(
             progress=show,
             on_reading=out.reading,
         )
-        optimized = api.optimize(graph, calibration, settings, evaluation=evaluation, metric=metric)
+        optimized = api.optimize(
+            graph, calibration, settings, evaluation=evaluation, metric=metric, names=(model, str(output))
+        )
     write(optimized, graph, output, plan_out, report)
     say_outcome(out, optimized, str(output), every_remark=remarks)
     out.result(document("optimize", optimized, output))
@@ -127,10 +129,17 @@ def optimize(
     raise typer.Exit(exit_code(optimized, asked=asked))
 
 
-def say_inputs(out: Output, model: str, graph: Graph, calibration: Data, evaluation: Data | None) -> None:
-    """What is read."""
+def say_inputs(
+    out: Output,
+    model: str,
+    graph: Graph,
+    calibration: Data,
+    evaluation: Data | None,
+    samples: int | None = None,
+) -> None:
+    """What is read, and how many calibration samples were asked for."""
     out.say(describe_model(model, graph))
-    out.say(describe_data("calib", calibration))
+    out.say(describe_data("calib", calibration, samples))
     if evaluation is not None:
         out.say(describe_data("data ", evaluation))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,8 @@ import typer
 
 from otgraph.cli.lazy import data_sources
 from otgraph.errors import UsageError
-from otgraph.files import check_writable
+from otgraph.files import check_writable, is_same
+from otgraph.seed import MAX_SEED
 
 if TYPE_CHECKING:
     from otgraph.data import Data
@@ -116,7 +118,10 @@ CudaGraph = Annotated[
 Threads = Annotated[
     int, typer.Option("--threads", min=1, help="Threads of the engine.", rich_help_panel=ENGINE)
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.", rich_help_panel=EXPERT)]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=MAX_SEED, help="Of every random choice.", rich_help_panel=EXPERT),
+]
 Latency = Annotated[
     str | None,
     typer.Option(
@@ -283,8 +288,9 @@ def check_model_output(path: Path, **inputs: str | Path | None) -> None:
 def check_outputs(*paths: Path | None, **inputs: str | Path | None) -> None:
     """Refuse, before any work, what cannot be written, one file for two things, and what is read.
 
-    ``inputs``: what the command reads, by the name of its parameter; a folder stands for the files in it,
-    what names no file (``package.module:callable``) for nothing.
+    ``inputs``: what the command reads, by the name of its parameter; a folder stands for the files in it, a
+    model for those beside it that hold its weights, what names no file (``package.module:callable``) for
+    nothing. Likewise an output stands for the file beside it that weights may go to.
 
     Raises:
         UsageError: an output is an input, by whatever spelling or link, or another output.
@@ -292,31 +298,51 @@ def check_outputs(*paths: Path | None, **inputs: str | Path | None) -> None:
     """
     given = [path for path in paths if path is not None]
     for path in given:
-        for name, spec in inputs.items():
-            if spec is not None and _is_read(path, Path(spec)):
-                what = "the model itself" if name == "model" else f"what {_spelled(name)} reads"
-                raise UsageError(f"{path}: is {what}; give another name")
+        for each in (path, *_beside(path)):
+            for name, spec in inputs.items():
+                if spec is not None:
+                    _check_kept(each, name, Path(spec), because="" if each is path else str(path))
         check_writable(path)
-    if len({path.resolve() for path in given}) < len(given):
+    if len({_folded(path) for path in given}) < len(given):
         raise UsageError(f"{', '.join(map(str, given))}: is one file for two outputs; give each its own name")
 
 
-def _is_read(output: Path, source: Path) -> bool:
-    """Whether writing ``output`` would replace ``source`` or, if that is a folder, a file in it."""
-    try:
-        if output.resolve() == source.resolve():
-            return True
-        if not (output.exists() and source.exists()):
-            return False  # what is not there yet cannot be lost
-        return any(output.samefile(each) for each in (source, *_children(source)))
-    except OSError:
-        return False  # it cannot be opened: who reads or writes it says so
+def _check_kept(output: Path, name: str, source: Path, because: str) -> None:
+    """Raise ``UsageError`` where writing ``output`` would replace ``source`` or a file that goes with it."""
+    goes = because and f", which the weights of {because} may be written to"
+    if is_same(output, source):
+        what = "the model itself" if name == "model" else f"what {_spelled(name)} reads"
+        raise UsageError(f"{output}: is {what}{goes}; give another name")
+    if output.exists() and any(is_same(output, each) for each in _files_of(source)):
+        raise UsageError(f"{output}: is what {_spelled(name)} reads{goes}; give another name")
 
 
-def _children(folder: Path) -> Iterator[Path]:
-    return (each for each in (folder.iterdir() if folder.is_dir() else ()) if each.is_file())
+def _files_of(source: Path) -> Iterable[Path]:
+    """The files that go with ``source``: those in a folder, those with the weights of a model."""
+    if source.is_dir():
+        return (each for each in source.iterdir() if each.is_file())
+    if source.suffix == ".onnx" and source.is_file():
+        from otgraph.engines.onnx_file import external_files  # noqa: PLC0415  (reads ONNX: not for --help)
+
+        return external_files(source)
+    return _beside(source)
+
+
+def _beside(path: Path) -> tuple[Path, ...]:
+    """Where the weights of a model that is ``path`` may lie, if not in it."""
+    if path.suffix == ".onnx":
+        return (path.with_name(f"{path.name}.data"),)
+    return (path.with_suffix(".bin"),) if path.suffix == ".xml" else ()
+
+
+def _folded(path: Path) -> str:
+    """One text for all spellings of ``path``: some file systems do not tell upper case from lower case, nor
+    one way to write an accent from another."""
+    return unicodedata.normalize("NFC", str(path.resolve())).casefold()
 
 
 def _spelled(name: str) -> str:
     """An argument in the help's capitals, an option with its dashes."""
-    return {"a": "A", "b": "B", "plan_file": "PLAN"}.get(name) or f"--{name.replace('_', '-')}"
+    return {"a": "A", "b": "B", "model": "MODEL", "plan_file": "PLAN"}.get(
+        name
+    ) or f"--{name.replace('_', '-')}"

@@ -76,7 +76,7 @@ def plan(
     calibration = opt.read_calibration(calib, samples, seed)
     graph = api.load_model(model, shapes)
     out.say(describe_model(model, graph))
-    out.say(describe_data("calib", calibration))
+    out.say(describe_data("calib", calibration, samples))
     with progress() as show:
         settings = api.Settings(
             budget,
@@ -129,7 +129,7 @@ def apply(
         applied = made.apply(graph, calibration)
     applied.save(output)
     said = [remark for remark in applied.remarks if remark not in graph.remarks]
-    out.remarks(remark for remark in said if remarks or remark.kind == "failure")
+    out.remarks(r for r in said if remarks or r.kind == "failure" or (r.kind, r.source) == ("missed", "plan"))
     out.say(f"wrote {output}")
     out.result({"command": "apply", "output": str(output), "remarks": [remark.to_json() for remark in said]})
     raise typer.Exit(1 if any(remark.kind == "failure" for remark in said) else 0)

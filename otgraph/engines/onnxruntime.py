@@ -25,6 +25,7 @@ from otgraph.engines.onnx_file import precision_of, write_model
 from otgraph.engines.onnxruntime_profile import profile_session
 from otgraph.engines.processor import processor
 from otgraph.errors import EngineMissing, ModelError, UsageError
+from otgraph.files import why_no_file
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -116,7 +117,7 @@ class OnnxRuntimeSession(Session):
         self._providers = [(name, dict((settings or {}).get(name, {}))) for name in providers]
         self._where = str(model) if isinstance(model, Path) else "model in memory"
         if isinstance(model, Path) and not model.is_file():
-            what = "is a folder; give an .onnx file" if model.is_dir() else "no such file; check the path"
+            what = "is a folder; give an .onnx file" if model.is_dir() else why_no_file(model)
             raise ModelError(f"{model}: {what}")
         self._session = self._create(session_options(threads))
         self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())

@@ -23,7 +23,7 @@ from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.engine import Engine, Model, NodeTime, Session
 from otgraph.engines.processor import processor
 from otgraph.errors import ModelError, UsageError
-from otgraph.files import check_writable, write_aside
+from otgraph.files import check_writable, why_no_file, write_aside
 from otgraph.quiet import without
 
 with without("openvino_telemetry"):  # else the import sends an event and writes a client's number to the home
@@ -194,7 +194,7 @@ def last_line(error: Exception) -> str:
 def _read(core: Any, model: Model) -> Any:
     where = str(model) if isinstance(model, Path) else "model in memory"
     if isinstance(model, Path) and not model.is_file():
-        what = "is a folder; give an .onnx or .xml file" if model.is_dir() else "no such file; check the path"
+        what = "is a folder; give an .onnx or .xml file" if model.is_dir() else why_no_file(model)
         raise ModelError(f"{model}: {what}")
     try:
         return core.read_model(str(model) if isinstance(model, Path) else model)

@@ -14,26 +14,31 @@ from torch import fx
 from torch.export import Dim
 
 from otgraph.errors import ModelError
-from otgraph.files import check_writable
+from otgraph.files import check_kept, check_writable
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.onnx import write_file
 from otgraph.graph.onnx.emitter import emit_beside, emit_model
 from otgraph.graph.onnx.header import OnnxHeader
-from otgraph.graph.onnx.write_file import TOO_LARGE, check_model, to_bytes, write_beside, write_inside
+from otgraph.graph.onnx.write_file import TOO_LARGE, beside, check_model, to_bytes, write_beside, write_inside
 from otgraph.graph.onnx_spelling import spell_out_attention
 from otgraph.quiet import quiet
 
 
-def save_graph(graph: Graph, path: Path) -> None:
+def save_graph(graph: Graph, path: Path, *, overwrite: bool = False) -> None:
     """Write ``graph`` as ONNX. Weights lie inside the file, unless that would exceed 2 GB or the model was
     read from a file that kept them outside: then in ``path`` + ``.data``.
 
     Raises:
-        OutputError: ``path`` cannot be written. Nothing is left half-written.
+        OutputError: ``path`` cannot be written, or it or what goes beside it is one of the files that the
+            graph was read from, and not to ``overwrite``. Nothing is left half-written.
         ModelError: the graph has no valid ONNX form.
     """
+    external = isinstance(graph.header, OnnxHeader) and graph.header.external
+    apart = external or _is_too_large(graph)
+    for each in () if overwrite else (path, *([beside(path)] if apart else [])):
+        check_kept(each, graph.sources)
     check_writable(path)
-    if isinstance(graph.header, OnnxHeader) and (graph.header.external or _is_too_large(graph)):
+    if isinstance(graph.header, OnnxHeader) and apart:
         model, held = emit_beside(graph)
         _note(graph, model)
         _check(graph, model, held)

@@ -13,6 +13,7 @@ from otgraph.allocate.cost import Polynomial, TimeTerm, evaluate
 from otgraph.allocate.problem import Problem
 from otgraph.calibrate.probing import probing
 from otgraph.data import Data
+from otgraph.errors import PlanError
 from otgraph.graph.depth import depth_of
 from otgraph.graph.graph import Graph
 from otgraph.heap import give_back, kept_pages
@@ -345,8 +346,16 @@ def _settled(
             problem, budget.value if budget.kind == "ratio" else budget.value / original_ms, bench
         )
     limit = budget.value if found.classifier else budget.value**2
-    outcome = by_damage(problem, limit, bench, lambda choice: found.damage(builder.applied(choice)))
+    outcome = by_damage(problem, limit, bench, lambda choice: _damage(found, builder, choice))
     return replace(outcome, damage=trial.damage(outcome.best.choice))
+
+
+def _damage(found: Study, builder: PlanBuilder, choice: Choice) -> float:
+    """What ``choice``, built and repaired, does to the outputs; a network that is not handed on does most."""
+    try:
+        return found.damage(builder.applied(choice))
+    except PlanError:
+        return math.inf
 
 
 def _finished(

@@ -13,6 +13,7 @@ from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.plan.budget import Budget
 from otgraph.pricing.timing import TimingOptions
+from otgraph.seed import check_seed
 from otgraph.task import OutputReading, Task
 
 Moves = Literal["both", "width", "depth"]
@@ -85,6 +86,7 @@ class Settings:
     """Is told how the outputs are read, before any work rests on it."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.moves not in get_args(Moves):
             raise UsageError(
                 f"moves {self.moves!r}: is none of {', '.join(get_args(Moves))}; give one of them"

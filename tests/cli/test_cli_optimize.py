@@ -69,6 +69,7 @@ def test_every_option_reaches_the_api(command, api) -> None:
     _, given = api.calls["optimize"]
     evaluation, show = given.pop("evaluation"), given.pop("progress")
     assert given.pop("metric") == "m:f"
+    assert given.pop("names") == ("net.onnx", "out.onnx")
     assert given.pop("cache").is_dir()
     assert len(evaluation) == 3 and callable(show)
     assert given == {

@@ -460,8 +460,8 @@ def test_too_few_or_foreign_inputs(net: Graph, data: Data) -> None:
     settings = Settings(Budget("keep", 0.5))
     with pytest.raises(DataError, match="holds 3 samples; give at least 4"):
         make_plan(net, data.take(3), settings)
-    other = Data.from_arrays({"x": np.zeros((8, 3, 10, 11))})
-    with pytest.raises(DataError, match="x: float64, the model wants float32"):
+    other = Data.from_arrays({"x": np.zeros((8, 3, 10, 11), np.int32)})
+    with pytest.raises(DataError, match="x: int32, the model wants float32"):
         make_plan(net, other, settings)
 
 

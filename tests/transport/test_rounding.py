@@ -65,7 +65,7 @@ def test_no_factor_exceeds_its_bounds_and_costs_know_it(kinds: list[str], seed: 
     cost, drop = rerouting_cost([made])
     gain = np.diagonal(made.gain)
     column = np.sqrt(gain)
-    cancelled = 1e-14 * float(np.sum(gain * made.energy()))  # what centering leaves of double precision
+    canceled = 1e-14 * float(np.sum(gain * made.energy()))  # what centering leaves of double precision
     for i in range(n):
         target = np.full(n, i)
         factor = routing_scales(made, target)
@@ -73,8 +73,8 @@ def test_no_factor_exceeds_its_bounds_and_costs_know_it(kinds: list[str], seed: 
         assert (abs(factor) * rms[i] <= GROWTH * deviation * (1 + 1e-9))[others].all()
         assert (abs(factor) * column <= GROWTH * column.max() * (1 + 1e-9))[others].all()
         left = np.diagonal(moment) - 2 * factor * moment[:, i] + factor**2 * moment[i, i]
-        assert np.allclose((gain * left)[others], cost[others, i], rtol=1e-7, atol=cancelled)
-    assert (cost <= drop[:, None] * (1 + 1e-9) + cancelled).all()  # a bounded slope never does harm
+        assert np.allclose((gain * left)[others], cost[others, i], rtol=1e-7, atol=canceled)
+    assert (cost <= drop[:, None] * (1 + 1e-9) + canceled).all()  # a bounded slope never does harm
 
 
 @settings(max_examples=60, deadline=None)

@@ -21,7 +21,7 @@ from otgraph.engines.tensorrt.launcher import Launch
 from otgraph.engines.tensorrt.runtime import cache_file, deserialize, make_context, write_cache
 from otgraph.engines.tensorrt.session import TensorRtSession
 from otgraph.errors import EngineMissing, ModelError
-from otgraph.files import cache_folder
+from otgraph.files import cache_folder, why_no_file
 
 PLANS = 4
 """So many engines built of ONNX files are kept in memory."""
@@ -105,7 +105,7 @@ class _Tensorrt(Engine):
         """The bytes of an engine file, or of the engine built of an ONNX model."""
         if isinstance(model, Path) and model.suffix in self.suffixes:
             if not model.is_file():
-                raise ModelError(f"{model}: no such file; check the path")
+                raise ModelError(f"{model}: {why_no_file(model)}")
             return model.read_bytes()
         if isinstance(model, Path):
             return self._built(model)
@@ -117,7 +117,7 @@ class _Tensorrt(Engine):
     def _built(self, model: Path) -> bytes:
         """A measurement loads the same file several times, and a build may take minutes."""
         if not model.is_file():
-            raise ModelError(f"{model}: no such file; check the path")
+            raise ModelError(f"{model}: {why_no_file(model)}")
         state = model.stat()
         key = (model.resolve(), state.st_mtime_ns, state.st_size)
         if key not in self._plans:

@@ -17,7 +17,7 @@ from otgraph.graph.onnx.build import Builder
 from otgraph.graph.onnx.example import find_example
 from otgraph.graph.onnx.first_run import run_once
 from otgraph.graph.onnx.ports import input_ports, output_ports
-from otgraph.graph.onnx.read_file import check_external, read_file
+from otgraph.graph.onnx.read_file import check_external, external_files, read_file
 from otgraph.remark import Remark
 
 Example = Sequence[torch.Tensor]
@@ -35,7 +35,9 @@ def load_onnx(path: Path, example: Example | None = None) -> Graph:
             its folder; or neither torch nor ONNX Runtime can run it.
     """
     path = Path(path)
-    return replace(_build(read_file(path), path.parent, str(path), example), name=path.stem)
+    model = read_file(path)
+    sources = (path.resolve(), *external_files(model, path.parent))
+    return replace(_build(model, path.parent, str(path), example), name=path.stem, sources=sources)
 
 
 def import_model(

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from otgraph.errors import ModelError
+from otgraph.files import kind_of, why_no_file
 
 
 def read_file(path: Path) -> onnx.ModelProto:
@@ -21,7 +22,7 @@ def read_file(path: Path) -> onnx.ModelProto:
     if path.is_dir():
         raise ModelError(f"{path}: is a folder; give an .onnx file")
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; check the path")
+        raise ModelError(f"{path}: {why_no_file(path)}")
     try:
         model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, RuntimeError) as error:
@@ -51,6 +52,8 @@ def check_external(model: onnx.ModelProto, folder: Path, where: str) -> bool:
             raise ModelError(
                 f"{place}: its external data path {location!r} points outside the model's folder"
             )
+        if kind_of(file) is not None:
+            raise ModelError(f"{place}: its external data {location!r} is {kind_of(file)}; give a file")
         if not file.is_file():
             raise ModelError(
                 f"{place}: its external data file {location!r} is missing; put it next to the model"
@@ -59,6 +62,13 @@ def check_external(model: onnx.ModelProto, folder: Path, where: str) -> bool:
         if file.stat().st_size < end:
             raise ModelError(f"{place}: its external data file {location!r} is cut short; copy it again")
     return found
+
+
+def external_files(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
+    """The files in ``folder`` that hold data of ``model``."""
+    external = (tensor for tensor in stored_tensors(model) if tensor.data_location == TensorProto.EXTERNAL)
+    places = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+    return tuple((folder / place).resolve() for place in sorted(places))
 
 
 def stored_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

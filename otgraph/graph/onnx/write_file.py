@@ -53,6 +53,11 @@ def write_inside(model: onnx.ModelProto, folder: Path | None, path: Path) -> Non
         aside.write_bytes(_with_data(model, folder).SerializeToString())
 
 
+def beside(path: Path) -> Path:
+    """Where the weights of the model file ``path`` go if not into it."""
+    return path.with_name(f"{path.name}.data")
+
+
 def write_beside(
     model: onnx.ModelProto, folder: Path | None, path: Path, held: Mapping[str, torch.Tensor] | None = None
 ) -> None:
@@ -63,16 +68,15 @@ def write_beside(
     Raises:
         OutputError: ``path`` cannot be written.
     """
-    data = path.with_name(f"{path.name}.data")
+    data = beside(path)
     check_writable(path)
     with write_aside(path) as aside, write_aside(data) as data_aside:
         skeleton = _without_initializers(model)
+        for tensor in stored_tensors(skeleton):
+            _take_in(tensor, folder)
         with data_aside.open("wb") as file:
             for tensor in model.graph.initializer:
                 skeleton.graph.initializer.append(_put(tensor, folder, file, data.name, held or {}))
-        for tensor in stored_tensors(skeleton):
-            if _location(tensor) != data.name:
-                _take_in(tensor, folder)
         aside.write_bytes(skeleton.SerializeToString())
 
 
@@ -147,7 +151,10 @@ def _put(
     raw = flat_bytes(held[tensor.name]).data if tensor.name in held else memoryview(tensor.raw_data)
     length = _length(tensor, folder) if outside else raw.nbytes
     if length <= _INSIDE:
-        return tensor
+        held_inside = TensorProto()
+        held_inside.CopyFrom(tensor)
+        _take_in(held_inside, folder)  # its file may have the name of the new one, and other data in it
+        return held_inside
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
     placed = _bare(tensor, name, file.tell(), length)
     if outside:
