@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -15,8 +16,42 @@ from google.protobuf.message import Message
 
 Damage = Callable[[bytes, Random], bytes]
 
-_NUMBERS = (0, 1, -1, 2, 3, 7, 99, 255, 256, -(2**31), 2**31 - 1, 2**31, 2**40, 2**51, 2**60, 2**63 - 1, -(2**63))
-_NAMES = ("", "image", "x", "w1", "w", "y", "logits", "Relu", "Conv", "If", "Loop", "a" * 5000, "é ✓", "a\nb", "..")
+_NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    99,
+    255,
+    256,
+    -(2**31),
+    2**31 - 1,
+    2**31,
+    2**40,
+    2**51,
+    2**60,
+    2**63 - 1,
+    -(2**63),
+)
+_NAMES = (
+    "",
+    "image",
+    "x",
+    "w1",
+    "w",
+    "y",
+    "logits",
+    "Relu",
+    "Conv",
+    "If",
+    "Loop",
+    "a" * 5000,
+    "é ✓",
+    "a\nb",
+    "..",
+)
 _FLOATS = (0.0, -1.0, float("nan"), float("inf"), 1e38, 1e-45, 0.5)
 _ODD = "ODD_NAME_8f3a"
 """Stands in a string field for bytes that are not UTF-8, which protobuf does not take by itself."""
@@ -67,7 +102,7 @@ def edit_json(data: bytes, rng: Random) -> bytes:
         if rng.randrange(4) == 0:
             del place[key]
         elif isinstance(place, list) and rng.randrange(4) == 0:
-            place.insert(key, place[key])
+            place.insert(key, deepcopy(place[key]))
         else:
             place[key] = _other_json(place[key], document, rng)
     return json.dumps(document).encode("utf-8", "surrogatepass")
@@ -168,9 +203,11 @@ def _places(value: Any) -> Iterator[Any]:
 def _other_json(old: Any, document: Any, rng: Random) -> Any:
     if rng.randrange(3) == 0:
         place = rng.choice([each for each in _places(document) if each])
-        return rng.choice(list(place.values() if isinstance(place, dict) else place))
+        return deepcopy(rng.choice(list(place.values() if isinstance(place, dict) else place)))
     if isinstance(old, str) and rng.randrange(2):
-        return rng.choice((old[:-1], old + "x", "", "\ud800", *_NAMES, "1", "AAAA", "prune-channels{keep=0.5}"))
+        return rng.choice(
+            (old[:-1], old + "x", "", "\ud800", *_NAMES, "1", "AAAA", "prune-channels{keep=0.5}")
+        )
     if isinstance(old, (int, float)) and rng.randrange(2):
         return rng.choice((*_NUMBERS, *_FLOATS, old + 1, old - 1, -old, 10**400))
     return rng.choice((None, True, [], {}, "", "x", 0, -1, 1.5, [[]], [0], {"a": 1}, *_NUMBERS))

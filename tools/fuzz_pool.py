@@ -42,7 +42,9 @@ def run_tasks(
                     slots[slot] = _start(work, slot, list(slots.values()))
                 if slot in slots and slots[slot].task is None and waiting:
                     _give(slots[slot], waiting.pop())
-            busy = {worker.results: (slot, worker) for slot, worker in slots.items() if worker.task is not None}
+            busy = {
+                worker.results: (slot, worker) for slot, worker in slots.items() if worker.task is not None
+            }
             ready, _, _ = select.select(list(busy), [], [], 0.2)
             for handle in ready:
                 slot, worker = busy[handle]

@@ -65,7 +65,9 @@ def make_subjects(folder: Path) -> None:
     rng = np.random.default_rng(0)
     net = _net(rng)
     onnx.save(net, folder / "net.onnx")
-    onnx.save(net, folder / "outside.onnx", save_as_external_data=True, location="outside.data", size_threshold=64)
+    onnx.save(
+        net, folder / "outside.onnx", save_as_external_data=True, location="outside.data", size_threshold=64
+    )
     onnx.save(_forms(rng), folder / "forms.onnx")
     np.savez(folder / "net.npz", image=_noise(rng, 12, 3, 6, 6), labels=np.arange(12) % 4)
     np.savez_compressed(folder / "forms.npz", x=_noise(rng, 12, 4, 8), flag=np.ones(12, bool))

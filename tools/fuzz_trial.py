@@ -20,10 +20,21 @@ from fuzz_mutants import DAMAGES
 
 from otgraph.cli.main import run_command
 
-BLAME = re.compile(r"a mistake of otgraph|report it|please report|Traceback \(most recent|internal error", re.I)
+BLAME = re.compile(
+    r"a mistake of otgraph|report it|please report|Traceback \(most recent|internal error", re.I
+)
 """What no file, however damaged, may make a command say."""
 
-FILES = ("net.onnx", "forms.onnx", "net.onnx", "forms.onnx", "outside.onnx", "outside.data", "net.npz", "forms.npz")
+FILES = (
+    "net.onnx",
+    "forms.onnx",
+    "net.onnx",
+    "forms.onnx",
+    "outside.onnx",
+    "outside.data",
+    "net.npz",
+    "forms.npz",
+)
 FILES = (*FILES, "plan.json", "plan.json")
 """What is damaged in turn."""
 
@@ -34,14 +45,34 @@ _CALIB = ["inspect", "{m}.onnx", "--calib", "{d}.npz", "--samples", "8"]
 _AUDIT = ["audit", "net.onnx", "{m}.onnx", "--data", "{d}.npz", "--html", "out.html"]
 _BENCH = ["bench", "{m}.onnx"]
 COMMANDS: dict[str, tuple[tuple[list[str], ...], tuple[list[str], ...]]] = {
-    "onnx": ((["inspect", "{m}.onnx"],), (_RUN, _PLAN, _RUN, _CALIB, _RUN, _PLAN, _RUN, _APPLY, _AUDIT, _BENCH)),
+    "onnx": (
+        (["inspect", "{m}.onnx"],),
+        (_RUN, _PLAN, _RUN, _CALIB, _RUN, _PLAN, _RUN, _APPLY, _AUDIT, _BENCH),
+    ),
     "data": ((["inspect", "{m}.onnx"],), (_RUN, _PLAN)),
-    "npz": ((), (_CALIB, _PLAN, _CALIB, _CALIB, _APPLY, [*_RUN[:3], "annotate-width", *_RUN[4:], "--calib", "{d}.npz"])),
+    "npz": (
+        (),
+        (
+            _CALIB,
+            _PLAN,
+            _CALIB,
+            _CALIB,
+            _APPLY,
+            [*_RUN[:3], "annotate-width", *_RUN[4:], "--calib", "{d}.npz"],
+        ),
+    ),
     "json": ((_APPLY,), ()),
 }
 """Kind of file → the commands that each mutant of it is given to, and those that take turns."""
 
-ALLOWED = {"inspect": {0, 2}, "run": {0, 1, 2}, "plan": {0, 2}, "apply": {0, 1, 2}, "bench": {0, 2}, "audit": {0, 1, 2}}
+ALLOWED = {
+    "inspect": {0, 2},
+    "run": {0, 1, 2},
+    "plan": {0, 2},
+    "apply": {0, 1, 2},
+    "bench": {0, 2},
+    "audit": {0, 1, 2},
+}
 
 
 @dataclass(frozen=True)
