@@ -2,10 +2,11 @@
 
     python tools/fuzz.py [--count 10000] [--seed 0] [--json tools/results/fuzz.json] [--keep FOLDER]
 
-Each mutant is an ``.onnx``, ``.npz``, external data or plan file with flipped bits, spliced or missing pieces, or
-fields that hold something else; it goes to the commands that read it, in a forked process with a limit of time and
-of memory. Exit code 1 when one of them does what it must not: blame otgraph, raise, die by a signal, hang, end with
-another exit code than it should, say an error that is not one line, or leave a part of an output.
+Each mutant is an ``.onnx``, ``.npz``, external data or plan file with flipped bits, spliced or missing
+pieces, or fields that hold something else; it goes to the commands that read it, in a forked process with a
+limit of time and of memory. Exit code 1 when one of them does what it must not: blame otgraph, raise, die by
+a signal, hang, end with another exit code than it should, say an error that is not one line, or leave a part
+of an output.
 Mutant k of seed s is always the same: ``--only k`` tries it again and says what happened.
 """
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_output import save, show
+from fuzz_mutants import DAMAGES
 from fuzz_pool import run_tasks
 from fuzz_subjects import make_subjects
 from fuzz_trial import Trial, commands_of, describe, try_mutant
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fuzz(
     numbers: Sequence[int], seed: int, subjects: Path, *, jobs: int, limit: float, keep: Path | None = None
 ) -> list[Trial]:
-    """Try the mutants ``numbers`` of ``seed``, made of the files in ``subjects``; in the order of ``numbers``."""
+    """Try the mutants ``numbers`` of ``seed``, of the files in ``subjects``; the outcomes in order."""
     work = lambda number, slot: try_mutant(number, seed, subjects, subjects.parent / f"slot{slot}")  # noqa: E731
     found: list[Trial] = []
     for number, trial, end in run_tasks(numbers, work, jobs, limit):
@@ -119,8 +121,6 @@ def _again(number: int, seed: int, subjects: Path, folder: Path, keep: Path | No
 
 def _keep(trial: Trial, seed: int, subjects: Path, keep: Path) -> None:
     """The damaged file and what it is about, in a folder by the number."""
-    from fuzz_mutants import DAMAGES  # noqa: PLC0415
-
     file, name, rng = describe(trial.number, seed)
     damage = next(d for d in DAMAGES[file.rpartition(".")[2]] if d.__name__ == name)
     place = keep / str(trial.number)

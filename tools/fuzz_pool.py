@@ -1,4 +1,4 @@
-"""Forked workers that try mutants, watched: one that hangs or dies is replaced, and what killed it is known."""
+"""Forked workers that try mutants: one that hangs or dies is replaced, and what killed it is known."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MEMORY = 6 * 2**30
-"""Bytes of address space that a worker may take beyond what it starts with: what a file says must not take the machine."""
+"""Bytes of address space that a worker may take beyond what it starts with, to spare the machine."""
 
 
 @dataclass
@@ -92,7 +93,7 @@ def _start(work: Callable[[int, int], object], slot: int, others: list[_Worker])
 def _serve(work: Callable[[int, int], object], slot: int, tasks: int, results: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # what C++ libraries say by themselves
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:

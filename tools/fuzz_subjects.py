@@ -55,13 +55,13 @@ forms (float[N,4,8] x, bool[1] flag) => (float[N,4,8] y, float[3] apart) {
 }
 <domain: "local", opset_import: ["" : 17]>
 twice (a) => (b) { b = Add (a, a) }"""
-"""Many forms at once: constants, shape arithmetic, a branch, a function, quantization, a sparse weight, weights in
-typed fields, and an output that hangs on no input."""
+"""Many forms at once: constants, shape arithmetic, a branch, a function, quantization, a sparse weight,
+weights in typed fields, and an output that hangs on no input."""
 
 
 def make_subjects(folder: Path) -> None:
-    """Write the files into ``folder``: ``net``, ``outside`` (its weights beside it) and ``forms`` as ``.onnx``,
-    the inputs ``net.npz`` and ``forms.npz``, and ``plan.json`` for ``net``."""
+    """Write the models ``net``, ``outside`` (its weights beside it) and ``forms``, the inputs ``net.npz`` and
+    ``forms.npz``, and ``plan.json`` for ``net`` into ``folder``."""
     rng = np.random.default_rng(0)
     net = _net(rng)
     onnx.save(net, folder / "net.onnx")

@@ -77,7 +77,7 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Trial:
-    """``outcome``: ``refused``, ``done``, or what a command did that it must not; ``detail`` says it in full."""
+    """``outcome``: ``refused``, ``done``, or what a command did that it must not, in full in ``detail``."""
 
     number: int
     file: str

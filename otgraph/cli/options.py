@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from enum import StrEnum
@@ -206,14 +207,14 @@ def check_outputs(*paths: Path | None, **inputs: str | Path | None) -> None:
                 what = "the model itself" if name == "model" else f"what {_spelled(name)} reads"
                 raise UsageError(f"{path}: is {what}; give another name")
         check_writable(path)
-    if len({path.resolve() for path in given}) < len(given):
+    if len({os.path.realpath(path) for path in given}) < len(given):
         raise UsageError(f"{', '.join(map(str, given))}: is one file for two outputs; give each its own name")
 
 
 def _is_read(output: Path, source: Path) -> bool:
     """Whether writing ``output`` would replace ``source`` or, if that is a folder, a file in it."""
     try:
-        if output.resolve() == source.resolve():
+        if os.path.realpath(output) == os.path.realpath(source):
             return True
         if not (output.exists() and source.exists()):
             return False  # what is not there yet cannot be lost

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from otgraph.graph.onnx.bounds import in_words
 
 _SMALL = 2**20
-"""Operators that say sizes in their arguments below this are not looked at, where their tensors are as small."""
+"""Arguments that together can reach no more elements than this are not looked at."""
 
 
 class TooLarge(Exception):

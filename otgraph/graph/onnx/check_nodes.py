@@ -29,12 +29,15 @@ def check_versions(model: onnx.ModelProto, where: str) -> None:
         for entry in entries:
             domain = plain_domain(entry.domain)
             if domain in seen:
-                raise ModelError(f"{where}: names the opset of domain {domain or 'ai.onnx'!r} twice; keep one")
+                raise ModelError(
+                    f"{where}: names the opset of domain {domain or 'ai.onnx'!r} twice; keep one"
+                )
             seen.add(domain)
             if entry.version < 1 or (domain == "" and entry.version > newest):
                 known = f"1 to {newest}" if domain == "" else "1 and more"
                 raise ModelError(
-                    f"{where}: has opset {entry.version} of domain {domain or 'ai.onnx'!r}, known are {known}; {_UPDATE}"
+                    f"{where}: has opset {entry.version} of domain {domain or 'ai.onnx'!r}, known are"
+                    f" {known}; {_UPDATE}"
                 )
 
 

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto
 
 from otgraph.errors import ModelError
-from otgraph.files import check_writable, write_aside
+from otgraph.files import check_writable, through_links, write_aside
 from otgraph.graph.onnx.copy_fields import copy_fields
 from otgraph.graph.onnx.stored_tensors import data_bytes, stored_tensors
 from otgraph.graph.onnx.tensors import flat_bytes
@@ -63,8 +63,9 @@ def write_beside(
     Raises:
         OutputError: ``path`` cannot be written.
     """
-    data = path.with_name(f"{path.name}.data")
     check_writable(path)
+    path = through_links(path)  # the data lie beside the file, not beside a link to it
+    data = path.with_name(f"{path.name}.data")
     with write_aside(path) as aside, write_aside(data) as data_aside:
         skeleton = _without_initializers(model)
         with data_aside.open("wb") as file:
