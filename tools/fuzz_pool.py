@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import resource
@@ -91,6 +92,7 @@ def _start(work: Callable[[int, int], object], slot: int, others: list[_Worker])
 
 
 def _serve(work: Callable[[int, int], object], slot: int, tasks: int, results: int) -> None:
+    faulthandler.disable()  # the signal itself says enough
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # what C++ libraries say by themselves
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
