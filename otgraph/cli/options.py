@@ -46,7 +46,14 @@ Calibration = Annotated[
     str, typer.Option("--calib", metavar="DATA", help=f"Unlabeled inputs. {DATA_HELP}", show_default=False)
 ]
 Out = Annotated[
-    Path, typer.Option("-o", "--output", metavar="OUT", help="The .onnx file to write; through a link, what it leads to.", show_default=False)
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="The .onnx file to write; through a link, what it leads to.",
+        show_default=False,
+    ),
 ]
 Shapes = Annotated[
     list[str] | None,

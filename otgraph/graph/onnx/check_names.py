@@ -39,7 +39,7 @@ def check_names(model: onnx.ModelProto, where: str) -> None:
         stored += [sparse.values.name for sparse in graph.sparse_initializer]
         _check_once(inputs, "graph input", where)
         _check_once(stored, "initializer", where)
-        _check_once((value.name for value in graph.output), "graph output", where)
+        _check_once(dict.fromkeys(value.name for value in graph.output), "graph output", where)  # may repeat
         _check_makers(
             graph.node, {**dict.fromkeys(inputs, "an input"), **dict.fromkeys(stored, "stored")}, where
         )
