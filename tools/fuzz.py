@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         numbers = range(chosen.first, chosen.first + chosen.count)
         trials = fuzz(numbers, chosen.seed, subjects, jobs=chosen.jobs, limit=chosen.limit, keep=chosen.keep)
     report = summarize(trials, chosen.seed)
-    columns = dict.fromkeys(("file", "damage"), "") | dict.fromkeys(list(report["by damage"][0])[2:], "d")
+    names = list(report["by damage"][0])
+    columns = {name: "" if name in ("file", "damage") else "d" for name in names}
     show("mutants by what came of them", report["by damage"], columns)
     faults = [trial for trial in trials if trial.is_fault]
     print(f"{len(trials)} mutants, {len(faults)} faults, {time.perf_counter() - started:.0f} s")

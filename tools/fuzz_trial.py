@@ -184,7 +184,8 @@ def _captured(folder: Path) -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
     finally:
         os.chdir(here)
         # detached, so that they do not close what they wrote to
-        sys.stdout.detach(), sys.stderr.detach()
+        for stream in (sys.stdout, sys.stderr):
+            stream.detach()
         sys.stdout, sys.stderr = kept
 
 
