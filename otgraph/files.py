@@ -50,7 +50,9 @@ def why_no_file(path: Path) -> str:
 def is_same(output: Path, source: Path) -> bool:
     """Whether writing ``output`` would replace ``source``, by whatever spelling or link."""
     try:
-        if output.resolve() == source.resolve():
+        if os.path.realpath(output) == os.path.realpath(
+            source
+        ):  # resolve() raises where links go in a circle
             return True
         # what is not there yet cannot be lost
         return output.exists() and source.exists() and output.samefile(source)
@@ -66,16 +68,35 @@ def check_kept(output: Path, sources: Iterable[Path]) -> None:
         )
 
 
+def through_links(path: Path) -> Path:
+    """The file that is written when ``path`` is: where its links lead, as an editor has it.
+
+    Raises:
+        OutputError: they lead in a circle, or the system refuses the name.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.is_symlink():
+            raise OutputError(f"{path}: is a link that leads in a circle; remove it or choose another name")
+    except OSError as error:
+        raise _refused(path, error) from error
+    return target
+
+
 def check_writable(path: Path) -> None:
     """Raise ``OutputError`` now, before any work, when ``path`` could not be written later."""
-    parent = path.parent
-    kind = kind_of(path)
+    target = through_links(path)
+    parent = target.parent
+    kind = kind_of(target)
     if kind is not None:
         raise OutputError(f"{path}: is {kind}; give a file name")
-    if not parent.is_dir():
-        raise OutputError(f"{path}: the folder {parent} does not exist; create it first")
     try:
-        handle, probe = _make_aside(path)
+        if not parent.is_dir():
+            raise OutputError(f"{path}: the folder {parent} does not exist; create it first")
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        handle, probe = _make_aside(target)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot write into {parent} ({error.strerror}); choose another place"
@@ -86,20 +107,20 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to ``path`` only when the block succeeds."""
+    """Yield a temporary path beside ``path``; rename it to ``path`` only when the block succeeds. Where
+    ``path`` is a link, what it leads to is written, and the link stays."""
     check_writable(path)
-    _remove_stale(path)
-    handle, name = _make_aside(path)
+    target = through_links(path)
+    _remove_stale(target)
+    handle, name = _make_aside(target)
     os.close(handle)
     aside = Path(name)
     try:
         yield aside
         os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
+        os.replace(aside, target)
     except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place"
-        ) from error
+        raise _refused(path, error) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -124,14 +145,23 @@ def cache_folder() -> Path | None:
 
 def _make_aside(path: Path) -> tuple[int, str]:
     """An open handle and the name of a new ``.<name>.<machine>-<process>.<random>.tmp`` beside ``path``."""
-    return tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.{_machine()}-{os.getpid()}.", suffix=".tmp"
-    )
+    prefix = f".{_short(path.name)}.{_machine()}-{os.getpid()}."
+    return tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
+
+
+def _short(name: str) -> str:
+    """``name``, or its beginning and a checksum where there is no room for more letters in a file's name."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= 150 else f"{os.fsdecode(raw[:100])}~{zlib.crc32(raw):08x}"
+
+
+def _refused(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
 
 
 def _remove_stale(path: Path) -> None:
     """Remove what processes of this machine that are no more left beside ``path``."""
-    aside = re.compile(rf"\.{re.escape(path.name)}\.{_machine()}-([0-9]+)\..*\.tmp")
+    aside = re.compile(rf"\.{re.escape(_short(path.name))}\.{_machine()}-([0-9]+)\..*\.tmp")
     with suppress(OSError):  # a folder may be written to and not listed
         for name in os.listdir(path.parent):
             match = aside.fullmatch(name)

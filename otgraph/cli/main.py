@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -126,9 +127,13 @@ def _run(arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_code, debug=debug)
     except ModuleNotFoundError as error:
         return _fail(_missing(error), BROKEN, debug=debug)
+    except OSError as error:
+        if error.filename is None:
+            return _blame(error, debug=debug)
+        what = f"{os.fspath(error.filename)}: {error.strerror}; give another path, or check its permissions"
+        return _fail(what, BROKEN, debug=debug)
     except Exception as error:  # noqa: BLE001  (the border of the process: a crash must not exit with 1)
-        what = f"{type(error).__name__}: {error}"
-        return _fail(f"{what}; a mistake of otgraph: run with --debug and report it", BROKEN, debug=debug)
+        return _blame(error, debug=debug)
 
 
 def _misused(error: Any, *, debug: bool) -> int:
@@ -139,6 +144,11 @@ def _misused(error: Any, *, debug: bool) -> int:
     where = "otgraph" if error.ctx is None else error.ctx.command_path
     said = error.format_message().replace("Value error, ", "").rstrip(". ")
     return _fail(f"{' '.join(said.split())}; see {where} --help", UsageError.exit_code, debug=debug)
+
+
+def _blame(error: Exception, *, debug: bool) -> int:
+    what = f"{type(error).__name__}: {error}"
+    return _fail(f"{what}; a mistake of otgraph: run with --debug and report it", BROKEN, debug=debug)
 
 
 def _missing(error: ModuleNotFoundError) -> str:

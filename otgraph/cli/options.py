@@ -73,7 +73,7 @@ Out = Annotated[
         "-o",
         "--output",
         metavar="OUT",
-        help="The .onnx file to write.",
+        help="The .onnx file to write; through a link, what it leads to.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -338,7 +338,7 @@ def _beside(path: Path) -> tuple[Path, ...]:
 def _folded(path: Path) -> str:
     """One text for all spellings of ``path``: some file systems do not tell upper case from lower case, nor
     one way to write an accent from another."""
-    return unicodedata.normalize("NFC", str(path.resolve())).casefold()
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
 def _spelled(name: str) -> str:

@@ -120,8 +120,11 @@ class OnnxRuntimeSession(Session):
             what = "is a folder; give an .onnx file" if model.is_dir() else why_no_file(model)
             raise ModelError(f"{model}: {what}")
         self._session = self._create(session_options(threads))
-        self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
-        self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
+        try:
+            self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
+            self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{self._where}: has a name that is not UTF-8; export it again") from error
         self._names = [spec.name for spec in self.outputs]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,6 +9,8 @@ from torch import fx
 
 from otgraph.errors import ModelError
 from otgraph.graph.graph import label
+from otgraph.graph.onnx.bounded import Bounded, TooLarge
+from otgraph.graph.onnx.bounds import LARGE_CONSTANT, LARGEST_CONSTANT, LARGEST_VALUE, in_words
 from otgraph.graph.onnx.build import Builder
 from otgraph.graph.onnx.ops.unsupported import Unsupported
 from otgraph.remark import Remark
@@ -23,20 +25,26 @@ def run_once(
     """Run ``module`` on ``example`` node by node; a node that fails is made opaque and run again.
 
     Returns:
-        The outputs, and one remark for each node that was made opaque.
+        The outputs, and one remark for each node that was made opaque or makes a large constant.
+
+    Raises:
+        ModelError: a node runs nowhere, or makes a value that is too large to go on with.
     """
     interpreter, env, remarks = fx.Interpreter(module), dict[fx.Node, Any](), list[Remark]()
     interpreter.env = env
     inputs = iter(example)
     node = next(iter(module.graph.nodes))
-    last_use = _last_uses(module.graph)
+    last_use, constant = _last_uses(module.graph), _constants(module.graph)
     with torch.no_grad():
         while node.op != "output":
             if node.op == "placeholder":
                 env[node] = next(inputs)
             else:
-                remark = _run(interpreter, node, module, builder)
+                with Bounded(LARGEST_CONSTANT if node in constant else LARGEST_VALUE):
+                    remark = _run(interpreter, node, module, builder)
                 remarks += [remark] if remark else []
+                if node in constant and node.op != "get_attr":
+                    remarks += _large(node, env[node])
             for done in last_use.get(node, ()):
                 env.pop(done, None)
             node = node.next
@@ -52,6 +60,10 @@ def _run(
 ) -> Remark | None:
     try:
         interpreter.env[node] = interpreter.run_node(node)
+    except TooLarge as error:
+        raise ModelError(
+            f"{label(node)}: {error}, which is too large to go on with; export the model with smaller sizes"
+        ) from error
     except _CANNOT as error:
         if node.op != "call_function" or "onnx" not in node.meta:
             raise ModelError(f"{label(node)}: cannot be run ({_first_line(error)})") from error
@@ -61,6 +73,22 @@ def _run(
         what = f"{node.meta['onnx'].op_type} runs in ONNX Runtime: {_first_line(error)}"
         return Remark("analysis", "import", label(node), what)
     return None
+
+
+def _constants(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose value hangs on no input."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr" or (node.op.startswith("call") and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def _large(node: fx.Node, value: Any) -> list[Remark]:
+    size = value.nbytes if isinstance(value, torch.Tensor) else 0
+    if size < LARGE_CONSTANT:
+        return []
+    return [Remark("analysis", "import", label(node), f"computes a constant of {in_words(size)} at each run")]
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

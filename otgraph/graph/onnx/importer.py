@@ -11,13 +11,13 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from otgraph.errors import ModelError
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.build import Builder
+from otgraph.graph.onnx.check import check_readable
 from otgraph.graph.onnx.example import find_example
 from otgraph.graph.onnx.first_run import run_once
 from otgraph.graph.onnx.ports import input_ports, output_ports
-from otgraph.graph.onnx.read_file import check_external, external_files, read_file
+from otgraph.graph.onnx.read_file import external_files, read_file
 from otgraph.remark import Remark
 
 Example = Sequence[torch.Tensor]
@@ -50,9 +50,7 @@ def import_model(
     """
     proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
     where = proto.graph.name or "model"
-    if not proto.graph.output:
-        raise ModelError(f"{where}: is not an ONNX model (it has no graph outputs); export it again")
-    check_external(proto, base_dir or Path(), where)
+    check_readable(proto, base_dir or Path(), where)
     return _build(proto, base_dir, where, example)
 
 

@@ -11,12 +11,12 @@ from typing import BinaryIO
 
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from otgraph.errors import ModelError
-from otgraph.files import check_writable, write_aside
+from otgraph.files import check_writable, through_links, write_aside
 from otgraph.graph.onnx.copy_fields import copy_fields
-from otgraph.graph.onnx.read_file import stored_tensors
+from otgraph.graph.onnx.stored_tensors import data_bytes, stored_tensors
 from otgraph.graph.onnx.tensors import flat_bytes
 
 LARGEST = 2**31 - 2**24
@@ -68,8 +68,9 @@ def write_beside(
     Raises:
         OutputError: ``path`` cannot be written.
     """
-    data = beside(path)
     check_writable(path)
+    path = through_links(path)  # the data lie beside the file, not beside a link to it
+    data = path.with_name(f"{path.name}.data")
     with write_aside(path) as aside, write_aside(data) as data_aside:
         skeleton = _without_initializers(model)
         for tensor in stored_tensors(skeleton):
@@ -112,18 +113,12 @@ def check_model(model: onnx.ModelProto, held: Container[str] = ()) -> None:
 def stored_bytes(model: onnx.ModelProto) -> int:
     """The bytes of all numbers of the model, wherever they lie. ``ByteSize`` would write the whole message to
     count it, at several times its size in memory."""
-    return sum(_bytes(tensor) for tensor in stored_tensors(model))
+    return sum(data_bytes(tensor) for tensor in stored_tensors(model))
 
 
 def inner_bytes(model: onnx.ModelProto) -> int:
     """The bytes of the numbers that the model itself holds."""
-    return sum(_bytes(tensor) for tensor in stored_tensors(model) if not _location(tensor))
-
-
-def _bytes(tensor: TensorProto) -> int:
-    if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
-        return 0
-    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return sum(data_bytes(tensor) for tensor in stored_tensors(model) if not _location(tensor))
 
 
 def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -149,7 +144,7 @@ def _put(
     """``tensor`` as the model file has it: data that is large is added to ``file``, which is ``name``."""
     outside = tensor.data_location == TensorProto.EXTERNAL
     raw = flat_bytes(held[tensor.name]).data if tensor.name in held else memoryview(tensor.raw_data)
-    length = _length(tensor, folder) if outside else raw.nbytes
+    length = data_bytes(tensor) if outside else raw.nbytes
     if length <= _INSIDE:
         held_inside = TensorProto()
         held_inside.CopyFrom(tensor)
@@ -199,17 +194,11 @@ def _offset(tensor: TensorProto) -> int:
     return _entry(tensor, "offset")
 
 
-def _length(tensor: TensorProto, folder: Path | None) -> int:
-    """How many bytes a tensor has outside."""
-    file = (folder or Path()) / _location(tensor)
-    return _entry(tensor, "length") or file.stat().st_size - _offset(tensor)
-
-
 def _take_in(tensor: TensorProto, folder: Path | None) -> None:
     if tensor.data_location == TensorProto.EXTERNAL:
         with ((folder or Path()) / _location(tensor)).open("rb") as file:
             file.seek(_offset(tensor))
-            tensor.raw_data = file.read(_length(tensor, folder))
+            tensor.raw_data = file.read(data_bytes(tensor))
         del tensor.external_data[:]
         tensor.ClearField("data_location")
 
