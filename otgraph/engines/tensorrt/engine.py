@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from otgraph.engines.tensorrt.runtime import cache_file, deserialize, make_conte
 from otgraph.engines.tensorrt.session import TensorRtSession
 from otgraph.errors import EngineMissing, ModelError
 from otgraph.files import cache_folder
+from otgraph.scratch import scratch_folder
 
 PLANS = 4
 """So many engines built of ONNX files are kept in memory."""
@@ -109,7 +109,7 @@ class _Tensorrt(Engine):
             return model.read_bytes()
         if isinstance(model, Path):
             return self._built(model)
-        with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+        with scratch_folder() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
             return build_plan(self.trt, self.name, path, BuildOptions()).data
