@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,25 +21,30 @@ from otgraph.cli.optimize import optimize
 from otgraph.cli.passes import passes
 from otgraph.cli.plan import apply, plan
 from otgraph.cli.run import run
+from otgraph.cli.signals import say_stopped, stoppable
 from otgraph.errors import OtgraphError
+from otgraph.scratch import clear_stale
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
 BROKEN = 2
 """A mistake of otgraph itself; never 1, which means that a threshold was missed."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room left: on the disk, for the user, in one file."""
 
 
 class _Commands(TyperGroup):
-    """Commands in the order they are added; an interrupt ends with its own exit code."""
+    """Commands in the order they are added; an interrupt ends with its own exit code, and what killed
+    commands left in the folder of temporary files goes before one begins."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
+        clear_stale()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            sys.stderr.write("error: interrupted; nothing is left half-written\n")
             raise typer.Exit(INTERRUPTED) from stop
 
 
@@ -83,29 +90,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Errors go to standard error as ``error: …``."""
+    with stoppable() as stop:
+        code = _run(arguments)
+        if code == INTERRUPTED or stop.number is not None:
+            code = say_stopped(stop.number or signal.SIGINT)
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         app(args=[argument for argument in arguments if argument != "--debug"], prog_name="otgraph")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:  # before or after the command itself
+        return INTERRUPTED
     except OtgraphError as error:
         return _fail(str(error), error.exit_code, debug=debug)
     except ModuleNotFoundError as error:
         return _fail(_missing(error), BROKEN, debug=debug)
+    except OSError as error:
+        return _fail(_of_system(error), BROKEN, debug=debug)
     except Exception as error:  # noqa: BLE001  (the border of the process: a crash must not exit with 1)
-        what = f"{type(error).__name__}: {error}"
-        return _fail(f"{what}; a mistake of otgraph: run with --debug and report it", BROKEN, debug=debug)
+        return _fail(_mistake(error), BROKEN, debug=debug)
     return 0
 
 
 def _missing(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     if package in ("", "otgraph", "passes"):
-        return f"ModuleNotFoundError: {error}; a mistake of otgraph: run with --debug and report it"
+        return _mistake(error)
     return (
         f"this command needs the package {package}, which is not installed here; pip install otgraph with"
         " its dependencies (without torch, audit, bench and build take .onnx files and engines)"
     )
+
+
+def _of_system(error: OSError) -> str:
+    """A full disk is nobody's mistake; it may be that of temporary files or of standard output."""
+    if error.errno not in FULL:
+        return _mistake(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}cannot be written ({error.strerror}); free some room, or set TMPDIR to a folder with room"
+
+
+def _mistake(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}; a mistake of otgraph: run with --debug and report it"
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:

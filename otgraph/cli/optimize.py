@@ -10,12 +10,12 @@ from rich.text import Text
 
 from otgraph.audit.text import summary
 from otgraph.cli import options as opt
+from otgraph.cli.cache import find_cache, of_cache
 from otgraph.cli.describe import describe_data, describe_model
 from otgraph.cli.lazy import load_api
 from otgraph.cli.output import Output, progress
 from otgraph.data import Data
 from otgraph.data_sources import load_data
-from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
 
 Evaluation = Annotated[
@@ -88,6 +88,7 @@ def optimize(
     api = load_api()
     graph = api.load_model(model, shapes)
     say_inputs(out, model, graph, calibration, evaluation)
+    cache, noted = find_cache()
     choices = {
         "latency": latency,
         "layers": layers,
@@ -104,7 +105,7 @@ def optimize(
         "multiple": multiple,
         "seed": seed,
         "refit": refit_all,
-        "cache": cache_folder(),
+        "cache": cache,
         "on_reading": out.reading,
     }
     with progress() as show:
@@ -112,8 +113,11 @@ def optimize(
             graph, calibration, evaluation=evaluation, metric=metric, progress=show, **choices
         )
     write(optimized, graph, output, plan_out, report)
+    out.remarks(noted)
     say_outcome(out, optimized, str(output), every_remark=remarks)
-    out.result(document("optimize", optimized, output))
+    result = document("optimize", optimized, output)
+    result["remarks"] += [remark.to_json() for remark in noted]
+    out.result(result)
     asked = any(each is not None for each in (latency, layers, max_drop))
     raise typer.Exit(exit_code(optimized, asked=asked))
 
@@ -143,7 +147,9 @@ def say_outcome(out: Output, optimized: Any, output: str | None, *, every_remark
     out.say("")
     out.say(str(optimized.plan))
     out.say("")
-    shown = [remark for remark in optimized.remarks if every_remark or remark.kind == "failure"]
+    shown = [
+        remark for remark in optimized.remarks if every_remark or remark.kind == "failure" or of_cache(remark)
+    ]
     out.remarks(shown)
     out.say(summary(optimized.audit))
     if optimized.missed is not None:

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from otgraph.cli import options as opt
+from otgraph.cli.cache import find_cache, of_cache
 from otgraph.cli.describe import describe_data, describe_model
 from otgraph.cli.lazy import load_api
 from otgraph.cli.output import Output, progress
 from otgraph.data_sources import load_data
-from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `otgraph plan` wrote.")]
@@ -68,6 +68,7 @@ def plan(
     graph = api.load_model(model, shapes)
     out.say(describe_model(model, graph))
     out.say(describe_data("calib", calibration))
+    cache, noted = find_cache()
     with progress() as show:
         made = api.make_plan(
             graph,
@@ -86,15 +87,18 @@ def plan(
             exclude=exclude or [],
             multiple=multiple,
             seed=seed,
-            cache=cache_folder(),
+            cache=cache,
             progress=show,
             on_reading=out.reading,
         )
     made.save(output)
     out.say("")
     out.say(str(made))
+    said = [*made.remarks, *noted]
+    out.remarks(filter(of_cache, said))
     out.say(f"wrote {output}")
-    out.result({"command": "plan", "output": str(output), "plan": made.to_json()})
+    listed = [remark.to_json() for remark in said]
+    out.result({"command": "plan", "output": str(output), "plan": made.to_json(), "remarks": listed})
 
 
 def apply(
