@@ -91,7 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Errors go to standard error as ``error: …``."""
     with stoppable() as stop:
-        code = _run(arguments)
+        try:
+            code = _run(arguments)
+        except KeyboardInterrupt:  # before or after the command itself
+            code = INTERRUPTED
         if code == INTERRUPTED or stop.number is not None:
             code = say_stopped(stop.number or signal.SIGINT)
     return code
@@ -103,8 +106,6 @@ def _run(arguments: Sequence[str]) -> int:
         app(args=[argument for argument in arguments if argument != "--debug"], prog_name="otgraph")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:  # before or after the command itself
-        return INTERRUPTED
     except OtgraphError as error:
         return _fail(str(error), error.exit_code, debug=debug)
     except ModuleNotFoundError as error:

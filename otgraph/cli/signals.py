@@ -1,7 +1,7 @@
 """Signals that ask a command to end: it ends in order, soon, and says so.
 
-A handler of Python's runs between two of its instructions, so a solver or an engine may hold it up for as long
-as they compute. A thread waits beside it: what has not ended after ``GRACE_SECONDS`` is ended by it, once the
+A handler of Python's runs between two of its instructions, so a solver or an engine may hold it up for as
+long as they compute. A thread waits beside it: what has not ended after ``GRACE_SECONDS`` is ended by it, once the
 temporary files are removed. Only code that holds Python's lock all that time can hold up the thread too.
 """
 
@@ -45,12 +45,12 @@ class Stop:
 
     def watch(self, bell: socket.socket) -> None:
         """Wait for a signal at ``bell``, and end the process where the handler does not."""
-        while numbers := bell.recv(1):
-            if numbers[0] in _signals():
-                if not self._over.wait(GRACE_SECONDS):
-                    say_stopped(numbers[0])
-                    os._exit(128 + numbers[0])
-                return
+        with bell:
+            while numbers := bell.recv(1):
+                if numbers[0] in _signals():
+                    break
+        if numbers and not self._over.wait(GRACE_SECONDS):
+            os._exit(say_stopped(numbers[0]))
 
     def over(self) -> None:
         """The command has ended."""
@@ -69,7 +69,8 @@ def stoppable() -> Iterator[Stop]:
     before = {number: signal.getsignal(number) for number in _signals()}
     bell, button = socket.socketpair()
     button.setblocking(False)
-    threading.Thread(target=stop.watch, args=(bell,), daemon=True).start()
+    watch = threading.Thread(target=stop.watch, args=(bell,), daemon=True)
+    watch.start()
     waking = signal.set_wakeup_fd(button.fileno(), warn_on_full_buffer=False)
     try:
         for number in (number for number, handler in before.items() if handler in free):
@@ -79,6 +80,7 @@ def stoppable() -> Iterator[Stop]:
         stop.over()
         signal.set_wakeup_fd(waking)
         button.close()
+        watch.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 

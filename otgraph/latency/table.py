@@ -54,7 +54,10 @@ class LatencyTable:
         if not self._readable:
             return {}
         rows = self._run(_LOAD, [(self.device, _key(kernel))], writes=False)
-        found = {(i, o): cost for i, o, cost in rows if _is_cost(i, o, cost)}
+        found: dict[tuple[int, int], float] = {}
+        for i, o, cost in rows:
+            if isinstance(i, int) and isinstance(o, int) and isinstance(cost, float) and 0 < cost < math.inf:
+                found[i, o] = cost  # SQLite keeps whatever it is given, in whatever column
         if len(found) < len(rows):
             self._say(f"{len(rows) - len(found)} costs of a kernel are none; they are measured again")
         return found
@@ -104,12 +107,6 @@ def _execute(path: Path, statement: str, rows: Sequence[Row]) -> list[tuple[obje
     with closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection, connection:
         connection.execute(_SCHEMA)
         return [each for row in rows for each in connection.execute(statement, row)]
-
-
-def _is_cost(inputs: object, outputs: object, cost: object) -> bool:
-    """SQLite keeps whatever it is given, in whatever column."""
-    widths = isinstance(inputs, int) and isinstance(outputs, int)
-    return widths and isinstance(cost, float) and math.isfinite(cost) and cost > 0
 
 
 def _key(kernel: Kernel) -> str:

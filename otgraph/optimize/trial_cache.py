@@ -1,7 +1,7 @@
 """What an interrupted optimization leaves behind, so that the next one goes on from there.
 
-It is a cache, so no fault of it ends a run: a damaged file is made anew, and a place that cannot be written is
-left alone; remarks say so.
+It is a cache, so no fault of it ends a run: a damaged file is made anew, and a place that cannot be written
+is left alone; remarks say so.
 """
 
 from __future__ import annotations
