@@ -1,9 +1,12 @@
-"""Kill ``optimize``, ``plan`` and ``apply`` on the embedded sample at random moments, and look at what is left.
+"""Kill ``optimize``, ``plan`` and ``apply`` on the embedded sample at random moments; look at what is left.
 
 After each kill: the inputs are untouched, the output is whole or absent, and the next run of the same command
-gives what it gives undisturbed and leaves nothing in the folder of temporary files nor beside the output. Plans
-that rest on measured times differ from run to run, so those are only read and checked; with ``--keep`` they are
+gives what it gives undisturbed and leaves nothing among the temporary files nor beside the output. Plans that
+rest on measured times differ from run to run, so those are only read and checked; with ``--keep`` they are
 compared. Every fifth kill is of two runs at once on one cache and one output, each at a moment of its own.
+
+Importing torch takes longer than the work. With ``--fork`` runs are forks of a process that has imported it,
+so that the moments fall into the work.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -19,18 +23,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from sqlite3 import connect
-from typing import Any
+from typing import IO, Any
 
 import onnxruntime as ort
 from bench_output import save, show
 
+from otgraph.cli.lazy import load_api
+from otgraph.cli.main import run_command
 from otgraph.plan.plan import Plan
 from otgraph.sample import calibration_path, model_path
+from otgraph.scratch import clear_stale
 
 ROOT = Path(__file__).resolve().parents[1]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
@@ -39,6 +47,8 @@ BUDGETS = (("--keep", "0.5"), ("--latency", "0.8x", "--width-only"))
 """The first is decided without the clock; the second uses the cache. ``apply`` has one plan of the first."""
 
 TOGETHER = 5
+TORCH_CACHE = "torchinductor_"
+"""A folder of torch's own, one for each user, which importing it makes."""
 PLAIN_DEATHS = (-signal.SIGTERM, -signal.SIGINT, 1)
 """How Python itself ends by a signal before, or after, the command has its handlers: while it imports."""
 
@@ -50,11 +60,63 @@ main()
 """
 
 
+@dataclass
+class Run:
+    """A running command; ``process`` keeps the object of one that was not forked from being collected."""
+
+    pid: int
+    errors: IO[bytes]
+    process: object = None
+    code: int | None = None
+
+    def is_over(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._wait(os.WNOHANG)
+
+    def finish(self) -> tuple[int, str]:
+        """Its exit code, once it has ended, and what it said on standard error."""
+        self._wait(0)
+        self.errors.seek(0)
+        text = self.errors.read().decode(errors="replace")
+        assert self.code is not None
+        return self.code, text
+
+    def _wait(self, how: int) -> bool:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, how)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+            if isinstance(self.process, subprocess.Popen):
+                self.process.returncode = self.code
+        return self.code is not None
+
+
+def fork(words: Sequence[str], environment: Mapping[str, str], folder: Path) -> Run:
+    """Run a command in a fork of this process."""
+    errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is read at the end)
+    pid = os.fork()
+    if pid:
+        return Run(pid, errors)
+    code = 99
+    try:
+        os.environ.update(environment)
+        tempfile.tempdir = None
+        clear_stale.cache_clear()
+        os.chdir(folder)
+        os.dup2(errors.fileno(), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = run_command(words)
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
+
+
 @dataclass(frozen=True)
 class Place:
     """Folders of one series of kills: copies of the inputs, the output, the cache, temporary files."""
 
     root: Path
+    fork: bool = False
 
     @property
     def model(self) -> Path:
@@ -83,14 +145,18 @@ class Place:
         else:
             calib = ["--calib", str(self.calibration), "--samples", str(samples)]
             words = [str(self.model), *calib, *budget, "-o", out]
-        return [sys.executable, "-c", ENTRY, name, *words]
+        return [name, *words]
 
-    def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
-        """Start it with the cache and the temporary folder of this place."""
+    def start(self, words: Sequence[str]) -> Run:
+        """Start otgraph with the cache and the temporary folder of this place."""
         own = {"OTGRAPH_CACHE": str(self.root / "cache"), "TMPDIR": str(self.root / "tmp")}
+        if self.fork:
+            return fork(words, own, self.root)
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **own}
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=env, cwd=self.root, stdout=pipe, stderr=pipe, text=True)
+        errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is read at the end)
+        line = [sys.executable, "-c", ENTRY, *words]
+        process = subprocess.Popen(line, env=env, cwd=self.root, stdout=subprocess.DEVNULL, stderr=errors)
+        return Run(process.pid, errors, process)
 
     def digest(self) -> str:
         """Of all inputs, names and times of change included."""
@@ -102,7 +168,9 @@ class Place:
     def left(self) -> list[str]:
         """What lies in the temporary folder, and beside the output, that should not."""
         outputs = {"plan.json", "small.onnx"}
-        strays = [path.name for path in (self.root / "tmp").iterdir()]
+        strays = [
+            path.name for path in (self.root / "tmp").iterdir() if not path.name.startswith(TORCH_CACHE)
+        ]
         return strays + [path.name for path in (self.root / "out").iterdir() if path.name not in outputs]
 
     def outputs(self) -> list[Path]:
@@ -130,19 +198,13 @@ def cache_is_sound(folder: Path) -> bool:
     return True
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Its exit code and what it said on standard error."""
-    _, err = process.communicate(timeout=600)
-    return process.returncode, err
-
-
 def undisturbed(place: Place, command: Sequence[str], faults: list[str]) -> str | None:
     """Run ``command`` to its end; what it wrote, and into ``faults`` what is wrong."""
-    code, err = finish(place.start(command))
+    code, err = place.start(command).finish()
     if code not in (0, 1):  # 1: a latency that was missed
         faults.append(f"next run ended with {code}: {err.strip()[-200:]}")
     if place.left():
-        faults.append(f"{len(place.left())} files left after the next run")
+        faults.append(f"left after the next run: {place.left()}")
     if not cache_is_sound(place.root / "cache"):
         faults.append("the cache is damaged")
     found = [essence(path) for path in place.outputs()]
@@ -159,10 +221,11 @@ def killed(
     started, slowest, codes = time.monotonic(), 0.0, list[int]()
     for process, (sent, moment) in sorted(zip(runs, kills, strict=True), key=lambda each: each[1][1]):
         time.sleep(max(0.0, started + moment - time.monotonic()))
-        done = process.poll() is not None
-        process.send_signal(sent)
+        done = process.is_over()
+        if not done:
+            os.kill(process.pid, sent)
         asked = time.monotonic()
-        code, err = finish(process)
+        code, err = process.finish()
         slowest = max(slowest, time.monotonic() - asked)
         codes.append(code)
         if done or code in (CODES[sent], 0):
@@ -181,14 +244,22 @@ def killed(
 
 
 def series(
-    root: Path, name: str, *, kills: int, every: int, samples: int, seed: int, say: Any = print
+    root: Path,
+    name: str,
+    *,
+    kills: int,
+    every: int,
+    samples: int,
+    seed: int,
+    fork: bool = False,
+    say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """One row for each kill of the command ``name``; ``every``: after so many the next run is looked at."""
     draw = random.Random(f"{seed} {name}")
-    place = Place(root / name)
+    place = Place(root / name, fork)
     place.prepare()
     if name == "apply":
-        code, err = finish(place.start(place.command("plan", BUDGETS[0], samples)))
+        code, err = place.start(place.command("plan", BUDGETS[0], samples)).finish()
         assert code == 0, err
         shutil.move(place.outputs()[0], place.plan)
     budgets = BUDGETS[:1] if name == "apply" else BUDGETS
@@ -210,7 +281,7 @@ def series(
         slowest, codes = killed(place, command, plan, faults)
         left = place.left()
         if any(sent is not signal.SIGKILL for sent, _ in plan) and count == 1 and left:
-            faults.append(f"{plan[0][0].name} left {len(left)} files")
+            faults.append(f"{plan[0][0].name} left {left}")
         compared = None
         if number % every == every - 1 or number == kills - 1:
             compared = undisturbed(place, command, faults)
@@ -229,9 +300,8 @@ def series(
                 "faults": faults,
             }
         )
-        say(
-            f"{name} {number + 1}/{kills}: {rows[-1]['signals']} {codes} {'; '.join(faults) or 'as it should be'}"
-        )
+        told = "; ".join(faults) or "as it should be"
+        say(f"{name} {number + 1}/{kills}: {rows[-1]['signals']} {codes} {told}")
     return rows
 
 
@@ -255,6 +325,11 @@ def summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def tell(text: str) -> None:
+    """Progress, while the table is not known."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the series and print the table; 1 where anything was not as it should be."""
     parser = argparse.ArgumentParser(
@@ -266,19 +341,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=16, help="calibration inputs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--jobs", type=int, default=1, help="series at the same time")
+    parser.add_argument("--fork", action="store_true", help="import everything once, and fork")
     chosen = parser.parse_args(arguments)
-    rows: list[dict[str, Any]] = []
+    if chosen.fork:
+        load_api()
     with tempfile.TemporaryDirectory(prefix="kill-test-") as folder:
-        for name in chosen.commands.split(","):
-            rows += series(
-                Path(folder),
-                name,
-                kills=chosen.kills,
-                every=chosen.every,
-                samples=chosen.samples,
-                seed=chosen.seed,
-                say=lambda text: print(text, file=sys.stderr, flush=True),
-            )
+        run = partial(
+            series,
+            Path(folder),
+            kills=chosen.kills,
+            every=chosen.every,
+            samples=chosen.samples,
+            seed=chosen.seed,
+            fork=chosen.fork,
+            say=tell,
+        )
+        names = chosen.commands.split(",")
+        with multiprocessing.get_context("fork").Pool(chosen.jobs) as pool:
+            rows = [row for found in pool.map(run, names, chunksize=1) for row in found]
     columns = dict.fromkeys(("command", "signals"), "") | dict.fromkeys(("kills", "next runs"), "d")
     show("kills", summed(rows), {**columns, "left by kill": "d", "slowest end (s)": ".2f", "faults": "d"})
     save(chosen.json, {"summary": summed(rows), "rows": rows})

@@ -1,7 +1,7 @@
 """Signals that ask a command to end: it ends in order, soon, and says so.
 
 A handler of Python's runs between two of its instructions, so a solver or an engine may hold it up for as
-long as they compute. A thread waits beside it: what has not ended after ``GRACE_SECONDS`` is ended by it, once the
+long as they compute. A thread waits beside it and ends what has not ended after ``GRACE_SECONDS``, once the
 temporary files are removed. Only code that holds Python's lock all that time can hold up the thread too.
 """
 
