@@ -24,15 +24,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from sqlite3 import connect
-from typing import IO, Any
+from typing import IO
 
 import onnxruntime as ort
-from bench_output import save, show
+from bench_output import Row, save, show
 
 from otgraph.cli.lazy import load_api
 from otgraph.cli.main import run_command
@@ -251,10 +251,10 @@ def series(
     every: int,
     samples: int,
     seed: int,
-    fork: bool = False,
-    say: Callable[[str], None] = print,
-) -> list[dict[str, Any]]:
-    """One row for each kill of the command ``name``; ``every``: after so many the next run is looked at."""
+    fork: bool,
+    keep: Callable[[Row], object],
+) -> None:
+    """Tell ``keep`` of each kill of ``name``; ``every``: after so many the next run is looked at."""
     draw = random.Random(f"{seed} {name}")
     place = Place(root / name, fork)
     place.prepare()
@@ -264,7 +264,6 @@ def series(
         shutil.move(place.outputs()[0], place.plan)
     budgets = BUDGETS[:1] if name == "apply" else BUDGETS
     expected: dict[int, tuple[float, str | None]] = {}
-    rows: list[dict[str, Any]] = []
     for number in range(kills):
         at = number // every % len(budgets)
         command, faults = place.command(name, budgets[at], samples), list[str]()
@@ -287,9 +286,10 @@ def series(
             compared = undisturbed(place, command, faults)
             if compared is None or (at == 0 and compared != same):
                 faults.append("the next run gives something else")
-        rows.append(
+        keep(
             {
                 "command": name,
+                "number": number + 1,
                 "budget": " ".join(budgets[at]),
                 "signals": " ".join(sent.name for sent, _ in plan),
                 "moment": [round(moment / seconds, 3) for _, moment in plan],
@@ -300,14 +300,11 @@ def series(
                 "faults": faults,
             }
         )
-        told = "; ".join(faults) or "as it should be"
-        say(f"{name} {number + 1}/{kills}: {rows[-1]['signals']} {codes} {told}")
-    return rows
 
 
-def summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summed(rows: Sequence[Row]) -> list[Row]:
     """A row for each command and combination of signals."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         kind = row["signals"] if " " not in row["signals"] else "two at once"
         groups.setdefault((row["command"], kind), []).append(row)
@@ -325,9 +322,16 @@ def summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def tell(text: str) -> None:
-    """Progress, while the table is not known."""
-    print(text, file=sys.stderr, flush=True)
+def note(file: Path, row: Row) -> None:
+    """Add a row to ``file``, and show it while the table is not known."""
+    told = "; ".join(row["faults"]) or "as it should be"
+    print(
+        f"{row['command']} {row['number']}: {row['signals']} {row['codes']} {told}",
+        file=sys.stderr,
+        flush=True,
+    )
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(row) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -347,6 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.fork:
         load_api()
     with tempfile.TemporaryDirectory(prefix="kill-test-") as folder:
+        file = Path(folder) / "rows"
+        file.touch()
         run = partial(
             series,
             Path(folder),
@@ -355,11 +361,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             samples=chosen.samples,
             seed=chosen.seed,
             fork=chosen.fork,
-            say=tell,
+            keep=partial(note, file),
         )
         names = chosen.commands.split(",")
-        with multiprocessing.get_context("fork").Pool(chosen.jobs) as pool:
-            rows = [row for found in pool.map(run, names, chunksize=1) for row in found]
+        with multiprocessing.get_context("fork").Pool(chosen.jobs) as pool, suppress(KeyboardInterrupt):
+            pool.map(run, names, chunksize=1)  # an interrupt leaves the rows that are known
+        rows: list[Row] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows.sort(key=lambda row: (names.index(row["command"]), row["number"]))
     columns = dict.fromkeys(("command", "signals"), "") | dict.fromkeys(("kills", "next runs"), "d")
     show("kills", summed(rows), {**columns, "left by kill": "d", "slowest end (s)": ".2f", "faults": "d"})
     save(chosen.json, {"summary": summed(rows), "rows": rows})

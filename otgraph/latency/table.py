@@ -59,7 +59,7 @@ class LatencyTable:
             if isinstance(i, int) and isinstance(o, int) and isinstance(cost, float) and 0 < cost < math.inf:
                 found[i, o] = cost  # SQLite keeps whatever it is given, in whatever column
         if len(found) < len(rows):
-            self._say(f"{len(rows) - len(found)} costs of a kernel are none; they are measured again")
+            self._say("holds costs that are none; those kernels are measured again")
         return found
 
     def store(self, kernel: Kernel, costs: Mapping[tuple[int, int], float]) -> None:
@@ -89,12 +89,12 @@ class LatencyTable:
         return mended != "kept"
 
     def _give_up(self, error: sqlite3.Error | OSError, *, writes: bool) -> None:
+        said_before = not self._writable
         self._writable = False
-        if writes:
-            self._say(f"cannot be written ({error}); what is measured is not kept")
-        else:
-            self._readable = False
-            self._say(f"cannot be used ({error}); all is measured, and nothing is kept")
+        self._readable = self._readable and writes
+        lost = "what is measured is not kept" if writes else "all is measured, and nothing is kept"
+        if not said_before:
+            self._say(f"cannot be {'written' if writes else 'used'} ({error}); {lost}")
 
     def _say(self, text: str) -> None:
         remark = Remark("missed", "cache", str(self.path), text)
