@@ -42,12 +42,15 @@ main(["run", "net.onnx", "-p", "cleanup", "-o", "out.onnx", "--json"])
 """
 
 SLEEP = "time.sleep(60)"
-DEAF = "signals.GRACE_SECONDS = 0.3\nimport ctypes\nlibc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)"
+DEAF = """import ctypes
+signals.GRACE_SECONDS = 0.3
+libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)"""
 LOCKED = "libc.pthread_mutex_lock(lock); libc.pthread_mutex_lock(lock)"
 """A call that no signal ends, as of a solver: the second lock waits for the first, which is its own."""
 TWICE = "\n            ".join(
     [
         "try:",
+        "    print('inside', flush=True)",
         "    time.sleep(60)",
         "finally:",
         "    print('ending', flush=True)",
@@ -102,8 +105,9 @@ def test_a_command_that_is_asked_to_end_leaves_nothing(
 
 def test_a_second_signal_does_not_disturb_the_end(tmp_path: Path) -> None:
     process = start(tmp_path, TWICE)
+    assert process.stdout is not None and process.stdout.readline() == "inside\n"
     process.send_signal(signal.SIGTERM)
-    assert process.stdout is not None and process.stdout.readline() == "ending\n"
+    assert process.stdout.readline() == "ending\n"
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
@@ -171,7 +175,7 @@ def test_a_full_disk_is_one_clear_line_and_nothing_half_written(tmp_path: Path) 
 
 
 def test_full_temporary_files_are_one_clear_line(tmp_path: Path) -> None:
-    work = 'open(Path(folder) / "2.onnx", "w").write("x" * 5000)'
+    work = '(Path(folder) / "2.onnx").write_text("x" * 5000)'
     process = start(tmp_path, work, FULL)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
