@@ -303,7 +303,7 @@ def series(
 
 
 def summed(rows: Sequence[Row]) -> list[Row]:
-    """A row for each command and combination of signals."""
+    """A row for each command and combination of signals; ``in time``: the command had not ended before."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         kind = row["signals"] if " " not in row["signals"] else "two at once"
@@ -313,6 +313,7 @@ def summed(rows: Sequence[Row]) -> list[Row]:
             "command": command,
             "signals": kind,
             "kills": len(found),
+            "in time": sum(any(row["codes"]) for row in found),
             "next runs": sum(row["next_run"] for row in found),
             "left by kill": sum(row["left_by_kill"] for row in found),
             "slowest end (s)": max(row["seconds_to_end"] for row in found),
@@ -368,7 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pool.map(run, names, chunksize=1)  # an interrupt leaves the rows that are known
         rows: list[Row] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     rows.sort(key=lambda row: (names.index(row["command"]), row["number"]))
-    columns = dict.fromkeys(("command", "signals"), "") | dict.fromkeys(("kills", "next runs"), "d")
+    columns = dict.fromkeys(("command", "signals"), "") | dict.fromkeys(
+        ("kills", "in time", "next runs"), "d"
+    )
     show("kills", summed(rows), {**columns, "left by kill": "d", "slowest end (s)": ".2f", "faults": "d"})
     save(chosen.json, {"summary": summed(rows), "rows": rows})
     return 1 if any(row["faults"] for row in rows) else 0
