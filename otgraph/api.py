@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from otgraph.rewrite.contract import Context
 from otgraph.rewrite.instrument import SaveFailing
 from otgraph.rewrite.manager import PassManager, Result
 from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.scratch import scratch_folder
 
 __all__ = [
     "Audit", "Data", "DepthReport", "Graph", "Inspection", "Optimized", "Plan", "Settings", "audit", "bench",
@@ -129,7 +129,7 @@ def audit(
     """
     if plan is not None and plan.calibration is not None:
         choices.setdefault("fitted_on", plan.calibration.sketch())
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+    with scratch_folder() as folder:
         first, second = _as_onnx(a, Path(folder) / "a.onnx"), _as_onnx(b, Path(folder) / "b.onnx")
         found = device.audit(first, second, _data(data), **choices)
     names = [model.name if isinstance(model, Graph) else str(model) for model in (a, b)]
@@ -168,7 +168,7 @@ def build(
     ``EngineMissing``, ``ModelError``, ``DataError``, ``UsageError``.
     """
     data = None if calibration is None else _data(calibration)
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+    with scratch_folder() as folder:
         path = _as_onnx(model, Path(folder) / "model.onnx")
         return device.build(path, Path(output), engine=engine, calibration=data, **choices)
 
@@ -198,7 +198,7 @@ def bench_all(
         return device.bench_all(files, None if data is None else _data(data), shapes=shapes, **choices)
     graphs = [model if isinstance(model, Graph) else load_model(str(model), shapes) for model in models]
     feeds = _one_sample(graphs[0], data, shapes)
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+    with scratch_folder() as folder:
         paths = [_as_onnx(graph, Path(folder) / f"{index}.onnx") for index, graph in enumerate(graphs)]
         found = device.bench_all(paths, feeds=feeds, **choices)
     names = [

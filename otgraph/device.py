@@ -6,7 +6,6 @@ that it imports need NumPy, ONNX and ONNX Runtime, and an engine's own package w
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from otgraph.files import check_writable
 from otgraph.latency.environment import Environment, environment
 from otgraph.latency.protocol import Contest, Contestant, contest
 from otgraph.precision.convert import Precision, convert_file
+from otgraph.scratch import scratch_folder
 from otgraph.seed import check_seed
 
 __all__ = ["Bench", "audit", "bench_all", "build"]
@@ -132,7 +132,7 @@ def build(
         endings = " or ".join(builder.suffixes)
         raise UsageError(f"{output}: engine '{engine}' writes {endings}; give a name that ends so")
     options = options or BuildOptions()
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+    with scratch_folder() as folder:
         place = Path(folder) / model.name
         converted, said = convert_file(model, place, precision, calibration, engine)
         try:

@@ -1,6 +1,6 @@
 """Writing files so that a failed or interrupted run leaves nothing half-written.
 
-What is written goes to a hidden file beside its place first, which carries the number of the process. A
+What is written goes to a hidden file beside its place first, which names its process (``leftovers``). A
 process that was killed outright leaves that behind; the next one that writes to the same place removes it.
 """
 
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import socket
 import stat
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
 
 from otgraph.errors import OutputError
+from otgraph.leftovers import owner, remove_own, remove_stale
 
 ENVIRONMENT = "OTGRAPH_CACHE"
 
+_unfinished: list[Path] = []
+"""What this process is writing at the moment."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -50,9 +50,7 @@ def why_no_file(path: Path) -> str:
 def is_same(output: Path, source: Path) -> bool:
     """Whether writing ``output`` would replace ``source``, by whatever spelling or link."""
     try:
-        if os.path.realpath(output) == os.path.realpath(
-            source
-        ):  # resolve() raises where links go in a circle
+        if os.path.realpath(output) == os.path.realpath(source):
             return True
         # what is not there yet cannot be lost
         return output.exists() and source.exists() and output.samefile(source)
@@ -96,33 +94,41 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         raise _refused(path, error) from error
     try:
-        handle, probe = _make_aside(target)
+        with _noted(target):
+            handle, probe = _make_aside(target)
+            os.close(handle)
+            os.unlink(probe)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot write into {parent} ({error.strerror}); choose another place"
         ) from error
-    os.close(handle)
-    os.unlink(probe)
 
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` only when the block succeeds. Where
-    ``path`` is a link, what it leads to is written, and the link stays."""
+    ``path`` is a link, what it leads to is written, and the link stays.
+
+    Raises:
+        OutputError: it cannot be written, or not whole: the disk is full, say.
+    """
     check_writable(path)
     target = through_links(path)
-    _remove_stale(target)
-    handle, name = _make_aside(target)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        yield aside
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, target)
-    except OSError as error:
-        raise _refused(path, error) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    remove_stale(target.parent, _prefix(target), ".tmp")
+    with _noted(target):
+        aside: Path | None = None
+        try:
+            handle, name = _make_aside(target)
+            aside = Path(name)
+            os.close(handle)
+            yield aside
+            os.chmod(aside, 0o666 & ~_umask())
+            os.replace(aside, target)
+        except OSError as error:
+            raise _refused(path, error) from error
+        finally:
+            if aside is not None:
+                aside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, document: object) -> None:
@@ -131,66 +137,62 @@ def write_json(path: Path, document: object) -> None:
         aside.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def discard_unfinished() -> None:
+    """Remove what this process, which is about to end, is still writing; outputs that are whole stay."""
+    for path in list(_unfinished):
+        remove_own(path.parent, _prefix(path), ".tmp")
+
+
 def cache_folder() -> Path | None:
-    """``$OTGRAPH_CACHE`` or the user's cache folder, where measurements are kept; None if unusable."""
+    """``$OTGRAPH_CACHE`` or the user's cache folder, where measurements are kept; it may not exist yet, nor
+    be usable. None where the user has no home."""
     given = os.environ.get(ENVIRONMENT)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(given) if given else base / "otgraph"
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():  # any other is to be ignored, by its specification
+        return Path(base) / "otgraph"
+    home = _home()
+    return None if home is None else home / ".cache" / "otgraph"
+
+
+def _home() -> Path | None:
+    """``$HOME``, where it is the path of a folder, or what the system knows of the user."""
+    given = os.environ.get("HOME") or os.environ.get("USERPROFILE") or ""
+    if Path(given).is_absolute():
+        return Path(given)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+        import pwd  # noqa: PLC0415  (there is none on Windows)
+
+        known = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except (ImportError, KeyError):  # a container may run under a number that nobody has
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    return known if known.is_absolute() else None
 
 
 def _make_aside(path: Path) -> tuple[int, str]:
-    """An open handle and the name of a new ``.<name>.<machine>-<process>.<random>.tmp`` beside ``path``."""
-    prefix = f".{_short(path.name)}.{_machine()}-{os.getpid()}."
-    return tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
+    """An open handle and the name of a new ``.<name>.<owner>.<random>.tmp`` beside ``path``."""
+    return tempfile.mkstemp(dir=path.parent, prefix=f"{_prefix(path)}{owner()}.", suffix=".tmp")
 
 
-def _short(name: str) -> str:
-    """``name``, or its beginning and a checksum where there is no room for more letters in a file's name."""
-    raw = os.fsencode(name)
-    return name if len(raw) <= 150 else f"{os.fsdecode(raw[:100])}~{zlib.crc32(raw):08x}"
+def _prefix(path: Path) -> str:
+    """``.<name>.``, or its beginning and a checksum where there is no room for more letters in a name."""
+    raw = os.fsencode(path.name)
+    return f".{path.name}." if len(raw) <= 150 else f".{os.fsdecode(raw[:100])}~{zlib.crc32(raw):08x}."
 
 
 def _refused(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove what processes of this machine that are no more left beside ``path``."""
-    aside = re.compile(rf"\.{re.escape(_short(path.name))}\.{_machine()}-([0-9]+)\..*\.tmp")
-    with suppress(OSError):  # a folder may be written to and not listed
-        for name in os.listdir(path.parent):
-            match = aside.fullmatch(name)
-            if match is not None and not _is_alive(int(match[1])):
-                with suppress(OSError):  # another process may have been faster, or owns it
-                    os.unlink(path.parent / name)
-
-
-def _is_alive(process: int) -> bool:
-    """Whether there is such a process; on doubt there is."""
-    if os.name != "posix":
-        return True  # elsewhere signal 0 is not a question
+@contextmanager
+def _noted(path: Path) -> Iterator[None]:
+    """Within the block ``path`` is known to be unfinished, from before its temporary file is made."""
+    _unfinished.append(path)
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@cache
-def _machine() -> str:
-    """Tells apart those who may share a folder and do not see each other's processes: hosts, containers."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return f"{zlib.crc32(f'{socket.gethostname()} {namespace}'.encode()):08x}"
+        yield
+    finally:
+        _unfinished.remove(path)
 
 
 def _umask() -> int:

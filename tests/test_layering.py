@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FOUNDATION = {"task", "errors", "seed", "remark", "files", "data"}
+FOUNDATION = {"task", "errors", "seed", "remark", "files", "scratch", "data"}
 """What all units above it may import, whether they do or not."""
 
 LAYERS: dict[str, set[str]] = {
@@ -23,7 +23,9 @@ LAYERS: dict[str, set[str]] = {
     "window": set(),
     "heap": set(),
     "text_table": set(),
-    "files": {"errors"},
+    "leftovers": set(),
+    "files": {"errors", "leftovers"},
+    "scratch": {"errors", "leftovers"},
     "named_callable": {"errors"},
     "data": {"errors", "seed", "files", "named_callable"},
     "task": FOUNDATION - {"task"},
@@ -75,7 +77,9 @@ LIBRARIES: dict[str, set[str]] = {
     "window": set(),
     "heap": set(),
     "text_table": set(),
+    "leftovers": set(),
     "files": set(),
+    "scratch": set(),
     "named_callable": set(),
     "data": {"numpy"},
     "task": {"numpy"},

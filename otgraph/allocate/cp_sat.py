@@ -275,6 +275,7 @@ class CpModel:
         solver.parameters.add_lp_constraints_lazily = False
         solver.parameters.max_deterministic_time = limits.effort
         solver.parameters.max_time_in_seconds = limits.seconds
+        solver.parameters.catch_sigint_signal = False  # else it takes an interrupt for the end of its search
         outcome = solver.solve(self.model)
         if outcome == cp_model.MODEL_INVALID:
             raise RuntimeError(f"the allocation's program is wrong: {self.model.validate()}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -21,7 +23,9 @@ from otgraph.cli.optimize import optimize
 from otgraph.cli.passes import passes
 from otgraph.cli.plan import apply, plan
 from otgraph.cli.run import run
+from otgraph.cli.signals import say_stopped, stoppable
 from otgraph.errors import DataConverted, OtgraphError, UsageError
+from otgraph.scratch import clear_stale
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
@@ -31,19 +35,22 @@ USAGE_ERROR: type[Exception] = next(
     each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError"
 )
 """Of the parser that typer stands on, which it does not export: click's, or its own copy of it."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room left: on the disk, for the user, in one file."""
 
 
 class _Commands(TyperGroup):
-    """Commands in the order they are added; an interrupt ends with its own exit code."""
+    """Commands in the order they are added; an interrupt ends with its own exit code, and what killed
+    commands left in the folder of temporary files goes before one begins."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
+        clear_stale()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            sys.stderr.write("error: interrupted; nothing is left half-written\n")
             raise typer.Exit(INTERRUPTED) from stop
 
 
@@ -91,8 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Errors go to standard error as ``error: …``."""
-    with _notes():
-        return _run(arguments)
+    with _notes(), stoppable() as stop:
+        try:
+            code = _run(arguments)
+        except KeyboardInterrupt:  # before or after the command itself
+            code = INTERRUPTED
+        if code == INTERRUPTED or stop.number is not None:
+            code = say_stopped(stop.number or signal.SIGINT)
+    return code
 
 
 @contextmanager
@@ -128,12 +141,9 @@ def _run(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         return _fail(_missing(error), BROKEN, debug=debug)
     except OSError as error:
-        if error.filename is None:
-            return _blame(error, debug=debug)
-        what = f"{os.fspath(error.filename)}: {error.strerror}; give another path, or check its permissions"
-        return _fail(what, BROKEN, debug=debug)
+        return _fail(_of_system(error), BROKEN, debug=debug)
     except Exception as error:  # noqa: BLE001  (the border of the process: a crash must not exit with 1)
-        return _blame(error, debug=debug)
+        return _fail(_mistake(error), BROKEN, debug=debug)
 
 
 def _misused(error: Any, *, debug: bool) -> int:
@@ -146,19 +156,28 @@ def _misused(error: Any, *, debug: bool) -> int:
     return _fail(f"{' '.join(said.split())}; see {where} --help", UsageError.exit_code, debug=debug)
 
 
-def _blame(error: Exception, *, debug: bool) -> int:
-    what = f"{type(error).__name__}: {error}"
-    return _fail(f"{what}; a mistake of otgraph: run with --debug and report it", BROKEN, debug=debug)
-
-
 def _missing(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     if package in ("", "otgraph", "passes"):
-        return f"ModuleNotFoundError: {error}; a mistake of otgraph: run with --debug and report it"
+        return _mistake(error)
     return (
         f"this command needs the package {package}, which is not installed here; pip install otgraph with"
         " its dependencies (without torch, audit, bench and build take .onnx files and engines)"
     )
+
+
+def _of_system(error: OSError) -> str:
+    """A full disk is nobody's mistake; it may be that of temporary files or of standard output."""
+    if error.errno not in FULL and error.filename is None:
+        return _mistake(error)
+    if error.errno not in FULL:
+        return f"{os.fspath(error.filename)}: {error.strerror}; give another path, or check its permissions"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}cannot be written ({error.strerror}); free some room, or set TMPDIR to a folder with room"
+
+
+def _mistake(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}; a mistake of otgraph: run with --debug and report it"
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:

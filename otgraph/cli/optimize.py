@@ -9,10 +9,10 @@ import typer
 from rich.text import Text
 
 from otgraph.cli import options as opt
+from otgraph.cli.cache import find_cache, of_cache
 from otgraph.cli.describe import describe_data, describe_model
 from otgraph.cli.lazy import api, data_sources, text
 from otgraph.cli.output import Output, progress
-from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def optimize(
     evaluation = None if data is None else data_sources.load_data(data)
     graph = api.load_model(model, shapes)
     say_inputs(out, model, graph, calibration, evaluation, samples)
+    cache, noted = find_cache()
     with progress() as show:
         settings = api.Settings(
             budget,
@@ -115,7 +116,7 @@ def optimize(
             multiple=multiple,
             seed=seed,
             refit=refit_all,
-            cache=cache_folder(),
+            cache=cache,
             progress=show,
             on_reading=out.reading,
         )
@@ -123,8 +124,11 @@ def optimize(
             graph, calibration, settings, evaluation=evaluation, metric=metric, names=(model, str(output))
         )
     write(optimized, graph, output, plan_out, report)
+    out.remarks(noted)
     say_outcome(out, optimized, str(output), every_remark=remarks)
-    out.result(document("optimize", optimized, output))
+    result = document("optimize", optimized, output)
+    result["remarks"] += [remark.to_json() for remark in noted]
+    out.result(result)
     asked = any(each is not None for each in (latency, layers, max_drop))
     raise typer.Exit(exit_code(optimized, asked=asked))
 
@@ -161,7 +165,9 @@ def say_outcome(out: Output, optimized: Optimized, output: str | None, *, every_
     out.say("")
     out.say(str(optimized.plan))
     out.say("")
-    shown = [remark for remark in optimized.remarks if every_remark or remark.kind == "failure"]
+    shown = [
+        remark for remark in optimized.remarks if every_remark or remark.kind == "failure" or of_cache(remark)
+    ]
     out.remarks(shown)
     out.say(text.summary(optimized.audit))
     if optimized.missed is not None:

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from otgraph.cli import options as opt
+from otgraph.cli.cache import find_cache, of_cache
 from otgraph.cli.describe import describe_data, describe_model
 from otgraph.cli.lazy import api, data_sources
 from otgraph.cli.output import Output, progress
-from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `otgraph plan` wrote.")]
@@ -77,6 +77,7 @@ def plan(
     graph = api.load_model(model, shapes)
     out.say(describe_model(model, graph))
     out.say(describe_data("calib", calibration, samples))
+    cache, noted = find_cache()
     with progress() as show:
         settings = api.Settings(
             budget,
@@ -90,7 +91,7 @@ def plan(
             exclude=tuple(exclude or ()),
             multiple=multiple,
             seed=seed,
-            cache=cache_folder(),
+            cache=cache,
             progress=show,
             on_reading=out.reading,
         )
@@ -98,8 +99,11 @@ def plan(
     made.save(output)
     out.say("")
     out.say(str(made))
+    said = [*made.remarks, *noted]
+    out.remarks(filter(of_cache, said))
     out.say(f"wrote {output}")
-    out.result({"command": "plan", "output": str(output), "plan": made.to_json()})
+    listed = [remark.to_json() for remark in said]
+    out.result({"command": "plan", "output": str(output), "plan": made.to_json(), "remarks": listed})
 
 
 def apply(

@@ -10,7 +10,6 @@ node need not run one after the other); their multiply-accumulates predict bette
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from otgraph.engines.processor import processor
 from otgraph.errors import ModelError, UsageError
 from otgraph.files import check_writable, why_no_file, write_aside
 from otgraph.quiet import without
+from otgraph.scratch import scratch_folder
 
 with without("openvino_telemetry"):  # else the import sends an event and writes a client's number to the home
     import openvino as ov
@@ -224,7 +224,7 @@ def _save(network: Any, output: Path) -> None:
     """Both files or neither; compressed weights would be another precision, which is a choice made before."""
     weights = output.with_suffix(".bin")
     check_writable(weights)
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:  # it wants to see a name that ends in .xml
+    with scratch_folder() as folder:  # it wants to see a name that ends in .xml
         ov.serialize(network, str(Path(folder) / "net.xml"), str(Path(folder) / "net.bin"))
         with write_aside(output) as aside, write_aside(weights) as weights_aside:
             shutil.copyfile(Path(folder) / "net.xml", aside)

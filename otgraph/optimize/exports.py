@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from otgraph.graph.graph import Graph
+from otgraph.scratch import scratch_folder
 
 
 class Exports:
@@ -13,7 +13,7 @@ class Exports:
     Usable as a context manager; the files go with it."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="otgraph-")
+        self._folder = scratch_folder()
         self._known: dict[int, tuple[Graph, Path]] = {}
         self._count = 0
 

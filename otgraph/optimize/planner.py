@@ -90,16 +90,21 @@ def make_plan(
         share = settings.budget.value
         kept = {name: max(1, round(width.size * share)) for name, width in found.widths.items()}
         return PlanBuilder(found, settings, {}).plan(Choice(kept), Predictions())
+    said: list[Remark] = []
     with ExitStack() as stack:
         if clock is None:
             exports = exports or stack.enter_context(Exports())
             watch = Stopwatch(
                 found.graph, found.held, settings.engine, settings.threads, settings.seed, exports
             )
-            clock, times = watch, times or EngineTimes(watch.engine, settings.timing)
+            clock, times = (
+                watch,
+                times or EngineTimes(watch.engine, replace(settings.timing, note=said.append)),
+            )
         if settings.budget.kind == "layers" or times is None:
             times = NoTimes()
-        return _decide(found, settings, clock, times)
+        plan = _decide(found, settings, clock, times)
+    return replace(plan, remarks=(*plan.remarks, *dict.fromkeys(said)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +151,10 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     told = _counts(found, market, damages, trial)
     remarks = (*found.remarks, *market.remarks, *damages.prices.remarks, told)
     remarks = (*remarks, *_beyond(found.graph.name, settings.budget.ratio(original_ms), ratio, settings))
-    return replace(plan, remarks=(*remarks, *_verdicts(outcome, market.proposals), *judge.verdicts()))
+    return replace(
+        plan,
+        remarks=(*remarks, *_verdicts(outcome, market.proposals), *judge.verdicts(), *trial.saved.remarks),
+    )
 
 
 def find_market(found: Study, settings: Settings, times: TimePrices, original_ms: float) -> Market:

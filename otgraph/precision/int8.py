@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -20,6 +19,7 @@ from otgraph.precision.opset import opset_of, raise_opset
 from otgraph.precision.session import check_converted, open_session
 from otgraph.quiet import quiet
 from otgraph.remark import Remark
+from otgraph.scratch import scratch_folder
 
 SOURCE = "to-int8"
 
@@ -82,7 +82,7 @@ def _recent(
 def _quantized(
     model: onnx.ModelProto, feeds: Sequence[FeedBatch], choices: dict[str, Any], name: str
 ) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, quiet():
+    with scratch_folder() as folder, quiet():
         source, prepared, target = (
             Path(folder) / f"{each}.onnx" for each in ("source", "prepared", "target")
         )

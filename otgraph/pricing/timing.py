@@ -25,6 +25,7 @@ from otgraph.latency.table import LatencyTable
 from otgraph.pricing.elementwise import element_times, times
 from otgraph.pricing.lengths import expand
 from otgraph.pricing.timed_node import Candidates, TimedNode, timed_nodes
+from otgraph.remark import Remark
 
 OVERHEAD = 0.04
 """The share of a network's time that no node of it takes."""
@@ -34,12 +35,13 @@ OVERHEAD = 0.04
 class TimingOptions:
     """How kernels are timed: on so many ``threads``, at widths that are multiples of ``multiple`` where a
     smooth form is fitted; ``cache``: the folder of the table of what was measured before, None for no
-    table."""
+    table; ``note`` is told what is wrong with it."""
 
     threads: int = 1
     multiple: int = 8
     cache: Path | None = None
     progress: Callable[[str], None] = lambda _: None
+    note: Callable[[Remark], None] = lambda _: None
 
 
 TABLE_DIMS = 2
@@ -101,13 +103,16 @@ def _tables(
         table = LatencyTable(
             options.cache / "latency.sqlite", {**engine.describe(), "threads": options.threads}
         )
-    return time_kernels(
+    found = time_kernels(
         engine,
         {kernel: reduce(or_, grids) for kernel, grids in wanted.items()},
         threads=options.threads,
         table=table,
         progress=options.progress,
     )
+    for remark in () if table is None else table.remarks:
+        options.note(remark)
+    return found
 
 
 def _grid(node: TimedNode, candidates: Candidates, multiple: int) -> Grid:

@@ -54,6 +54,8 @@ class FakeGraph:
 class FakePlan:
     """Prints one line with brackets, which must not be read as markup."""
 
+    remarks: tuple[Remark, ...] = ()
+
     def __str__(self) -> str:
         return "conv1 [16] → [8]  damage 0.001"
 

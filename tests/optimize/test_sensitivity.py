@@ -15,7 +15,6 @@ from otgraph.allocate.choice import Choice
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.metric import OutputMetric
 from otgraph.data import Data
-from otgraph.files import cache_folder
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.optimize.sensitivity import PROBES, Sensitivity, measure_sensitivities, scaled_curve
@@ -172,17 +171,3 @@ def test_a_spoilt_file_is_measured_anew(tmp_path: Path, text: str) -> None:
     assert spoilt.get("k") is None
     spoilt.put("k", 2.5)
     assert json.loads(path.read_text()) == {"k": 2.5}
-
-
-def test_where_measurements_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTGRAPH_CACHE", str(tmp_path / "a" / "b"))
-    assert cache_folder() == tmp_path / "a" / "b" and (tmp_path / "a" / "b").is_dir()
-    monkeypatch.delenv("OTGRAPH_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
-    assert cache_folder() == tmp_path / "c" / "otgraph"
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("OTGRAPH_CACHE", str(tmp_path / "file"))
-    assert cache_folder() is None
-    monkeypatch.setenv("OTGRAPH_CACHE", str(tmp_path / "a"))
-    monkeypatch.setattr("os.access", lambda *_: False)
-    assert cache_folder() is None

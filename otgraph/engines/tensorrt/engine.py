@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,11 @@ from otgraph.engines.tensorrt.cuda_runtime import CudaRuntime
 from otgraph.engines.tensorrt.features import read_features
 from otgraph.engines.tensorrt.inspector import engine_layers
 from otgraph.engines.tensorrt.launcher import Launch
-from otgraph.engines.tensorrt.runtime import cache_file, deserialize, make_context, write_cache
+from otgraph.engines.tensorrt.runtime import cache_file, deserialize, make_context, read_cache, write_cache
 from otgraph.engines.tensorrt.session import TensorRtSession
 from otgraph.errors import EngineMissing, ModelError
 from otgraph.files import cache_folder, why_no_file
+from otgraph.scratch import scratch_folder
 
 PLANS = 4
 """So many engines built of ONNX files are kept in memory."""
@@ -60,7 +60,7 @@ class _Tensorrt(Engine):
         loaded = deserialize(self.trt, data, where, self.name, self.unavailable)
         cuda = self._cuda()
         kernels = cache_file(self.kernels, data, sorted(self.describe().values()))
-        known = kernels.read_bytes() if kernels is not None and kernels.is_file() else None
+        known = None if kernels is None else read_cache(kernels)
         context, cache = make_context(loaded, self.features, where, capture=self.capture, cached=known)
         session = TensorRtSession(self.trt, cuda, loaded.engine, context, where, self._launch())
         session.keep(loaded.runtime)
@@ -109,7 +109,7 @@ class _Tensorrt(Engine):
             return model.read_bytes()
         if isinstance(model, Path):
             return self._built(model)
-        with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+        with scratch_folder() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
             return build_plan(self.trt, self.name, path, BuildOptions()).data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +17,7 @@ from otgraph.files import check_writable, through_links, write_aside
 from otgraph.graph.onnx.copy_fields import copy_fields
 from otgraph.graph.onnx.stored_tensors import data_bytes, stored_tensors
 from otgraph.graph.onnx.tensors import flat_bytes
+from otgraph.scratch import scratch_folder
 
 LARGEST = 2**31 - 2**24
 """Protobuf holds 2 GB in one file; what is no number of a tensor needs less than the difference."""
@@ -102,9 +102,7 @@ def check_model(model: onnx.ModelProto, held: Container[str] = ()) -> None:
     for tensor in stored_tensors(outline):
         if _location(tensor):
             _point_to(tensor, "weights", 0, 1)
-    with (
-        tempfile.TemporaryDirectory() as name
-    ):  # the checker asks whether the file is there, not what is in it
+    with scratch_folder() as name:  # the checker asks whether the file is there, not what is in it
         (Path(name) / "weights").write_bytes(b"\0")
         (Path(name) / "model.onnx").write_bytes(outline.SerializeToString())
         onnx.checker.check_model(os.fspath(Path(name) / "model.onnx"))
