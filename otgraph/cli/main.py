@@ -20,6 +20,7 @@ from otgraph.cli.passes import passes
 from otgraph.cli.plan import apply, plan
 from otgraph.cli.run import run
 from otgraph.errors import OtgraphError
+from otgraph.foreign import blame
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
@@ -39,6 +40,9 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             sys.stderr.write("error: interrupted; nothing is left half-written\n")
             raise typer.Exit(INTERRUPTED) from stop
+        except SystemExit as stop:  # no command ends so; foreign code (a plug-in) must not choose the exit code
+            text = f"{blame(stop)}; a command is never ended by sys.exit: take it out of that code"
+            raise OtgraphError(text) from stop
 
 
 app = typer.Typer(
@@ -87,7 +91,7 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         app(args=[argument for argument in arguments if argument != "--debug"], prog_name="otgraph")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+        return stop.code if isinstance(stop.code, int) else BROKEN if stop.code else 0
     except OtgraphError as error:
         return _fail(str(error), error.exit_code, debug=debug)
     except ModuleNotFoundError as error:
