@@ -34,7 +34,9 @@ class Bounds:
             bound = f"more than {self._size / 1e9:.3g} GB, half of the memory, in {self._counted} samples"
         else:
             return
-        raise DataError(f"{self.source}: yields {bound}, perhaps without end; stop after as many as are needed")
+        raise DataError(
+            f"{self.source}: yields {bound}, perhaps without end; stop after as many as are needed"
+        )
 
 
 def machine_memory() -> int:

@@ -53,24 +53,19 @@ def describe(failure: BaseException) -> str:
         text = " ".join(str(failure).split())
     except Exception:  # noqa: BLE001  (its ``__str__`` is foreign code as well)
         text = ""
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]}…"
-    return f"{type(failure).__name__}: {text}" if text else type(failure).__name__
+    return f"{type(failure).__name__}: {_shortened(text)}" if text else type(failure).__name__
 
 
-def _place(failure: BaseException) -> str:
+def _place(failure: BaseException, *, libraries: bool = True) -> str:
+    """``file:line`` of the innermost line that is the user's; ``libraries``: or, without one, of a library."""
     if isinstance(failure, SyntaxError) and failure.filename:
         return f"{_short(failure.filename)}:{failure.lineno}"
     lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(failure.__traceback__)]
-    foreign = [(file, line) for file, line in lines if not _is_within(file, (_OURS + os.sep,))]
-    users = [(file, line) for file, line in foreign if not _is_within(file, (*_LIBRARIES, "<"))]
-    for file, line in reversed(users or [each for each in foreign if not each[0].startswith("<")]):
+    files = [(file, line) for file, line in lines if not file.startswith((_OURS + os.sep, "<"))]
+    users = [(file, line) for file, line in files if not file.startswith(_LIBRARIES)]
+    for file, line in reversed(users or (files if libraries else [])):
         return f"{_short(file)}:{line}"
     return ""
-
-
-def _is_within(file: str, folders: tuple[str, ...]) -> bool:
-    return file.startswith(folders)
 
 
 def _short(file: str) -> str:
@@ -88,7 +83,12 @@ def first_line(error: BaseException) -> str:
 
 
 def blame_briefly(failure: BaseException) -> str:
-    """As ``blame``, for long messages of libraries: the first line, without the type of an ordinary exception."""
-    place = _place(failure)
-    text = first_line(failure) if isinstance(failure, Exception) else describe(failure)
+    """As ``blame``, for what a library makes of the user's code: the first line of its message, without the
+    type of an ordinary exception, and a place only in the user's code."""
+    place = _place(failure, libraries=False)
+    text = _shortened(first_line(failure)) if isinstance(failure, Exception) else describe(failure)
     return f"{text} ({place})" if place else text
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -40,7 +40,9 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             sys.stderr.write("error: interrupted; nothing is left half-written\n")
             raise typer.Exit(INTERRUPTED) from stop
-        except SystemExit as stop:  # no command ends so; foreign code (a plug-in) must not choose the exit code
+        except (
+            SystemExit
+        ) as stop:  # no command ends so; foreign code (a plug-in) must not choose the exit code
             text = f"{blame(stop)}; a command is never ended by sys.exit: take it out of that code"
             raise OtgraphError(text) from stop
 

@@ -19,8 +19,9 @@ from otgraph.foreign import first_line
 from otgraph.graph.exporting import Call, export_module
 from otgraph.graph.graph import Graph, Port, Signature
 from otgraph.graph.leaves import Leaf, output_names
-from otgraph.graph.program import drop_changes, drop_constants, returned_by, tensor_inputs
+from otgraph.graph.program import decomposed, drop_changes, drop_constants, returned_by, tensor_inputs
 from otgraph.graph.standardize import store_standardized
+from otgraph.graph.untouched import kept_random_states
 from otgraph.remark import Remark
 
 
@@ -59,12 +60,15 @@ def capture(
             cannot be taken apart.
     """
     if isinstance(module, ExportedProgram):
-        return _from_program(module, None, ()).copy()
+        with kept_random_states():
+            return _from_program(decomposed(module, "exported program"), None, ()).copy()
     name = type(module).__name__
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"{name}: is no torch.nn.Module and no exported program; give one of them")
-    exported = export_module(module, Call(_arguments(example_inputs, kwargs, name), dict(kwargs or {})))
-    graph = _from_program(exported.program, exported.outputs, exported.remarks)
+    call = Call(_arguments(example_inputs, kwargs, name), dict(kwargs or {}))
+    with kept_random_states():
+        exported = export_module(module, call)
+        graph = _from_program(exported.program, exported.outputs, exported.remarks)
     return graph.copy() if exported.shared else graph
 
 
@@ -82,7 +86,9 @@ def _arguments(
         raise ModelError(
             f"{name}: example inputs: are a {kind}; give a tensor, or a tuple of the arguments of one call"
         )
-    if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
+    if kwargs is not None and not (
+        isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)
+    ):
         raise ModelError(f"{name}: kwargs: are a {type(kwargs).__name__}; give a dict from name to value")
     if not example_inputs and not kwargs:
         raise ModelError(f"{name}: no example inputs; pass the arguments of one call")
@@ -103,14 +109,13 @@ def load_program(path: Path) -> Graph:
         raise ModelError(
             f"{path}: cannot be read as an exported program ({first_line(error)}); write it again"
         ) from error
-    return _from_program(program, None, ())
+    return _from_program(decomposed(program, str(path)), None, ())
 
 
 def _from_program(
     program: ExportedProgram, returned: tuple[Leaf, ...] | None, remarks: tuple[Remark, ...]
 ) -> Graph:
-    """``returned``: what the module returned, where the program returns the tensors of it, flat."""
-    program = program.run_decompositions({})  # functional, composite operators kept
+    """``program`` is decomposed. ``returned``: what the module returned, where the program returns the tensors of it, flat."""
     returned = returned_by(program) if returned is None else returned
     batched = _symbolic_axes(program)
     unlifted = program.module(check_guards=False)
@@ -126,9 +131,7 @@ def _from_program(
     remarks = (*remarks, *store_standardized(module))
     _drop_unused(module)
     _own_parameters(module)
-    inputs = tuple(
-        Port(name, tensor.dtype, batched.get(name, tuple(tensor.shape))) for name, tensor in ports
-    )
+    inputs = tuple(Port(name, tensor.dtype, batched.get(name, tuple(tensor.shape))) for name, tensor in ports)
     example = tuple(tensor.detach().clone() for _, tensor in ports)
     with torch.no_grad():
         results = module(*example)

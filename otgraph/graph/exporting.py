@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram, ShapesCollection, export
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from otgraph.errors import ModelError
 from otgraph.foreign import ForeignFailure, blame_briefly, run_foreign
 from otgraph.graph.leaves import Leaf, leaves_of
+from otgraph.graph.program import ChangedConstant, decomposed
 from otgraph.graph.untouched import stand_in
 from otgraph.remark import Remark
 
@@ -45,11 +47,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Exported:
-    """``program`` returns the tensors of ``outputs`` (the constants among them left out) as a flat tuple.
+    """``program``, decomposed, returns the tensors of ``outputs`` (the constants among them left out) as a flat tuple; where
+    they are None it returns what the module does: hooks of a ``torch.fx`` ``GraphModule`` do not take part.
     ``shared``: it reads the very weights of the user's module."""
 
     program: ExportedProgram
-    outputs: tuple[Leaf, ...]
+    outputs: tuple[Leaf, ...] | None
     remarks: tuple[Remark, ...]
     shared: bool
 
@@ -63,6 +66,7 @@ def export_module(module: torch.nn.Module, call: Call) -> Exported:
     """
     name = type(module).__name__
     _check_arguments(module, call)
+    _check_initialized(module)
     doubled = call.mapped(_doubled)
     missed: list[Remark] = []
     failure: BaseException | None = None
@@ -82,17 +86,36 @@ def export_module(module: torch.nn.Module, call: Call) -> Exported:
 
 
 def _attempt(module: torch.nn.Module, call: Call, *, dynamic: bool) -> Exported:
-    name = type(module).__name__
     with torch.no_grad(), _quiet():
         remarks = _trial(module, call)  # a bad batch shows here, with the user's own message
-        found: list[Leaf] = []
-        own = call.own()
-        with stand_in(module) as used:
-            used.register_forward_hook(_flattening(found, name))
-            shapes = _dynamic_batch(own) if dynamic else None
-            program = export(used, own.args, dict(own.kwargs), dynamic_shapes=shapes, strict=False)
-            shared = used is module
-    return Exported(program, tuple(found), remarks, shared)
+        try:
+            done = _exported(module, call, dynamic=dynamic, adopt=False)
+        except ChangedConstant:
+            done = _exported(module, call, dynamic=dynamic, adopt=True)
+    return replace(done, remarks=(*remarks, *done.remarks))
+
+
+def _exported(module: torch.nn.Module, call: Call, *, dynamic: bool, adopt: bool) -> Exported:
+    """``adopt``: tensors that are plain attributes are made buffers first, which may be written to."""
+    found: list[Leaf] = []
+    own = call.own()
+    with stand_in(module) as used:
+        if adopt:
+            _make_buffers(used)
+        used.register_forward_hook(_flattening(found, type(module).__name__))
+        shapes = _dynamic_batch(own) if dynamic else None
+        program = export(used, own.args, dict(own.kwargs), dynamic_shapes=shapes, strict=False)
+        program = decomposed(program, type(module).__name__)
+        shared = used is module
+    return Exported(program, tuple(found) or None, (), shared)
+
+
+def _make_buffers(module: torch.nn.Module) -> None:
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, torch.Tensor):
+                delattr(part, name)
+                part.register_buffer(name, value, persistent=False)
 
 
 @contextmanager
@@ -109,7 +132,7 @@ def _trial(module: torch.nn.Module, call: Call) -> tuple[Remark, ...]:
     own = call.own()
     with stand_in(module) as used:
         before = _plain_attributes(used)
-        leaves = leaves_of(used(*own.args, **own.kwargs), f"{type(module).__name__}: output ")
+        leaves = leaves_of(used(*own.args, **own.kwargs), f"{type(module).__name__}: output")
         after = _plain_attributes(used)
     if not any(isinstance(leaf.value, torch.Tensor) for leaf in leaves):
         raise ModelError(f"{type(module).__name__}: returns no tensor; return at least one")
@@ -143,7 +166,7 @@ def _flattening(found: list[Leaf], name: str) -> Any:
     """A forward hook that makes a flat tuple of tensors of what is returned, and notes what it was."""
 
     def flatten(_module: torch.nn.Module, _args: Any, returned: Any) -> tuple[torch.Tensor, ...]:
-        found[:] = leaves_of(returned, f"{name}: output ")
+        found[:] = leaves_of(returned, f"{name}: output")
         return tuple(leaf.value for leaf in found if isinstance(leaf.value, torch.Tensor))
 
     return flatten
@@ -182,6 +205,14 @@ def _check_arguments(module: torch.nn.Module, call: Call) -> None:
             )
 
 
+def _check_initialized(module: torch.nn.Module) -> None:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"{type(module).__name__}: {name} is not initialized; call the module once, or load its weights"
+            )
+
+
 def _parameter_names(module: torch.nn.Module) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
@@ -189,4 +220,3 @@ def _parameter_names(module: torch.nn.Module) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [each.name for each in parameters if each.kind in kinds]
-

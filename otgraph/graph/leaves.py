@@ -73,10 +73,12 @@ def _walk(value: Any, path: tuple[str, ...], what: str) -> Iterator[tuple[tuple[
         return
     items = _items(value)
     if items is None:
-        kind = type(value).__name__
+        where, kind = f"{what} {'.'.join(path)}".rstrip(), type(value).__name__
+        if hasattr(value, "__array__"):
+            raise ModelError(f"{where}: is a {kind}; use a torch tensor")
         raise ModelError(
-            f"{what}{'.'.join(('', *path))}: is a {kind}, which cannot be taken apart; use tensors in tuples, lists, "
-            f"dicts, named tuples or data classes, or register {kind} with torch.export.register_dataclass"
+            f"{where}: is a {kind}, which cannot be taken apart; use tensors in tuples, lists, dicts, named tuples "
+            f"or data classes, or register {kind} with torch.export.register_dataclass"
         )
     for key, item in items:
         yield from _walk(item, (*path, key), what)

@@ -3,23 +3,56 @@ out."""
 
 from __future__ import annotations
 
+import copy
+import re
 from typing import Any
 
 import torch
 from torch import fx
+from torch._decomp import decomposition_table
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind, OutputSpec, TensorArgument
 from torch.utils import _pytree as pytree
 
 from otgraph.errors import ModelError
+from otgraph.foreign import blame_briefly, first_line
 from otgraph.graph.leaves import Leaf, leaves_of
 from otgraph.remark import Remark
 
+_CHANGED_CONSTANT = re.compile(r"Constant (\S+) is mutated in the forward method")
+_TRAINED_NORM = torch.ops.aten._native_batch_norm_legit_functional.default
+_DECOMPOSED = {_TRAINED_NORM: decomposition_table[_TRAINED_NORM]}
+"""A batch norm that updates its statistics; exporters take it for one that uses them."""
 _CHANGES = {
     OutputKind.BUFFER_MUTATION: "buffer",
     OutputKind.PARAMETER_MUTATION: "parameter",
     OutputKind.USER_INPUT_MUTATION: "input",
 }
+
+
+class ChangedConstant(ModelError):
+    """A tensor that is no buffer is written to."""
+
+
+def decomposed(program: ExportedProgram, name: str) -> ExportedProgram:
+    """``program`` in functional operators, composite ones kept. ``name`` is said of it in errors.
+
+    Raises:
+        ChangedConstant: it writes to a tensor that is no buffer.
+        ModelError: ``torch.export`` cannot do it.
+    """
+    program = copy.copy(program)
+    program._guards_code = []  # checks of the inputs are not wanted, and cannot name variable arguments
+    try:
+        return program.run_decompositions(_DECOMPOSED)
+    except Exception as error:
+        changed = _CHANGED_CONSTANT.match(first_line(error))
+        if changed:
+            raise ChangedConstant(
+                f"{name}: forward changes a tensor that is no buffer ({changed[1]}; one in a list or dict is none); "
+                "register it with register_buffer"
+            ) from error
+        raise ModelError(f"{name}: torch.export cannot decompose it ({blame_briefly(error)})") from error
 
 
 def tensor_inputs(program: ExportedProgram) -> list[tuple[InputSpec, torch.Tensor]]:
@@ -43,7 +76,7 @@ def returned_by(program: ExportedProgram) -> tuple[Leaf, ...]:
     ]
     try:
         returned = pytree.tree_unflatten(values, program.call_spec.out_spec)
-        leaves = leaves_of(returned, "exported program: output ")
+        leaves = leaves_of(returned, "exported program: output")
     except Exception:  # noqa: BLE001  (constructors of the user's classes, which check what they are given)
         return leaves_of_flat(values)
     found = [leaf.value for leaf in leaves if isinstance(leaf.value, torch.Tensor)]
@@ -54,7 +87,7 @@ def returned_by(program: ExportedProgram) -> tuple[Leaf, ...]:
 
 def leaves_of_flat(values: list[Any]) -> tuple[Leaf, ...]:
     """Values that are known by their position alone."""
-    return tuple(leaves_of(tuple(values), "exported program: output "))
+    return tuple(leaves_of(tuple(values), "exported program: output"))
 
 
 def _results(program: ExportedProgram) -> list[OutputSpec]:

@@ -21,24 +21,31 @@ def stand_in(module: nn.Module) -> Iterator[nn.Module]:
 
     It is a deep copy. A module that cannot be copied (it holds a lock, or a tensor with a gradient history), or
     whose copy would still run parts of the original, stands in for itself and is put back at the end: its
-    tensors, attributes, hooks and training flags, and the containers among its attributes. States of the random
-    number generators are put back too.
+    tensors, attributes, hooks and training flags, and the containers among its attributes.
     """
     copied = None if _is_closed_over(module) else _copied(module)
     used = module if copied is None else copied
     before = None if copied is not None else _State(module)
-    random_states = _random_states()
+    try:
+        for part in used.modules():
+            part.training = False
+        yield used
+    finally:
+        if before is not None:
+            before.restore()
+
+
+@contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Put the states of the global random number generators back."""
+    python, numpy = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with torch.random.fork_rng(devices=list(devices)):
-            for part in used.modules():
-                part.training = False
-            yield used
+            yield
     finally:
-        random.setstate(random_states[0])
-        np.random.set_state(random_states[1])
-        if before is not None:
-            before.restore()
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _copied(module: nn.Module) -> nn.Module | None:
@@ -52,28 +59,28 @@ def _copied(module: nn.Module) -> nn.Module | None:
 
 
 def _is_closed_over(module: nn.Module) -> bool:
-    """Whether a function that was put on the module (a replaced ``forward``, a hook) closes over parts of it:
+    """Whether a function that was put on the module (a replaced ``forward``, a hook) refers to parts of it:
     copies of functions are the functions themselves, so the copy would run the original's parts."""
     parts = {id(part) for part in (*module.modules(), *module.parameters(), *module.buffers())}
     for part in module.modules():
         for value in vars(part).values():
             functions = value.values() if isinstance(value, dict) else (value,)
-            for function in functions:
-                if isinstance(function, FunctionType) and _closes_over(function, parts):
-                    return True
-    return False
-
-
-def _closes_over(function: FunctionType, parts: set[int]) -> bool:
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):  # an empty cell
-            if id(cell.cell_contents) in parts:
+            if any(_refers_to(function, parts, 3) for function in functions):
                 return True
     return False
 
 
-def _random_states() -> tuple[Any, Any]:
-    return random.getstate(), np.random.get_state()
+def _refers_to(function: Any, parts: set[int], depth: int) -> bool:
+    """Whether a plain function, or one that it calls in turn, reads one of ``parts``. Bound methods and
+    partials are copied with what they are bound to."""
+    if not isinstance(function, FunctionType) or not depth:
+        return False
+    read = [function.__globals__.get(name) for name in function.__code__.co_names]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # an empty cell
+            read.append(cell.cell_contents)
+    read = [getattr(value, "__self__", value) for value in read]
+    return any(id(value) in parts or _refers_to(value, parts, depth - 1) for value in read)
 
 
 class _State:

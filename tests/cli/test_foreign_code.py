@@ -175,7 +175,7 @@ def test_data_that_fails_late(command: Command, name: str, parts: tuple[str, ...
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("nothing", ("returns a NoneType; return (module, example_inputs)",)),
+        ("nothing", ("returns a NoneType; return (module, example_inputs) or (",)),
         ("no_inputs", ("example inputs: are a NoneType; give a tensor, or a tuple of the arguments",)),
         ("failing_forward", ("Net: ", "SystemExit: 0 (foreign_functions.py:")),
     ],
