@@ -30,8 +30,8 @@ def run_foreign(call: Callable[[], T]) -> T:
     """What ``call`` returns.
 
     Raises:
-        ForeignFailure: it raised something; ``sys.exit`` counts, for it would end the command with a code that
-            belongs to somebody else. ``KeyboardInterrupt`` stays what it is.
+        ForeignFailure: it raised something; ``sys.exit`` counts, for it would end the command with a code
+            that belongs to somebody else. ``KeyboardInterrupt`` stays what it is.
     """
     try:
         return call()
@@ -57,7 +57,7 @@ def describe(failure: BaseException) -> str:
 
 
 def _place(failure: BaseException, *, libraries: bool = True) -> str:
-    """``file:line`` of the innermost line that is the user's; ``libraries``: or, without one, of a library."""
+    """``file:line`` of the innermost line that is the user's, or (``libraries``) without one of a library."""
     if isinstance(failure, SyntaxError) and failure.filename:
         return f"{_short(failure.filename)}:{failure.lineno}"
     lines = [(frame.f_code.co_filename, line) for frame, line in walk_tb(failure.__traceback__)]

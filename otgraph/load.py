@@ -71,11 +71,12 @@ def _existing(path: Path) -> Path:
 def _from_callable(spec: str) -> Graph:
     function = import_callable(spec, ModelError)
     made: Any = call_named(spec, function, ModelError)
-    pieces = (made,) if isinstance(made, torch.export.ExportedProgram) else made
+    pieces: Any = (made,) if isinstance(made, torch.export.ExportedProgram) else made
     if not _is_model(pieces):
         returned = type(made).__name__
         raise ModelError(
-            f"{spec}: returns a {returned}; return (module, example_inputs) or (module, example_inputs, kwargs)"
+            f"{spec}: returns a {returned}; return (module, example_inputs) or (module,"
+            " example_inputs, kwargs)"
         )
     try:
         return capture(*pieces)

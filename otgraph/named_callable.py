@@ -57,8 +57,8 @@ def call_named(spec: str, function: Callable[[], T], error: type[OtgraphError]) 
     """What ``function``, the callable that ``spec`` names or a step with what it returned, returns.
 
     Raises:
-        error: it raised anything, ``sys.exit`` included; the text names ``spec``, what was raised and the line
-            of the user's code. An interrupt by the user stays one.
+        error: it raised anything, ``sys.exit`` included; the text names ``spec``, what was raised and the
+            line of the user's code. An interrupt by the user stays one.
     """
     try:
         with current_directory_importable():

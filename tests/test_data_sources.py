@@ -132,8 +132,8 @@ def test_importing_from_the_current_directory_leaves_the_search_path_as_it_was(p
         ("triple", r"batch 0: is a tuple of 3; yield a dict with one array per input"),
         (
             "failing",
-            r":failing: raised RuntimeError: the disk is gone \(provider_\w+\.py:\d+\); mend it: it is called "
-            "without arguments$",
+            r":failing: raised RuntimeError: the disk is gone \(provider_\w+\.py:\d+\); mend it: it is "
+            "called without arguments$",
         ),
         ("nothing", r":nothing: yields nothing; yield at least one batch"),
         ("number", r":number: returns a int; return or yield batches"),

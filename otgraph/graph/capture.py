@@ -34,8 +34,8 @@ def capture(
 
     Args:
         module: an ``nn.Module`` (a ``torch.fx`` ``GraphModule`` is one) or an ``ExportedProgram``. It is
-            captured as it infers, and is not changed: it is run on a deep copy, or put back where it cannot be
-            copied. The graph has weights of its own.
+            captured as it infers, and is not changed: a deep copy is run, or it is put back where it cannot
+            be copied. The graph has weights of its own.
         example_inputs: the positional arguments of one call; tensors share their first axis, the batch. Not
             used for an ``ExportedProgram``, which carries its own.
         kwargs: the keyword arguments of that call.
@@ -45,8 +45,8 @@ def capture(
 
         Its inputs are the tensors in the arguments, by the name of the argument: ``forward(x, pair, *rest,
         mask)`` gives ``x``, ``pair_left`` for the entry (or field) ``left`` of ``pair``, ``pair_0`` for its
-        first item where it is a tuple, ``rest_0`` and ``mask``. Data are given under these names. Arguments
-        that are no tensors are constants of the graph.
+        first item where it is a tuple, ``rest_0`` and ``mask``; words of Python get a number (``input_1``).
+        Data are given under these names. Arguments that are no tensors are constants of the graph.
 
         Its outputs are the tensors that are returned: ``output`` where it is one, ``output_0`` and so on for
         a tuple, and keys and field names of dicts, named tuples and data classes (``logits``,
@@ -79,7 +79,8 @@ def _arguments(
         return (example_inputs,)
     if isinstance(example_inputs, Mapping):
         raise ModelError(
-            f"{name}: example inputs: are a dict; give keyword arguments as kwargs, or (dict,) for one argument"
+            f"{name}: example inputs: are a dict; give keyword arguments as kwargs, or (dict,) for one"
+            " argument"
         )
     if not isinstance(example_inputs, (tuple, list)):
         kind = type(example_inputs).__name__
@@ -115,7 +116,8 @@ def load_program(path: Path) -> Graph:
 def _from_program(
     program: ExportedProgram, returned: tuple[Leaf, ...] | None, remarks: tuple[Remark, ...]
 ) -> Graph:
-    """``program`` is decomposed. ``returned``: what the module returned, where the program returns the tensors of it, flat."""
+    """``program`` is decomposed. ``returned``: what the module returned, where the program returns the tensors
+    of it, flat."""
     returned = returned_by(program) if returned is None else returned
     batched = _symbolic_axes(program)
     unlifted = program.module(check_guards=False)
@@ -125,14 +127,17 @@ def _from_program(
         unlifted, unlifted.graph
     )  # without the hook that checks the old calling convention
     remarks = (*remarks, *drop_changes(module, program), *drop_constants(module, program, returned))
-    ports = [(spec.arg.name, tensor) for spec, tensor in tensor_inputs(program)]
     _flatten_calling_convention(module)
     _restore_batch_norms(module)
     remarks = (*remarks, *store_standardized(module))
     _drop_unused(module)
     _own_parameters(module)
-    inputs = tuple(Port(name, tensor.dtype, batched.get(name, tuple(tensor.shape))) for name, tensor in ports)
-    example = tuple(tensor.detach().clone() for _, tensor in ports)
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    inputs = tuple(
+        Port(node.name, value.dtype, batched.get(spec.arg.name, tuple(value.shape)))
+        for node, (spec, value) in zip(placeholders, tensor_inputs(program), strict=True)
+    )
+    example = tuple(value.detach().clone() for _, value in tensor_inputs(program))
     with torch.no_grad():
         results = module(*example)
     leaves = [leaf for leaf in returned if isinstance(leaf.value, torch.Tensor)]

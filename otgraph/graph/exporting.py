@@ -47,8 +47,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Exported:
-    """``program``, decomposed, returns the tensors of ``outputs`` (the constants among them left out) as a flat tuple; where
-    they are None it returns what the module does: hooks of a ``torch.fx`` ``GraphModule`` do not take part.
+    """``program``, decomposed, returns the tensors of ``outputs`` (the constants among them left out) as a flat
+    tuple; where they are None it returns what the module does: hooks of a ``torch.fx`` ``GraphModule`` do not take part.
     ``shared``: it reads the very weights of the user's module."""
 
     program: ExportedProgram
@@ -209,7 +209,7 @@ def _check_initialized(module: torch.nn.Module) -> None:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if is_lazy(tensor):
             raise ModelError(
-                f"{type(module).__name__}: {name} is not initialized; call the module once, or load its weights"
+                f"{type(module).__name__}: {name} is not initialized; call it once, or load its weights"
             )
 
 

@@ -33,8 +33,8 @@ class Leaf:
 def leaves_of(value: Any, what: str) -> list[Leaf]:
     """Tensors and constants in ``value``, in order; ``None`` is left out.
 
-    Mappings, named tuples, data classes, lists, tuples and classes registered with ``torch.utils._pytree`` are
-    containers. ``what`` is said of ``value`` in errors.
+    Mappings, named tuples, data classes, lists, tuples and classes registered with ``torch.utils._pytree``
+    are containers. ``what`` is said of ``value`` in errors.
 
     Raises:
         ModelError: something else is in there, which nobody can take apart.
@@ -77,8 +77,8 @@ def _walk(value: Any, path: tuple[str, ...], what: str) -> Iterator[tuple[tuple[
         if hasattr(value, "__array__"):
             raise ModelError(f"{where}: is a {kind}; use a torch tensor")
         raise ModelError(
-            f"{where}: is a {kind}, which cannot be taken apart; use tensors in tuples, lists, dicts, named tuples "
-            f"or data classes, or register {kind} with torch.export.register_dataclass"
+            f"{where}: is a {kind}, which cannot be taken apart; use tensors in tuples, lists, dicts, named "
+            f"tuples or data classes, or register {kind} with torch.export.register_dataclass"
         )
     for key, item in items:
         yield from _walk(item, (*path, key), what)
@@ -88,7 +88,8 @@ def _items(value: Any) -> list[tuple[str, Any]] | None:
     if isinstance(value, Mapping):
         return [(str(key), item) for key, item in value.items()]
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return list(zip(value._fields, value, strict=True))
+        named: Any = value
+        return list(zip(named._fields, value, strict=True))
     if isinstance(value, (list, tuple)):
         return [(str(number), item) for number, item in enumerate(value)]
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,5 +1,4 @@
-"""What an ``ExportedProgram`` takes, returns and changes, and its program without what is no tensor in, tensor
-out."""
+"""What an ``ExportedProgram`` takes, returns and changes, and its program as tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from otgraph.remark import Remark
 
 _CHANGED_CONSTANT = re.compile(r"Constant (\S+) is mutated in the forward method")
 _TRAINED_NORM = torch.ops.aten._native_batch_norm_legit_functional.default
-_DECOMPOSED = {_TRAINED_NORM: decomposition_table[_TRAINED_NORM]}
+_DECOMPOSED: dict[Any, Any] = {_TRAINED_NORM: decomposition_table[_TRAINED_NORM]}
 """A batch norm that updates its statistics; exporters take it for one that uses them."""
 _CHANGES = {
     OutputKind.BUFFER_MUTATION: "buffer",
@@ -49,8 +48,8 @@ def decomposed(program: ExportedProgram, name: str) -> ExportedProgram:
         changed = _CHANGED_CONSTANT.match(first_line(error))
         if changed:
             raise ChangedConstant(
-                f"{name}: forward changes a tensor that is no buffer ({changed[1]}; one in a list or dict is none); "
-                "register it with register_buffer"
+                f"{name}: forward changes a tensor that is no buffer ({changed[1]}; one in a list or dict is none);"
+                " register it with register_buffer"
             ) from error
         raise ModelError(f"{name}: torch.export cannot decompose it ({blame_briefly(error)})") from error
 
@@ -74,8 +73,9 @@ def returned_by(program: ExportedProgram) -> tuple[Leaf, ...]:
         torch.empty(0) if isinstance(spec.arg, TensorArgument) else getattr(spec.arg, "value", 0)
         for spec in _results(program)
     ]
+    spec: Any = program.call_spec.out_spec
     try:
-        returned = pytree.tree_unflatten(values, program.call_spec.out_spec)
+        returned = pytree.tree_unflatten(values, spec)
         leaves = leaves_of(returned, "exported program: output")
     except Exception:  # noqa: BLE001  (constructors of the user's classes, which check what they are given)
         return leaves_of_flat(values)
@@ -95,7 +95,7 @@ def _results(program: ExportedProgram) -> list[OutputSpec]:
 
 
 def drop_changes(module: fx.GraphModule, program: ExportedProgram) -> tuple[Remark, ...]:
-    """Take out of ``module``, the unlifted ``program``, that it writes into its buffers, parameters and inputs.
+    """Take out of ``module``, the unlifted ``program``, that it writes into buffers, parameters and inputs.
 
     What is read after the write is the new value already, so one call computes what it did before.
     """
@@ -126,8 +126,8 @@ def drop_constants(
             continue
         if node.users:
             raise ModelError(
-                f"input {spec.arg.name}: inputs that are no tensors are not supported; bind them in a wrapping "
-                "module"
+                f"input {spec.arg.name}: inputs that are no tensors are not supported; bind them in a"
+                " wrapping module"
             )
         module.graph.erase_node(node)
         if value is not None:

@@ -19,8 +19,8 @@ def stand_in(module: nn.Module) -> Iterator[nn.Module]:
     """A module in the state that ``module`` is in, to be run and edited at will, with every training flag
     cleared: ``eval`` is forbidden on exported modules.
 
-    It is a deep copy. A module that cannot be copied (it holds a lock, or a tensor with a gradient history), or
-    whose copy would still run parts of the original, stands in for itself and is put back at the end: its
+    It is a deep copy. A module that cannot be copied (it holds a lock, or a tensor with a gradient history),
+    or whose copy would still run parts of the original, stands in for itself and is put back at the end: its
     tensors, attributes, hooks and training flags, and the containers among its attributes.
     """
     copied = None if _is_closed_over(module) else _copied(module)
