@@ -10,7 +10,7 @@ import lzma
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from otgraph.data import ONLY_INPUT, Array, Chunk, Data, make_chunk
+from otgraph.data_bounds import Bounds
 from otgraph.errors import DataError
 from otgraph.files import kind_of, why_no_file
-from otgraph.named_callable import current_directory_importable, describe, import_callable, is_named_callable
+from otgraph.foreign import ForeignFailure, describe, run_foreign
+from otgraph.named_callable import call_named, import_callable, is_named_callable
 
 _BROKEN_ARCHIVE = (
     *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError),
@@ -42,6 +44,8 @@ _BROKEN_ARRAY = (
 LABELS = "labels"
 """The array name that holds labels and is never a model input."""
 
+_END = object()
+
 
 def load_data(spec: str) -> Data:
     """The data that ``spec`` names.
@@ -51,7 +55,8 @@ def load_data(spec: str) -> Data:
     * ``package.module:callable``: called without arguments (modules of the current directory can be
       imported); returns an iterable of batches. A batch is a dict of arrays (``labels`` optional), a pair
       (inputs, labels) with the inputs a dict or one array, or one array for a model with one input.
-      Arrays are whatever NumPy can read, torch tensors included.
+      Arrays are whatever NumPy can read, torch tensors included. Everything is read before any work: an
+      iterator without end is stopped at a million samples or half of the memory, with an error.
 
     ``DataError`` when there is nothing to read, or it cannot be read as that.
     """
@@ -109,29 +114,36 @@ def _member(archive: Mapping[str, Any], name: str, path: Path) -> Array:
 
 def _from_callable(spec: str) -> Data:
     function = import_callable(spec, DataError)
+    batches = call_named(spec, function, DataError)
+    if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Mapping)):
+        raise DataError(f"{spec}: returns a {type(batches).__name__}; return or yield batches")
+    iterator = call_named(spec, lambda: iter(batches), DataError)
     chunks: list[Chunk] = []
-    for number, batch in enumerate(_all_batches(spec, function)):
-        chunks.append(_from_batch(batch, f"{spec}: batch {number}"))
+    bounds = Bounds(spec)
+    while (batch := call_named(spec, lambda: next(iterator, _END), DataError)) is not _END:
+        chunk = _read_batch(batch, f"{spec}: batch {len(chunks)}")
+        bounds.add(chunk)
+        # a generator may fill one array again and again; what a list holds stays what it is
+        chunks.append(chunk if isinstance(batches, Sequence) else _owned(chunk))
     if not chunks:
         raise DataError(f"{spec}: yields nothing; yield at least one batch")
     _check_same_names(chunks, [f"{spec}: batch {number}" for number in range(len(chunks))])
     return Data(tuple(chunks), spec)
 
 
-def _all_batches(spec: str, function: Any) -> list[Any]:
-    """Everything the user's callable yields; whatever it raises becomes one line that says so."""
+def _read_batch(batch: Any, where: str) -> Chunk:
+    """Reading a batch runs foreign code too: mappings and arrays may be classes of the user."""
     try:
-        with current_directory_importable():
-            batches = function()
-            if not isinstance(batches, Iterable) or isinstance(batches, (str, bytes, Mapping)):
-                raise DataError(f"{spec}: returns a {type(batches).__name__}; return or yield batches")
-            return list(batches)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{spec}: raised {describe(error)}; mend it: it is called without arguments"
-        ) from error
+        return run_foreign(lambda: _from_batch(batch, where))
+    except ForeignFailure as failure:
+        if isinstance(failure.__cause__, DataError):
+            raise failure.__cause__ from None
+        raise DataError(f"{where}: raised {failure}; yield plain arrays") from failure.__cause__
+
+
+def _owned(chunk: Chunk) -> Chunk:
+    labels = None if chunk.labels is None else chunk.labels.copy()
+    return Chunk({name: array.copy() for name, array in chunk.arrays.items()}, labels)
 
 
 def _from_batch(batch: Any, where: str) -> Chunk:

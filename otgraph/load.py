@@ -15,14 +15,15 @@ from otgraph.graph.affine import affine_nodes
 from otgraph.graph.capture import capture, load_program
 from otgraph.graph.graph import Graph
 from otgraph.graph.onnx.importer import load_onnx
-from otgraph.named_callable import describe, import_callable, is_named_callable
+from otgraph.named_callable import call_named, import_callable, is_named_callable
 
 
 def load_model(spec: str, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
     """Read MODEL.
 
     Args:
-        spec: a path, or ``package.module:callable`` that returns ``(module, example_inputs)``.
+        spec: a path, or ``package.module:callable`` that returns ``(module, example_inputs)``, or with
+            keyword arguments ``(module, example_inputs, kwargs)``, or an exported program.
         shapes: input name → shape to analyze and measure with, for inputs whose axes are dynamic.
 
     Raises:
@@ -70,19 +71,27 @@ def _existing(path: Path) -> Path:
 
 def _from_callable(spec: str) -> Graph:
     function = import_callable(spec, ModelError)
-    try:
-        made: Any = function()
-    except Exception as error:
-        raise ModelError(
-            f"{spec}: raised {describe(error)}; mend it: it is called without arguments"
-        ) from error
-    if isinstance(made, torch.export.ExportedProgram):
-        return capture(made)
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], torch.nn.Module)):
+    made: Any = call_named(spec, function, ModelError)
+    pieces: Any = (made,) if isinstance(made, torch.export.ExportedProgram) else made
+    if not _is_model(pieces):
         returned = type(made).__name__
-        raise ModelError(f"{spec}: returns a {returned}; return (module, example_inputs)")
-    module, example = made
-    return capture(module, example)
+        raise ModelError(
+            f"{spec}: returns a {returned}; return (module, example_inputs) or (module,"
+            " example_inputs, kwargs)"
+        )
+    try:
+        return capture(*pieces)
+    except ModelError as error:
+        raise ModelError(f"{spec}: {error}") from error
+
+
+def _is_model(made: Any) -> bool:
+    """Whether ``made`` is what ``capture`` takes, as a tuple."""
+    if not isinstance(made, tuple) or not made:
+        return False
+    if isinstance(made[0], torch.export.ExportedProgram):
+        return len(made) == 1
+    return len(made) in (2, 3) and isinstance(made[0], torch.nn.Module)
 
 
 def _with_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> Graph:

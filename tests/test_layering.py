@@ -26,12 +26,13 @@ LAYERS: dict[str, set[str]] = {
     "leftovers": set(),
     "files": {"errors", "leftovers"},
     "scratch": {"errors", "leftovers"},
-    "named_callable": {"errors"},
-    "data": {"errors", "seed", "files", "named_callable"},
+    "foreign": set(),
+    "named_callable": {"errors", "foreign"},
+    "data": {"errors", "seed", "files", "foreign", "named_callable"},
     "task": FOUNDATION - {"task"},
     "sample": set(),
     "transport": FOUNDATION,
-    "graph": FOUNDATION | {"window", "quiet"},
+    "graph": FOUNDATION | {"window", "quiet", "foreign"},
     "calibrate": FOUNDATION | {"window", "transport", "graph"},
     "repair": FOUNDATION | {"heap", "graph", "calibrate"},
     "rewrite": FOUNDATION | {"window", "transport", "graph", "calibrate"},
@@ -39,7 +40,7 @@ LAYERS: dict[str, set[str]] = {
     "plan": FOUNDATION | {"heap", "text_table", "transport", "graph", "calibrate", "rewrite", "engines"},
     "engines": FOUNDATION,
     "latency": FOUNDATION | {"window", "engines"},
-    "audit": FOUNDATION | {"named_callable", "engines", "latency"},
+    "audit": FOUNDATION | {"foreign", "named_callable", "engines", "latency"},
     "precision": FOUNDATION | {"quiet", "engines"},
     "device": FOUNDATION | {"engines", "latency", "audit", "precision"},
     "load": FOUNDATION | {"named_callable", "graph"},
@@ -52,7 +53,7 @@ LAYERS: dict[str, set[str]] = {
     "api": FOUNDATION
     | {"graph", "calibrate", "rewrite", "plan", "load", "inspection", "optimize"}
     | {"engines", "latency", "audit", "device"},
-    "cli": FOUNDATION | {"sample", "rewrite", "plan", "engines", "audit", "device", "api"},
+    "cli": FOUNDATION | {"foreign", "sample", "rewrite", "plan", "engines", "audit", "device", "api"},
     "passes": FOUNDATION | {"pricing", "transport", "graph", "calibrate", "repair", "rewrite", "precision"},
 }
 """Unit of otgraph → the units it may import besides itself. ``data*.py`` at the top are the unit ``data``."""
@@ -80,6 +81,7 @@ LIBRARIES: dict[str, set[str]] = {
     "leftovers": set(),
     "files": set(),
     "scratch": set(),
+    "foreign": set(),
     "named_callable": set(),
     "data": {"numpy"},
     "task": {"numpy"},

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from otgraph.data import Array
 from otgraph.errors import UsageError
-from otgraph.named_callable import describe, import_callable, is_named_callable
+from otgraph.foreign import LONGEST, ForeignFailure, run_foreign
+from otgraph.named_callable import import_callable, is_named_callable
 
 Metric = Callable[[Mapping[str, Array], Array | None], float]
 
@@ -34,13 +36,25 @@ def load_metric(text: str) -> Metric:
 
 
 def evaluate(metric: Metric, name: str, outputs: Mapping[str, Array], labels: Array | None) -> float:
-    """One value; raises ``UsageError`` when the metric does not give a number."""
+    """One value; raises ``UsageError`` when the metric fails, or does not give a number."""
     try:
-        value = metric(outputs, labels)
-    except Exception as error:
-        text = f"metric '{name}': raised {describe(error)}; mend it: it is called with (outputs, labels)"
-        raise UsageError(text) from error
+        value = run_foreign(lambda: metric(outputs, labels))
+    except ForeignFailure as failure:
+        text = f"metric '{name}': raised {failure}; mend it: it is called with (outputs, labels)"
+        raise UsageError(text) from failure.__cause__
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"metric '{name}': gave {value!r}; return a number") from error
+        number = run_foreign(lambda: float(value))
+    except ForeignFailure as failure:
+        raise UsageError(f"metric '{name}': gave {_shown(value)}; return a number") from failure.__cause__
+    if math.isnan(number):
+        raise UsageError(f"metric '{name}': gave nan; return a number")
+    return number
+
+
+def _shown(value: object) -> str:
+    """Short, and on one line: it may be a whole array, or something that cannot even be printed."""
+    try:
+        text = " ".join(run_foreign(lambda: repr(value)).split())
+    except ForeignFailure:
+        text = ""
+    return text if 0 < len(text) <= LONGEST else f"a {type(value).__name__}"

@@ -25,6 +25,7 @@ from otgraph.cli.plan import apply, plan
 from otgraph.cli.run import run
 from otgraph.cli.signals import say_stopped, stoppable
 from otgraph.errors import DataConverted, OtgraphError, UsageError
+from otgraph.foreign import blame
 from otgraph.scratch import clear_stale
 
 INTERRUPTED = 130
@@ -52,6 +53,11 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             raise typer.Exit(INTERRUPTED) from stop
+        except (
+            SystemExit
+        ) as stop:  # no command ends so; foreign code (a plug-in) must not choose the exit code
+            text = f"{blame(stop)}; a command is never ended by sys.exit: take it out of that code"
+            raise OtgraphError(text) from stop
 
 
 app = typer.Typer(
@@ -133,7 +139,7 @@ def _run(arguments: Sequence[str]) -> int:
         found = app(args=given, prog_name="otgraph", standalone_mode=False)
         return found if isinstance(found, int) else 0
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
+        return stop.code if isinstance(stop.code, int) else BROKEN if stop.code else 0
     except USAGE_ERROR as error:
         return _misused(error, debug=debug)
     except OtgraphError as error:

@@ -3,65 +3,97 @@
 from __future__ import annotations
 
 import operator
-import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import Dim, ExportedProgram, export
+from torch.export import ExportedProgram
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from otgraph.errors import ModelError
+from otgraph.foreign import first_line
+from otgraph.graph.exporting import Call, export_module
 from otgraph.graph.graph import Graph, Port, Signature
+from otgraph.graph.leaves import Leaf, output_names
+from otgraph.graph.program import decomposed, drop_changes, drop_constants, returned_by, tensor_inputs
 from otgraph.graph.standardize import store_standardized
+from otgraph.graph.untouched import kept_random_states
 from otgraph.remark import Remark
 
 
 def capture(
-    module: torch.nn.Module | ExportedProgram, example_inputs: Sequence[Any] | torch.Tensor = ()
+    module: torch.nn.Module | ExportedProgram,
+    example_inputs: Sequence[Any] | torch.Tensor = (),
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Graph:
     """Capture a trained network as a graph.
 
     Args:
         module: an ``nn.Module`` (a ``torch.fx`` ``GraphModule`` is one) or an ``ExportedProgram``. It is
-            captured as it infers; afterwards the training flags of all its parts are what they were.
+            captured as it infers, and is not changed: a deep copy is run, or it is put back where it cannot
+            be copied. The graph has weights of its own.
         example_inputs: the positional arguments of one call; tensors share their first axis, the batch. Not
             used for an ``ExportedProgram``, which carries its own.
+        kwargs: the keyword arguments of that call.
 
     Returns:
         A graph whose batch axis is dynamic where ``torch.export`` can make it so; a remark says where not.
 
+        Its inputs are the tensors in the arguments, by the name of the argument: ``forward(x, pair, *rest,
+        mask)`` gives ``x``, ``pair_left`` for the entry (or field) ``left`` of ``pair``, ``pair_0`` for its
+        first item where it is a tuple, ``rest_0`` and ``mask``; words of Python get a number (``input_1``).
+        Data are given under these names. Arguments that are no tensors are constants of the graph.
+
+        Its outputs are the tensors that are returned: ``output`` where it is one, ``output_0`` and so on for
+        a tuple, and keys and field names of dicts, named tuples and data classes (``logits``,
+        ``hidden_states_0``). A name that is taken gets a number.
+
+        What ``forward`` changes (a moving average, a counter) has in the graph the value that it had on
+        entry, in every call; remarks name it.
+
     Raises:
-        ModelError: ``torch.export`` cannot capture the module.
+        ModelError: ``torch.export`` cannot capture the module, or an argument or result is of a class that
+            cannot be taken apart.
     """
     if isinstance(module, ExportedProgram):
-        return _from_program(module, ())
-    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-    if not inputs:
-        raise ModelError(f"{type(module).__name__}: no example inputs; pass the arguments of one call")
-    with _inferring(module):
-        program, remarks = _export(module, inputs)
-    return _from_program(program, remarks)
+        with kept_random_states():
+            return _from_program(decomposed(module, "exported program"), None, ()).copy()
+    name = type(module).__name__
+    if not isinstance(module, torch.nn.Module):
+        raise ModelError(f"{name}: is no torch.nn.Module and no exported program; give one of them")
+    call = Call(_arguments(example_inputs, kwargs, name), dict(kwargs or {}))
+    with kept_random_states():
+        exported = export_module(module, call)
+        graph = _from_program(exported.program, exported.outputs, exported.remarks)
+    return graph.copy() if exported.shared else graph
 
 
-@contextmanager
-def _inferring(module: torch.nn.Module) -> Iterator[None]:
-    """Clear every training flag, and restore each: ``eval`` is forbidden on exported modules, and ``train``
-    forgets which submodules were frozen."""
-    flags = [(part, part.training) for part in module.modules()]
-    for part, _ in flags:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, training in flags:
-            part.training = training
+def _arguments(
+    example_inputs: Sequence[Any] | torch.Tensor, kwargs: Mapping[str, Any] | None, name: str
+) -> tuple[Any, ...]:
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,)
+    if isinstance(example_inputs, Mapping):
+        raise ModelError(
+            f"{name}: example inputs: are a dict; give keyword arguments as kwargs, or (dict,) for one"
+            " argument"
+        )
+    if not isinstance(example_inputs, (tuple, list)):
+        kind = type(example_inputs).__name__
+        raise ModelError(
+            f"{name}: example inputs: are a {kind}; give a tensor, or a tuple of the arguments of one call"
+        )
+    if kwargs is not None and not (
+        isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)
+    ):
+        raise ModelError(f"{name}: kwargs: are a {type(kwargs).__name__}; give a dict from name to value")
+    if not example_inputs and not kwargs:
+        raise ModelError(f"{name}: no example inputs; pass the arguments of one call")
+    return tuple(example_inputs)
 
 
 def load_program(path: Path) -> Graph:
@@ -76,63 +108,17 @@ def load_program(path: Path) -> Graph:
         program = torch.export.load(path)
     except Exception as error:  # torch raises whatever its zip, json and schema readers do
         raise ModelError(
-            f"{path}: cannot be read as an exported program ({_first_line(error)}); write it again"
+            f"{path}: cannot be read as an exported program ({first_line(error)}); write it again"
         ) from error
-    return _from_program(program, ())
+    return _from_program(decomposed(program, str(path)), None, ())
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    inputs: tuple[Any, ...]
-    dynamic: bool
-
-
-def _export(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, tuple[Remark, ...]]:
-    """Dynamic batch if possible; a batch of 1 carries no dim and would be specialized, so it is doubled."""
-    remarks: list[Remark] = []
-    attempts = [_Attempt(_with_batch_of_two(inputs), True), _Attempt(_with_batch_of_two(inputs), False)]
-    attempts.append(_Attempt(inputs, False))
-    failure: Exception | None = None
-    for attempt in attempts:
-        try:
-            shapes = _dynamic_batch(attempt.inputs) if attempt.dynamic else None
-            with torch.no_grad(), warnings.catch_warnings():
-                # recurrent layers refresh a list of their weights; the export warns of it, and is right
-                warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)
-                module(*attempt.inputs)  # a bad batch shows here, with the user's own message
-                program = export(module, attempt.inputs, dynamic_shapes=shapes, strict=False)
-            return program, tuple(remarks)
-        except Exception as error:  # noqa: BLE001  (user code and torch.export raise anything)
-            failure = error
-            if attempt.dynamic:
-                remarks.append(Remark("missed", "capture", "batch", f"is not dynamic: {_first_line(error)}"))
-    name = type(module).__name__
-    raise ModelError(f"{name}: cannot be captured by torch.export ({_first_line(failure)})") from failure
-
-
-def _with_batch_of_two(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    def double(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == 1:
-            return torch.cat([leaf, leaf])
-        return leaf
-
-    return pytree.tree_map(double, inputs)
-
-
-def _dynamic_batch(inputs: tuple[Any, ...]) -> Any:
-    batch = Dim("batch")
-
-    def axes(leaf: Any) -> Any:
-        return {0: batch} if isinstance(leaf, torch.Tensor) and leaf.dim() > 0 else None
-
-    return pytree.tree_map(axes, inputs)
-
-
-def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Graph:
-    program = program.run_decompositions({})  # functional, composite operators kept
-    leaves = pytree.tree_leaves(program.example_inputs)
-    example = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
-    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+def _from_program(
+    program: ExportedProgram, returned: tuple[Leaf, ...] | None, remarks: tuple[Remark, ...]
+) -> Graph:
+    """``program`` is decomposed. ``returned``: what the module returned, where the program
+    returns its tensors, flat."""
+    returned = returned_by(program) if returned is None else returned
     batched = _symbolic_axes(program)
     unlifted = program.module(check_guards=False)
     if not isinstance(unlifted, fx.GraphModule):
@@ -140,6 +126,7 @@ def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Grap
     module = fx.GraphModule(
         unlifted, unlifted.graph
     )  # without the hook that checks the old calling convention
+    remarks = (*remarks, *drop_changes(module, program), *drop_constants(module, program, returned))
     _flatten_calling_convention(module)
     _restore_batch_norms(module)
     remarks = (*remarks, *store_standardized(module))
@@ -147,16 +134,17 @@ def _from_program(program: ExportedProgram, remarks: tuple[Remark, ...]) -> Grap
     _own_parameters(module)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     inputs = tuple(
-        Port(node.name, value.dtype, batched.get(name, tuple(value.shape)))
-        for node, name, value in zip(placeholders, names, example, strict=False)
+        Port(node.name, value.dtype, batched.get(spec.arg.name, tuple(value.shape)))
+        for node, (spec, value) in zip(placeholders, tensor_inputs(program), strict=True)
     )
-    if len(inputs) != len(placeholders):
-        raise ModelError("inputs that are no tensors are not supported; bind them in a wrapping module")
+    example = tuple(value.detach().clone() for _, value in tensor_inputs(program))
     with torch.no_grad():
         results = module(*example)
+    leaves = [leaf for leaf in returned if isinstance(leaf.value, torch.Tensor)]
+    names = output_names(leaves, {port.name for port in inputs})
     outputs = tuple(
-        Port(f"output_{i}" if len(results) > 1 else "output", value.dtype, _output_shape(value, inputs))
-        for i, value in enumerate(results)
+        Port(name, value.dtype, _output_shape(value, inputs))
+        for name, value in zip(names, results, strict=True)
     )
     return Graph(module, Signature(inputs, outputs), "aten", example, remarks=remarks)
 
@@ -227,8 +215,3 @@ def _drop_unused(module: fx.GraphModule) -> None:
             owner, _, leaf = name.rpartition(".")
             delattr(module.get_submodule(owner), leaf)
     module.recompile()
-
-
-def _first_line(error: BaseException | None) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -109,7 +109,8 @@ def test_containers_and_two_inputs() -> None:
     module = Two().eval()
     x, y = torch.randn(2, 3), torch.randn(2, 5)
     graph = capture(module, (x, {"y": y}))
-    assert [port.name for port in graph.signature.outputs] == ["output_0", "output_1", "output_2"]
+    assert [port.name for port in graph.signature.outputs] == ["sum", "parts_0", "parts_1"]
+    assert [port.name for port in graph.signature.inputs] == ["x", "pair_y"]
     assert len(graph.signature.inputs) == len(graph.example) == 2
     expected = module(x, {"y": y})
     torch.testing.assert_close(graph(x, y), (expected["sum"], *expected["parts"]))
@@ -179,12 +180,14 @@ def test_control_flow_on_values() -> None:
         capture(Jump(), torch.randn(2, 3))
 
 
-def test_inputs_that_are_no_tensors() -> None:
+def test_inputs_that_are_no_tensors_are_constants() -> None:
     class Scaled(nn.Module):
-        def forward(self, x: torch.Tensor, factor: float) -> torch.Tensor:
-            return x * factor
+        def forward(self, x: torch.Tensor, factor: float, bias: None = None) -> torch.Tensor:
+            return x * factor if bias is None else x
 
-    with pytest.raises(
-        ModelError, match="inputs that are no tensors are not supported; bind them in a wrapping"
-    ):
-        capture(Scaled(), (torch.randn(2, 3), 2.0))
+    graph = capture(Scaled(), (torch.randn(2, 3), 2.0, None))
+    assert [port.name for port in graph.signature.inputs] == ["x"]
+    assert list(map(str, graph.remarks)) == [
+        "analysis: capture: input factor: is no tensor; the graph has its value 2.0 as a constant"
+    ]
+    torch.testing.assert_close(graph(torch.ones(5, 3)), (torch.full((5, 3), 2.0),))
