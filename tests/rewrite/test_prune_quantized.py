@@ -1,0 +1,189 @@
+"""Cutting quantized networks: the saved file computes, in ONNX Runtime, what the original does with the
+channels at zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from otgraph.graph.axes.analysis import analyze
+from otgraph.graph.onnx.importer import import_model
+from otgraph.rewrite.manager import PassManager, Result
+from otgraph.rewrite.pipeline import parse_pipeline
+
+MIDDLE, IMAGE = 8, (2, 3, 6, 6)
+TYPES = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "uint16": np.uint16, "int32": np.int32}
+LIMIT = 1e-5
+
+
+def quantizer(
+    name: str, dtype: str, *, zero: int | list[int] | None = 0, count: int = 0, step: float = 0.04
+) -> list[onnx.TensorProto]:
+    """A scale and a zero point (none for None), ``count`` of each or one."""
+    random = np.random.default_rng(len(name))
+    scale = random.uniform(0.5, 1.5, count).astype(np.float32) * step if count else np.float32(step)
+    made = [numpy_helper.from_array(np.asarray(scale, np.float32), f"{name}_scale")]
+    if zero is not None:
+        points = np.full(count, zero) if count and isinstance(zero, int) else np.asarray(zero)
+        made.append(numpy_helper.from_array(points.astype(TYPES[dtype]), f"{name}_zero"))
+    return made
+
+
+def steps(name: str, dtype: str, *shape: int, center: int = 0) -> onnx.TensorProto:
+    drawn = np.random.default_rng(sum(map(ord, name))).integers(-60, 60, shape)
+    return numpy_helper.from_array((drawn + center).astype(TYPES[dtype]), name)
+
+
+def call(kind: str, name: str, source: str, stored: list[onnx.TensorProto], axis: int = 1) -> onnx.NodeProto:
+    return helper.make_node(kind, [source, *(t.name for t in stored)], [name], name=name, axis=axis)
+
+
+def network(
+    activation: list[onnx.TensorProto] | None = None,
+    writer: tuple[onnx.TensorProto, list[onnx.TensorProto], int] | None = None,
+    reader: tuple[onnx.TensorProto, list[onnx.TensorProto], int] | None = None,
+    back: list[onnx.TensorProto] | None = None,
+) -> onnx.ModelProto:
+    """Conv, Relu, [Q, DQ], Conv; the weights as they are or dequantized. ``back``: another Q's parameters."""
+    random = np.random.default_rng(0)
+    stored = [
+        numpy_helper.from_array(random.normal(0, 0.3, (MIDDLE, 3, 3, 3)).astype(np.float32), "w0"),
+        numpy_helper.from_array(random.normal(0, 0.3, MIDDLE).astype(np.float32), "b0"),
+        numpy_helper.from_array(random.normal(0, 0.3, (5, MIDDLE, 3, 3)).astype(np.float32), "w1"),
+    ]
+    nodes, weights = [], {"w0": "w0", "w1": "w1"}
+    for name, quantized in (("w0", writer), ("w1", reader)):
+        if quantized is not None:
+            integers, parameters, axis = quantized
+            stored = [t for t in stored if t.name != name] + [integers, *parameters]
+            nodes.append(call("DequantizeLinear", f"{name}_real", integers.name, parameters, axis))
+            weights[name] = f"{name}_real"
+    nodes.append(helper.make_node("Conv", ["x", weights["w0"], "b0"], ["c0"], "c0", pads=[1] * 4))
+    nodes.append(helper.make_node("Relu", ["c0"], ["r0"], "r0"))
+    source = "r0"
+    if activation is not None:
+        read = activation if back is None else back
+        nodes += [call("QuantizeLinear", "q", "r0", activation), call("DequantizeLinear", "dq", "q", read)]
+        stored += [*activation, *(back or [])]
+        source = "dq"
+    nodes.append(helper.make_node("Conv", [source, weights["w1"]], ["y"], "c1", pads=[1] * 4))
+    return model_of(nodes, stored)
+
+
+def model_of(nodes: list[onnx.NodeProto], stored: list[onnx.TensorProto], outputs: Any = ("y",)) -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "quantized",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *IMAGE[1:]])],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        stored,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def run(model: onnx.ModelProto | Path, x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # fused, it rounds elsewhere
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+
+
+def cut(model: onnx.ModelProto, pipeline: str = "prune-channels{keep=0.5}") -> Result:
+    return PassManager(parse_pipeline(pipeline)).run(import_model(model))
+
+
+def kept(model: onnx.ModelProto, small: onnx.ModelProto, name: str, axis: int) -> np.ndarray[Any, Any]:
+    """Which indices of a stored tensor are left, found by value."""
+    old, new = (
+        np.moveaxis(
+            next(numpy_helper.to_array(t) for t in m.graph.initializer if t.name == name), axis, 0
+        ).reshape(-1)
+        for m in (model, small)
+    )
+    size = next(t.dims[axis] for t in model.graph.initializer if t.name == name)
+    left = next(t.dims[axis] for t in small.graph.initializer if t.name == name)
+    rows = {row.tobytes(): i for i, row in enumerate(old.reshape(size, -1))}
+    return np.array([rows[row.tobytes()] for row in new.reshape(left, -1)])
+
+
+def silence(model: onnx.ModelProto, keep: np.ndarray[Any, Any]) -> onnx.ModelProto:
+    """The original with channels at zero: multiplied by zeros behind the activation, and nothing else."""
+    silent = onnx.ModelProto.FromString(model.SerializeToString())
+    gates = np.zeros((1, MIDDLE, 1, 1), np.float32)
+    gates[:, keep] = 1
+    silent.graph.initializer.append(numpy_helper.from_array(gates, "gates"))
+    at = next(i for i, node in enumerate(silent.graph.node) if node.name == "r0")
+    for node in silent.graph.node:
+        node.input[:] = ["gated" if name == "r0" else name for name in node.input]
+    silent.graph.node.insert(at + 1, helper.make_node("Mul", ["r0", "gates"], ["gated"], "gate"))
+    return silent
+
+
+ACTIVATIONS = {
+    "float": None,
+    "uint8": quantizer("act", "uint8"),
+    "no zero point": quantizer("act", "uint8", zero=None),
+    "uint8 asymmetric": quantizer("act", "uint8", zero=37),
+    "int8": quantizer("act", "int8"),
+    "int8 asymmetric": quantizer("act", "int8", zero=-90),
+    "int16": quantizer("act", "int16", zero=-5, step=1e-3),
+    "uint16": quantizer("act", "uint16", zero=300, step=1e-3),
+    "per channel": quantizer("act", "uint8", count=MIDDLE),
+    "per channel asymmetric": quantizer("act", "uint8", count=MIDDLE, zero=[3, 0, 41, 9, 1, 7, 90, 2]),
+}
+
+
+def weight(
+    name: str, dtype: str, along: int | None, zero: int | list[int] | None
+) -> tuple[onnx.TensorProto, list[onnx.TensorProto], int]:
+    shape = (MIDDLE, 3, 3, 3) if name == "w0" else (5, MIDDLE, 3, 3)
+    center = int(np.mean(zero)) if zero is not None else 0
+    count = 0 if along is None else shape[along]
+    parameters = quantizer(f"{name}q", dtype, zero=zero, count=count, step=0.01)
+    return steps(f"{name}q", dtype, *shape, center=center), parameters, 0 if along is None else along
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("side", ["neither", "writer", "reader"])
+@pytest.mark.parametrize(
+    ("dtype", "along", "zero"),
+    [
+        ("int8", None, 0),
+        ("int8", None, None),
+        ("int8", None, -7),
+        ("uint8", None, 128),
+        ("int8", 0, 0),
+        ("uint8", 0, 120),
+        ("int8", 1, 0),
+        ("uint8", 1, 131),
+        ("int16", None, 11),
+        ("uint16", 0, 1000),
+    ],
+)
+def test_a_cut_quantized_network_is_the_original_with_the_channels_at_zero(
+    activation: str, side: str, dtype: str, along: int | None, zero: int | None, tmp_path: Path
+) -> None:
+    if side == "neither" and (dtype, along, zero) != ("int8", None, 0):
+        return  # one of them will do
+    quantized = {} if side == "neither" else {side: weight({"writer": "w0", "reader": "w1"}[side], dtype, along, zero)}
+    model = network(ACTIVATIONS[activation], **quantized)
+    result = cut(model)
+    assert not result.spared, [str(remark) for remark in result.remarks]
+    result.graph.save(tmp_path / "small.onnx")
+    small = onnx.load(tmp_path / "small.onnx")
+    stays = kept(model, small, "b0", 0)
+    assert len(stays) == MIDDLE // 2
+    for tensor in small.graph.initializer:
+        old = next(t for t in model.graph.initializer if t.name == tensor.name)
+        assert tensor.data_type == old.data_type
+    x = np.random.default_rng(1).normal(size=IMAGE).astype(np.float32)
+    (wanted,), (found,) = run(silence(model, stays), x), run(tmp_path / "small.onnx", x)
+    (whole,) = run(model, x)
+    assert np.linalg.norm(found - wanted) <= LIMIT * np.linalg.norm(wanted)
+    assert np.linalg.norm(found - whole) > 100 * LIMIT * np.linalg.norm(whole)
