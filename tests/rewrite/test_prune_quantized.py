@@ -89,7 +89,9 @@ def model_of(nodes: list[onnx.NodeProto], stored: list[onnx.TensorProto], output
 
 def run(model: onnx.ModelProto | Path, x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # fused, it rounds elsewhere
+    options.graph_optimization_level = (
+        ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )  # fused, it rounds elsewhere
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(None, {"x": x})
 
@@ -149,30 +151,39 @@ def weight(
     return steps(f"{name}q", dtype, *shape, center=center), parameters, 0 if along is None else along
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("side", ["neither", "writer", "reader"])
-@pytest.mark.parametrize(
-    ("dtype", "along", "zero"),
-    [
-        ("int8", None, 0),
-        ("int8", None, None),
-        ("int8", None, -7),
-        ("uint8", None, 128),
-        ("int8", 0, 0),
-        ("uint8", 0, 120),
-        ("int8", 1, 0),
-        ("uint8", 1, 131),
-        ("int16", None, 11),
-        ("uint16", 0, 1000),
-    ],
-)
+WEIGHTS: dict[str, tuple[str, int | None, int | None]] = {
+    "int8": ("int8", None, 0),
+    "no zero point": ("int8", None, None),
+    "int8 asymmetric": ("int8", None, -7),
+    "uint8": ("uint8", None, 128),
+    "int8 per output": ("int8", 0, 0),
+    "uint8 per output": ("uint8", 0, 120),
+    "int8 per input": ("int8", 1, 0),
+    "uint8 per input": ("uint8", 1, 131),
+    "int16": ("int16", None, 11),
+    "uint16 per output": ("uint16", 0, 1000),
+}
+"""Type, axis of a scale per index, zero point."""
+CASES = [
+    *((activation, "", "") for activation in ACTIVATIONS if activation != "float"),
+    *(("float", kind, "") for kind in WEIGHTS),
+    *(("float", "", kind) for kind in WEIGHTS),
+    *(
+        ("per channel asymmetric", kind, other)
+        for kind, other in zip(WEIGHTS, reversed(WEIGHTS), strict=True)
+    ),
+]
+
+
+@pytest.mark.parametrize(("activation", "writer", "reader"), CASES)
 def test_a_cut_quantized_network_is_the_original_with_the_channels_at_zero(
-    activation: str, side: str, dtype: str, along: int | None, zero: int | None, tmp_path: Path
+    activation: str, writer: str, reader: str, tmp_path: Path
 ) -> None:
-    if side == "neither" and (dtype, along, zero) != ("int8", None, 0):
-        return  # one of them will do
-    quantized = {} if side == "neither" else {side: weight({"writer": "w0", "reader": "w1"}[side], dtype, along, zero)}
-    model = network(ACTIVATIONS[activation], **quantized)
+    model = network(
+        ACTIVATIONS[activation],
+        weight("w0", *WEIGHTS[writer]) if writer else None,
+        weight("w1", *WEIGHTS[reader]) if reader else None,
+    )
     result = cut(model)
     assert not result.spared, [str(remark) for remark in result.remarks]
     result.graph.save(tmp_path / "small.onnx")
@@ -187,3 +198,87 @@ def test_a_cut_quantized_network_is_the_original_with_the_channels_at_zero(
     (whole,) = run(model, x)
     assert np.linalg.norm(found - wanted) <= LIMIT * np.linalg.norm(wanted)
     assert np.linalg.norm(found - whole) > 100 * LIMIT * np.linalg.norm(whole)
+
+
+def test_the_largest_channels_are_those_of_the_numbers_not_of_the_integers() -> None:
+    integers, (scale, zero), axis = weight("w0", "int8", 0, 0)
+    steep = numpy_helper.from_array(np.float32([1, 9, 1, 9, 1, 9, 1, 9]), scale.name)
+    model = network(ACTIVATIONS["uint8"], (integers, [steep, zero], axis))
+    graph = cut(model).graph
+    assert graph.tensor(scale.name).tolist() == [9, 9, 9, 9]
+
+
+def test_another_zero_point_does_not_matter_where_the_reader_is_cut() -> None:
+    """What is dequantized is not zero then; the weights that read it are."""
+    model = network(quantizer("act", "uint8", zero=10), back=quantizer("back", "uint8", zero=20))
+    result = cut(model)
+    assert not result.spared
+    assert result.graph.tensor("w1").shape[1] == MIDDLE // 2
+
+
+def test_a_mean_over_channels_that_do_not_come_back_to_zero_keeps_them() -> None:
+    same, other = quantizer("act", "uint8", zero=10), quantizer("back", "uint8", zero=20)
+    for read, blocked in ((same, False), (other, True)):
+        model = network(same, back=None if read is same else read)
+        model.graph.node[-1].CopyFrom(
+            helper.make_node("ReduceSum", ["dq", "along"], ["y"], "sum", keepdims=1)
+        )
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "along"))
+        del model.graph.initializer[2]  # w1
+        reason = analyze(import_model(model)).dims["w0"].blocked
+        assert (reason is not None and "sum entries" not in reason and "do not vanish" in reason) == blocked
+        assert not cut(model).spared
+
+
+def reread(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    """The network with ``nodes`` between its quantizer and the rest; the last makes ``dq``."""
+    model = network(ACTIVATIONS["uint8"])
+    at = next(i for i, node in enumerate(model.graph.node) if node.op_type == "DequantizeLinear")
+    old = [*model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend([*old[:at], *nodes, *old[at + 1 :]])
+    return model
+
+
+def test_integers_that_something_else_reads_keep_their_channels_and_the_quantizer_is_named() -> None:
+    parameters = ACTIVATIONS["uint8"]
+    assert parameters is not None
+    pool = helper.make_node("MaxPool", ["q"], ["pooled"], "pool", kernel_shape=[3, 3], pads=[1] * 4)
+    model = reread(pool, call("DequantizeLinear", "dq", "pooled", parameters))
+    result = cut(model)
+    assert not result.spared
+    (said,) = [str(remark) for remark in result.remarks if "integers of q" in str(remark)]
+    assert said.startswith("missed: prune-channels: w0: blocked by integers of q")
+
+
+def test_integers_that_a_model_returns_keep_their_channels() -> None:
+    model = network(ACTIVATIONS["uint8"])
+    model.graph.output.append(onnx.ValueInfoProto(name="q"))
+    result = cut(model)
+    assert not result.spared
+    assert result.graph.tensor("w0").shape[0] == MIDDLE
+
+
+@pytest.mark.parametrize("kind", ["INT32", "INT8", "INT64"])
+def test_numbers_cast_to_integers_keep_their_channels(kind: str) -> None:
+    there = helper.make_node("Cast", ["r0"], ["whole"], "truncate", to=getattr(TensorProto, kind))
+    back = helper.make_node("Cast", ["whole"], ["dq"], "back", to=TensorProto.FLOAT)
+    model = reread(there, back)
+    for node in [node for node in model.graph.node if node.op_type == "QuantizeLinear"]:
+        model.graph.node.remove(node)
+    result = cut(model)
+    assert not result.spared, [str(remark) for remark in result.remarks]
+    assert "truncate" in (analyze(import_model(model)).dims["w0"].blocked or "")
+
+
+def test_stored_integers_of_two_zero_points_keep_their_channels() -> None:
+    integers, parameters, axis = weight("w1", "int8", None, 5)
+    model = network(None, reader=(integers, parameters, axis))
+    other = quantizer("other", "int8", zero=9)
+    model.graph.initializer.extend(other)
+    model.graph.node.insert(0, call("DequantizeLinear", "second", integers.name, other))
+    model.graph.node.append(helper.make_node("Conv", ["r0", "second"], ["z"], "c2"))
+    model.graph.output.append(onnx.ValueInfoProto(name="z"))
+    result = cut(model)
+    assert not result.spared
+    assert result.graph.tensor("w0").shape[0] == MIDDLE
