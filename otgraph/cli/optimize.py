@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from otgraph.data import Data
 from otgraph.data_sources import load_data
 from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
+from otgraph.remark import Remark
 
 Evaluation = Annotated[
     str | None,
@@ -111,9 +113,10 @@ def optimize(
         optimized = api.optimize(
             graph, calibration, evaluation=evaluation, metric=metric, progress=show, **choices
         )
-    write(optimized, graph, output, plan_out, report)
+    written = write(optimized, graph, output, plan_out, report)
+    out.remarks(written)
     say_outcome(out, optimized, str(output), every_remark=remarks)
-    out.result(document("optimize", optimized, output))
+    out.result(document("optimize", optimized, output, written))
     asked = any(each is not None for each in (latency, layers, max_drop))
     raise typer.Exit(exit_code(optimized, asked=asked))
 
@@ -128,14 +131,17 @@ def say_inputs(out: Output, model: str, graph: Any, calibration: Data, evaluatio
 
 def write(
     optimized: Any, original: Any, output: Path | None, plan_out: Path | None, report: Path | None
-) -> None:
-    """Write the model (the original where nothing was gained), and what else was asked for."""
+) -> Sequence[Remark]:
+    """Write the model (the original where nothing was gained), and what else was asked for. What there is to
+    know of the model's file is returned."""
+    said: Sequence[Remark] = ()
     if output is not None:
-        (optimized.graph if optimized.credible else original).save(output)
+        said = (optimized.graph if optimized.credible else original).save(output)
     if plan_out is not None:
         optimized.plan.save(plan_out)
     if report is not None:
         optimized.audit.save_html(report)
+    return said
 
 
 def say_outcome(out: Output, optimized: Any, output: str | None, *, every_remark: bool) -> None:
@@ -155,8 +161,10 @@ def say_outcome(out: Output, optimized: Any, output: str | None, *, every_remark
         out.say(f"wrote {output}")
 
 
-def document(command: str, optimized: Any, output: Path | None) -> dict[str, Any]:
-    """The result as JSON."""
+def document(
+    command: str, optimized: Any, output: Path | None, written: Sequence[Remark] = ()
+) -> dict[str, Any]:
+    """The result as JSON; ``written``: what there is to know of the model's file."""
     return {
         "command": command,
         "output": None if output is None else str(output),
@@ -165,7 +173,7 @@ def document(command: str, optimized: Any, output: Path | None) -> dict[str, Any
         "plan": optimized.plan.to_json(),
         "audit": optimized.audit.to_json(),
         "cost": vars(optimized.cost),
-        "remarks": [remark.to_json() for remark in optimized.remarks],
+        "remarks": [remark.to_json() for remark in (*optimized.remarks, *written)],
     }
 
 
