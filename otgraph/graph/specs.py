@@ -8,6 +8,7 @@ from otgraph.data import Data
 from otgraph.data_check import TensorSpec
 from otgraph.data_model import ModelData
 from otgraph.graph.graph import Graph, Port
+from otgraph.graph.onnx.uninterpreted import check_runs
 
 
 def input_specs(graph: Graph) -> tuple[TensorSpec, ...]:
@@ -25,7 +26,9 @@ def bind(data: Data, graph: Graph) -> ModelData:
 
     Raises:
         DataError: they do not fit: an array is missing, empty, of another type or shape, or holds NaN.
+        ModelError: the graph has a node that nothing here can run.
     """
+    check_runs(graph, "inputs")
     return ModelData.of(data, input_specs(graph))
 
 
