@@ -19,8 +19,8 @@ from otgraph.data import Data
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.occurrences import occurrences
 from otgraph.graph.graph import Graph
-from otgraph.graph.quantized import real_values
 from otgraph.graph.notes import Note
+from otgraph.graph.quantized import real_values
 from otgraph.remark import Remark
 from otgraph.transport.bound import certify
 from otgraph.transport.cost import IntArray, Reading

@@ -70,8 +70,8 @@ def _said(graph: Graph, written: Written) -> tuple[Remark, ...]:
         return ()
     if isinstance(graph.header, OnnxHeader) and outline_fault(graph.header.model) is None:
         raise ModelError(
-            f"{graph.name}: ONNX Runtime loads the file it was read from, but not its new form ({fault}); please"
-            " report the pass that made it"
+            f"{graph.name}: ONNX Runtime loads the file it was read from, but not its new form ({fault});"
+            " please report the pass that made it"
         )
     what = f"ONNX Runtime does not load the file: {fault}; {what_to_do(fault)}"
     return (Remark("failure", "save", graph.name, what),)

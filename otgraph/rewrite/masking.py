@@ -56,7 +56,7 @@ def mask_graph(graph: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
 def _removed(tensor: torch.Tensor, name: str, axis_map: AxisMap, keep: Keep) -> list[torch.Tensor]:
     """Per axis of a stored tensor, where it is removed."""
     return [
-        torch.from_numpy(~expression.mask(keep)).to(tensor.device)
+        torch.tensor((~expression.mask(keep)).tolist(), dtype=torch.bool, device=tensor.device)
         for expression in axis_map.tensors.get(name, ())
     ]
 

@@ -32,8 +32,8 @@ def analyze(graph: Graph) -> AxisMap:
     """Find the dims of ``graph``.
 
     Runs the program once on its example inputs: on fake tensors for the ``aten`` dialect, on real ones for
-    ``onnx``, whose shape arithmetic must stay concrete. Model inputs and outputs, integer tensors, and
-    whatever an operator without a rule touches are blocked.
+    ``onnx``, whose shape arithmetic must stay concrete. Model inputs and outputs, integer tensors but those
+    of quantizers, and whatever an operator without a rule touches are blocked.
     """
     tracker = Tracker(RULES)
     run = _run_on_fake if graph.dialect == "aten" else _run_on_real

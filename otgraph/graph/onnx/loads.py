@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime, the default engine, takes a model: files that it does not are valid ONNX all the same."""
+"""Whether ONNX Runtime, the default engine, takes a model; one that it does not may be valid all the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Written:
 
 
 def outline_fault(model: onnx.ModelProto, held: Container[str] = ()) -> str | None:
-    """Why ONNX Runtime does not load ``model`` with its large weights among its inputs; None where it does."""
+    """Why ONNX Runtime does not load ``model`` with its large weights as inputs; None where it does."""
     outline = onnx.ModelProto()
     copy_fields(model, outline, {"graph"})
     copy_fields(model.graph, outline.graph, {"initializer"})

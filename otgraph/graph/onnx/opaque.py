@@ -37,7 +37,8 @@ class UnknownOperator(ModelError):
 
 
 _UNKNOWN = re.compile(
-    "not a registered function/op|No [Oo]p registered|No opset import for domain|Could not find an implementation"
+    "not a registered function/op|No [Oo]p registered|No opset import for domain"
+    "|Could not find an implementation"
 )
 
 

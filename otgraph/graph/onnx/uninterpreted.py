@@ -1,4 +1,4 @@
-"""``Uninterpreted``: a node that no engine here knows, as a function of which nothing is known but its shapes.
+"""``Uninterpreted``: a node that no engine here knows, as a function of which only the shapes are known.
 
 What treats such a node as opaque must be right whatever it computes. So it computes something: a rewrite that
 is exact for one arbitrary function that depends on all of its inputs has left them and their reader alone.
@@ -13,7 +13,6 @@ from typing import Any
 
 import onnx
 import torch
-from torch import fx
 
 from otgraph.errors import ModelError
 from otgraph.graph.graph import Graph, label
@@ -93,14 +92,14 @@ def uninterpreted(graph: Graph) -> tuple[tuple[str, str], ...]:
 
 
 def check_runs(graph: Graph, what: str) -> None:
-    """Raise ``ModelError`` where ``graph`` has a node that nothing here can run; ``what`` needs that it does."""
+    """Raise ``ModelError`` where ``graph`` has a node that nothing here can run, which ``what`` need to run."""
     unknown = uninterpreted(graph)
     if unknown:
         name, title = unknown[0]
         more = f" (nor can {len(unknown) - 1} more)" if unknown[1:] else ""
         raise ModelError(
-            f"{graph.name}: {what} need a network that runs, and node {name!r} cannot{more}: no engine here knows"
-            f" {title}; without them, inspect and run work on the rest of the network"
+            f"{graph.name}: {what} need a network that runs, and node {name!r} cannot{more}: no engine here"
+            f" knows {title}; without them, inspect and run work on the rest of the network"
         )
 
 
