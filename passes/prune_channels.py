@@ -32,7 +32,8 @@ class PruneChannels(TransformPass):
 
     When it applies
         To dims that the axis analysis finds prunable. Model inputs and outputs, integers that anything but a
-        quantizer reads, and whatever an unknown operator touches stay whole. A network with weights in float16 is refused.
+        quantizer reads, and whatever an unknown operator touches stay whole. A network with weights in
+        float16 is refused.
 
     Exactness
         Masked: the result equals the original with every stored value at a removed index zeroed. A dim for

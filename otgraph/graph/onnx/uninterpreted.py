@@ -92,7 +92,7 @@ def uninterpreted(graph: Graph) -> tuple[tuple[str, str], ...]:
 
 
 def check_runs(graph: Graph, what: str) -> None:
-    """Raise ``ModelError`` where ``graph`` has a node that nothing here can run, which ``what`` need to run."""
+    """Raise ``ModelError`` where ``graph`` has a node that nothing here can run; ``what`` need it."""
     unknown = uninterpreted(graph)
     if unknown:
         name, title = unknown[0]
