@@ -63,7 +63,11 @@ def _removed(tensor: torch.Tensor, name: str, axis_map: AxisMap, keep: Keep) -> 
 
 def _fill(tensor: torch.Tensor, axis: int, gone: torch.Tensor, value: torch.Tensor) -> None:
     """Put ``value``, which broadcasts, where ``gone`` is along ``axis``."""
-    if bool(gone.any()):
+    if not bool(gone.any()):
+        return
+    if value.dim() == 0 and tensor.is_floating_point():  # in place: a weight may be large
+        tensor.data.index_fill_(axis, gone.nonzero().flatten(), float(value))
+    else:
         places = gone.reshape([-1 if i == axis else 1 for i in range(tensor.dim())])
         tensor.data.copy_(torch.where(places, value.to(tensor), tensor))
 
