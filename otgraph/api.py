@@ -21,6 +21,7 @@ from otgraph.engines.catalog import is_model_file
 from otgraph.errors import UsageError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.graph.save import write_graph
 from otgraph.graph.specs import bind
 from otgraph.inspection.depth_report import DepthReport
 from otgraph.inspection.depth_report import inspect_depth as _inspect_depth
@@ -256,7 +257,7 @@ def _as_onnx(model: Graph | str | Path, path: Path) -> Path:
     if not isinstance(model, Graph) and is_model_file(str(model)):
         return Path(model)
     graph = model if isinstance(model, Graph) else load_model(str(model))
-    graph.save(path)
+    write_graph(graph, path)
     return path
 
 

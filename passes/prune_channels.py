@@ -14,6 +14,7 @@ from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.legal import legalize
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.graph.half import half_weight
+from otgraph.graph.quantized import real_values
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.cut import cut_channels
 from otgraph.rewrite.options import option_names
@@ -32,8 +33,9 @@ class PruneChannels(TransformPass):
         with the largest weights where nothing is annotated.
 
     When it applies
-        To dims that the axis analysis finds prunable. Model inputs and outputs, integer tensors, and whatever
-        an unknown operator touches stay whole. A network with weights in float16 is refused.
+        To dims that the axis analysis finds prunable. Model inputs and outputs, integers that anything but a
+        quantizer reads, and whatever an unknown operator touches stay whole. A network with weights in
+        float16 is refused.
 
     Exactness
         Masked: the result equals the original with every stored value at a removed index zeroed. A dim for
@@ -158,7 +160,7 @@ def _largest(rewriter: Rewriter, dim: Dim, k: int) -> np.ndarray[tuple[int], np.
     """The k channels whose stored weights have the largest norm."""
     energy = np.zeros(dim.size)
     for port in dim.ports:
-        tensor = rewriter.graph.tensor(port.tensor).detach()
+        tensor = real_values(rewriter.graph, port.tensor)
         if tensor.shape[port.axis] == dim.size and tensor.dim() > 1:
             across = 1 if port.axis == 0 else 0
             rows = max(1, _AT_ONCE * tensor.shape[across] // max(tensor.numel(), 1))

@@ -20,6 +20,7 @@ from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.occurrences import occurrences
 from otgraph.graph.graph import Graph
 from otgraph.graph.notes import Note
+from otgraph.graph.quantized import real_values
 from otgraph.remark import Remark
 from otgraph.transport.bound import certify
 from otgraph.transport.cost import IntArray, Reading
@@ -179,7 +180,7 @@ def _writers(graph: Graph, axes: AxisMap, name: str) -> npt.NDArray[np.float64] 
     dim = axes.dims[name]
     rows: list[npt.NDArray[np.float64]] = []
     for port in dim.ports:
-        tensor = graph.tensor(port.tensor).detach()
+        tensor = real_values(graph, port.tensor)
         if port.role != "writes" or tensor.dim() < 2:
             continue
         positions = occurrences(axes.tensors[port.tensor][port.axis], name, dim.size)

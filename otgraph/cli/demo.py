@@ -47,7 +47,8 @@ def demo(
     with progress() as show:
         settings = api.Settings(budget, seed=seed, progress=show, on_reading=out.reading)
         optimized = api.optimize(graph, calibration, settings, evaluation=test, names=names)
-    write(optimized, graph, output, None, None)
+    written = write(optimized, graph, output, None, None)
+    out.remarks(written)
     say_outcome(out, optimized, None if output is None else str(output), every_remark=False)
-    out.result(document("demo", optimized, output))
+    out.result(document("demo", optimized, output, written))
     raise typer.Exit(exit_code(optimized, asked=True))

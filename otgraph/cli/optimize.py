@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from otgraph.cli.describe import describe_data, describe_model
 from otgraph.cli.lazy import api, data_sources, text
 from otgraph.cli.output import Output, progress
 from otgraph.plan.budget import make_budget
+from otgraph.remark import Remark
 
 if TYPE_CHECKING:
     from otgraph.data import Data
@@ -123,10 +125,10 @@ def optimize(
         optimized = api.optimize(
             graph, calibration, settings, evaluation=evaluation, metric=metric, names=(model, str(output))
         )
-    write(optimized, graph, output, plan_out, report)
-    out.remarks(noted)
+    written = write(optimized, graph, output, plan_out, report)
+    out.remarks((*noted, *written))
     say_outcome(out, optimized, str(output), every_remark=remarks)
-    result = document("optimize", optimized, output)
+    result = document("optimize", optimized, output, written)
     result["remarks"] += [remark.to_json() for remark in noted]
     out.result(result)
     asked = any(each is not None for each in (latency, layers, max_drop))
@@ -150,14 +152,17 @@ def say_inputs(
 
 def write(
     optimized: Optimized, original: Graph, output: Path | None, plan_out: Path | None, report: Path | None
-) -> None:
-    """Write the model (the original where nothing was gained), and what else was asked for."""
+) -> Sequence[Remark]:
+    """Write the model (the original where nothing was gained), and what else was asked for. What there is to
+    know of the model's file is returned."""
+    said: Sequence[Remark] = ()
     if output is not None:
-        (optimized.graph if optimized.credible else original).save(output)
+        said = (optimized.graph if optimized.credible else original).save(output)
     if plan_out is not None:
         optimized.plan.save(plan_out)
     if report is not None:
         optimized.audit.save_html(report)
+    return said
 
 
 def say_outcome(out: Output, optimized: Optimized, output: str | None, *, every_remark: bool) -> None:
@@ -179,8 +184,10 @@ def say_outcome(out: Output, optimized: Optimized, output: str | None, *, every_
         out.say(f"wrote {output}")
 
 
-def document(command: str, optimized: Optimized, output: Path | None) -> dict[str, Any]:
-    """The result as JSON."""
+def document(
+    command: str, optimized: Optimized, output: Path | None, written: Sequence[Remark] = ()
+) -> dict[str, Any]:
+    """The result as JSON; ``written``: what there is to know of the model's file."""
     return {
         "command": command,
         "output": None if output is None else str(output),
@@ -189,7 +196,7 @@ def document(command: str, optimized: Optimized, output: Path | None) -> dict[st
         "plan": optimized.plan.to_json(),
         "audit": optimized.audit.to_json(),
         "cost": vars(optimized.cost),
-        "remarks": [remark.to_json() for remark in optimized.remarks],
+        "remarks": [remark.to_json() for remark in (*optimized.remarks, *written)],
     }
 
 

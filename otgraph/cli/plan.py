@@ -131,9 +131,16 @@ def apply(
     with progress() as show:
         show("applying the plan")
         applied = made.apply(graph, calibration)
-    applied.save(output)
+    written = applied.save(output)
     said = [remark for remark in applied.remarks if remark not in graph.remarks]
-    out.remarks(r for r in said if remarks or r.kind == "failure" or (r.kind, r.source) == ("missed", "plan"))
+    shown = (r for r in said if remarks or r.kind == "failure" or (r.kind, r.source) == ("missed", "plan"))
+    out.remarks((*shown, *written))
     out.say(f"wrote {output}")
-    out.result({"command": "apply", "output": str(output), "remarks": [remark.to_json() for remark in said]})
+    out.result(
+        {
+            "command": "apply",
+            "output": str(output),
+            "remarks": [remark.to_json() for remark in (*said, *written)],
+        }
+    )
     raise typer.Exit(1 if any(remark.kind == "failure" for remark in said) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from otgraph.cli.output import Output, plain_table, progress
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from otgraph.remark import Remark
     from otgraph.rewrite.manager import Record, Result
 
 
@@ -93,11 +95,11 @@ def run(
         result = api.run_pipeline(
             graph, pipeline, calibration, seed=seed, on_failure=on_failure.value, save_failing=save_failing
         )
-    result.graph.save(output)
-    out.remarks(result.remarks)
+    written = result.graph.save(output)
+    out.remarks((*result.remarks, *written))
     out.say(_records(result))
     out.say(f"wrote {output}")
-    out.result(_document(result, output))
+    out.result(_document(result, output, written))
     raise typer.Exit(1 if result.undone or result.spared else 0)
 
 
@@ -116,7 +118,7 @@ def _check(record: Record) -> str:
     return f"{record.check.claim}{error}{whole}"
 
 
-def _document(result: Result, output: Path) -> dict[str, Any]:
+def _document(result: Result, output: Path, written: Sequence[Remark]) -> dict[str, Any]:
     records = [
         {**vars(record), "check": None if record.check is None else vars(record.check)}
         for record in result.records
@@ -127,5 +129,5 @@ def _document(result: Result, output: Path) -> dict[str, Any]:
         "undone": list(result.undone),
         "spared": list(result.spared),
         "records": records,
-        "remarks": [remark.to_json() for remark in result.remarks],
+        "remarks": [remark.to_json() for remark in (*result.remarks, *written)],
     }

@@ -84,19 +84,23 @@ class Graph:
         found = {target: self.tensor(target) for target in dict.fromkeys(targets)}
         return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> tuple[Remark, ...]:
         """Write the model as ONNX: one-to-one for the ``onnx`` dialect, ``torch.onnx.export`` for ``aten``.
 
         Args:
             overwrite: also over one of ``sources``. Where that holds the weights of this graph (external
                 data), the graph is to be loaded again afterwards.
 
+        Returns:
+            A remark where ONNX Runtime does not load the file, as for types and operators it does not have.
+
         Raises:
             OutputError: ``path`` cannot be written, or is one of ``sources``. Nothing is left half-written.
+            ModelError: the graph has no ONNX form, or not one that loads as the original does.
         """
         from otgraph.graph.save import save_graph  # noqa: PLC0415  (a method of convenience; save imports Graph)
 
-        save_graph(self, Path(path), overwrite=overwrite)
+        return save_graph(self, Path(path), overwrite=overwrite)
 
 
 def label(node: fx.Node) -> str:

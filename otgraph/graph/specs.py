@@ -10,6 +10,7 @@ from otgraph.data_check import TensorSpec
 from otgraph.data_model import ModelData
 from otgraph.errors import DataError
 from otgraph.graph.graph import Graph, Port
+from otgraph.graph.onnx.uninterpreted import check_runs
 
 
 def input_specs(graph: Graph) -> tuple[TensorSpec, ...]:
@@ -28,7 +29,9 @@ def bind(data: Data, graph: Graph) -> ModelData:
     Raises:
         DataError: they do not fit: an array is missing, empty, of another type or shape, or holds NaN; or the
             model does not run on them.
+        ModelError: the graph has a node that nothing here can run.
     """
+    check_runs(graph, "inputs")
     found = ModelData.of(data, input_specs(graph))
     if found is not data:
         _check_runs(found, graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from otgraph.graph.graph import Graph
+from otgraph.graph.save import write_graph
 from otgraph.scratch import scratch_folder
 
 
@@ -30,6 +31,6 @@ class Exports:
         if known is None:
             self._count += 1
             known = graph, Path(self._folder.name) / f"{self._count}.onnx"
-            graph.save(known[1])
+            write_graph(graph, known[1])
             self._known[id(graph.module)] = known
         return known[1]

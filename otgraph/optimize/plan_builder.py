@@ -109,6 +109,8 @@ class PlanBuilder:
     def _macs_ratio(self, choice: Choice) -> float:
         full = {name: width.size for name, width in self.found.widths.items()}
         whole = evaluate(self.found.macs, full)
+        if not whole:
+            return 1.0  # nothing that is counted, nothing that is cut of it
         if choice.options:
             return _macs(self.build(choice)) / whole
         couplings = self.found.couplings(choice.widths)

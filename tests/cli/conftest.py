@@ -47,8 +47,9 @@ class FakeGraph:
     def __init__(self, tag: str) -> None:
         self.tag = tag
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path) -> tuple[Remark, ...]:
         Path(path).write_text(self.tag)
+        return ()
 
 
 class FakePlan:

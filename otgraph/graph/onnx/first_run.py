@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from otgraph.graph.graph import label
 from otgraph.graph.onnx.bounded import Bounded, TooLarge
 from otgraph.graph.onnx.bounds import LARGE_CONSTANT, LARGEST_CONSTANT, LARGEST_VALUE, in_words
 from otgraph.graph.onnx.build import Builder
+from otgraph.graph.onnx.opaque import UnknownOperator
 from otgraph.graph.onnx.ops.unsupported import Unsupported
 from otgraph.remark import Remark
 
@@ -20,15 +22,22 @@ _CANNOT = (Unsupported, RuntimeError, TypeError, ValueError, IndexError, KeyErro
 
 
 def run_once(
-    module: fx.GraphModule, builder: Builder, example: tuple[torch.Tensor, ...]
+    module: fx.GraphModule,
+    builder: Builder,
+    example: tuple[torch.Tensor, ...],
+    sizes: Mapping[str, int] | None = None,
 ) -> tuple[tuple[Any, ...], tuple[Remark, ...]]:
     """Run ``module`` on ``example`` node by node; a node that fails is made opaque and run again.
+    Where ONNX Runtime has no such operator either, values of the shape that the file declares stand in;
+    ``sizes``: what the named axes of the inputs are in ``example``.
 
     Returns:
-        The outputs, and one remark for each node that was made opaque or makes a large constant.
+        The outputs, and one remark for each node that was made opaque, that something stands in for, or that
+        makes a large constant.
 
     Raises:
-        ModelError: a node runs nowhere, or makes a value that is too large to go on with.
+        ModelError: a node cannot be run, and what it returns is not declared; or it makes a value that is too
+            large to go on with.
     """
     interpreter, env, remarks = fx.Interpreter(module), dict[fx.Node, Any](), list[Remark]()
     interpreter.env = env
@@ -41,8 +50,7 @@ def run_once(
                 env[node] = next(inputs)
             else:
                 with Bounded(LARGEST_CONSTANT if node in constant else LARGEST_VALUE):
-                    remark = _run(interpreter, node, module, builder)
-                remarks += [remark] if remark else []
+                    remarks += _run(interpreter, node, module, builder, sizes or {})
                 if node in constant and node.op != "get_attr":
                     remarks += _large(node, env[node])
             for done in last_use.get(node, ()):
@@ -56,23 +64,49 @@ def run_once(
 
 
 def _run(
-    interpreter: fx.Interpreter, node: fx.Node, module: fx.GraphModule, builder: Builder
-) -> Remark | None:
+    interpreter: fx.Interpreter,
+    node: fx.Node,
+    module: fx.GraphModule,
+    builder: Builder,
+    sizes: Mapping[str, int],
+) -> list[Remark]:
     try:
         interpreter.env[node] = interpreter.run_node(node)
     except TooLarge as error:
         raise ModelError(
             f"{label(node)}: {error}, which is too large to go on with; export the model with smaller sizes"
         ) from error
+    except UnknownOperator as error:
+        return [_stand_in(interpreter, node, module, builder, sizes, error)]
     except _CANNOT as error:
         if node.op != "call_function" or "onnx" not in node.meta:
             raise ModelError(f"{label(node)}: cannot be run ({_first_line(error)})") from error
         builder.make_opaque(node)
         module.add_submodule(str(node.target), builder.opaque_module(str(node.target)))
-        interpreter.env[node] = interpreter.run_node(node)
         what = f"{node.meta['onnx'].op_type} runs in ONNX Runtime: {_first_line(error)}"
-        return Remark("analysis", "import", label(node), what)
-    return None
+        said = Remark("analysis", "import", label(node), what)
+        return [said, *_run(interpreter, node, module, builder, sizes)]
+    return []
+
+
+def _stand_in(
+    interpreter: fx.Interpreter,
+    node: fx.Node,
+    module: fx.GraphModule,
+    builder: Builder,
+    sizes: Mapping[str, int],
+    unknown: UnknownOperator,
+) -> Remark:
+    read = [interpreter.env[arg] if isinstance(arg, fx.Node) else None for arg in node.args]
+    try:
+        module.add_submodule(str(node.target), builder.uninterpreted(node, read, sizes))
+    except ModelError as error:
+        raise ModelError(f"{unknown}, or declare it: {error}") from unknown
+    interpreter.env[node] = interpreter.run_node(node)
+    what = (
+        f"{unknown.reason}: values of its declared shape stand in for what it computes; it is left as it is"
+    )
+    return Remark("missed", "import", label(node), what)
 
 
 def _constants(graph: fx.Graph) -> set[fx.Node]:

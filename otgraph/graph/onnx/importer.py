@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from otgraph.graph.graph import Graph
+from otgraph.graph.graph import Graph, Port
 from otgraph.graph.onnx.build import Builder
 from otgraph.graph.onnx.check import check_readable
 from otgraph.graph.onnx.example import find_example
@@ -32,7 +32,8 @@ def load_onnx(path: Path, example: Example | None = None) -> Graph:
 
     Raises:
         ModelError: the file is missing, no ONNX model or cut short; its external data is missing or outside
-            its folder; or neither torch nor ONNX Runtime can run it.
+            its folder; or neither torch nor ONNX Runtime can run it, and a node that they do not know does
+            not declare what it returns.
     """
     path = Path(path)
     model = read_file(path)
@@ -60,7 +61,7 @@ def _build(model: onnx.ModelProto, folder: Path | None, where: str, given: Examp
     module = fx.GraphModule(builder.root, graph)
     inputs = input_ports(model, where)
     example, remarks = (tuple(given), ()) if given else find_example(model, folder, inputs, where)
-    results, opaque = run_once(module, builder, example)
+    results, opaque = run_once(module, builder, example, _sizes(inputs, example))
     signature = output_ports(model, inputs, example, results)
     return Graph(
         module,
@@ -71,6 +72,16 @@ def _build(model: onnx.ModelProto, folder: Path | None, where: str, given: Examp
         header=builder.header(),
         remarks=(*remarks, *_once((*builder.remarks, *opaque))),
     )
+
+
+def _sizes(inputs: Sequence[Port], example: Sequence[torch.Tensor]) -> dict[str, int]:
+    """What the named axes of the inputs are in the example."""
+    return {
+        name: size
+        for port, tensor in zip(inputs, example, strict=False)
+        for name, size in zip(port.shape, tensor.shape, strict=False)
+        if isinstance(name, str)
+    }
 
 
 def _once(remarks: Sequence[Remark]) -> list[Remark]:
