@@ -1,4 +1,4 @@
-"""Capture leaves the module as it was handed in, and the saved file computes what it computed in that state."""
+"""Capture leaves the module as it was, and the saved file computes what it computed in that state."""
 
 from __future__ import annotations
 
