@@ -173,7 +173,7 @@ def test_results_that_are_no_tensors() -> None:
     [
         (
             lambda y: {"found": [Opaque(y)]},
-            r"^Returning: output found\.0: is a Opaque, which cannot be taken apart; use tensors in tuples, .* "
+            r"^Returning: output found\.0: is a Opaque, which cannot be taken apart; use tensors in tuples.* "
             r"or register Opaque with torch\.export\.register_dataclass$",
         ),
         (lambda y: y.numpy(), r"^Returning: output: is a ndarray; use a torch tensor$"),
