@@ -90,7 +90,7 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path}: is {kind}; give a file name")
     try:
         if not parent.is_dir():
-            raise OutputError(f"{path}: the folder {parent} does not exist; create it first")
+            raise OutputError(f"{path}: the folder {_shown(path, parent)} does not exist; create it first")
     except OSError as error:
         raise _refused(path, error) from error
     try:
@@ -100,7 +100,7 @@ def check_writable(path: Path) -> None:
             os.unlink(probe)
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot write into {parent} ({error.strerror}); choose another place"
+            f"{path}: cannot write into {_shown(path, parent)} ({error.strerror}); choose another place"
         ) from error
 
 
@@ -179,6 +179,11 @@ def _prefix(path: Path) -> str:
     """``.<name>.``, or its beginning and a checksum where there is no room for more letters in a name."""
     raw = os.fsencode(path.name)
     return f".{path.name}." if len(raw) <= 150 else f".{os.fsdecode(raw[:100])}~{zlib.crc32(raw):08x}."
+
+
+def _shown(path: Path, parent: Path) -> Path:
+    """The folder that ``path`` is written to, as the user has it."""
+    return parent if path.is_symlink() else path.parent
 
 
 def _refused(path: Path, error: OSError) -> OutputError:

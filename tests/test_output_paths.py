@@ -59,7 +59,7 @@ WRONG = {
     "loop": r"l\.onnx: is a link that leads in a circle; remove it or choose another name",
     "name": r"a+\.onnx: cannot be written \(File name too long\); choose another place",
     "folder": r"gone/out\.onnx: the folder .*gone does not exist; create it first",
-    "device": r"null\.onnx: is a device or a pipe, which cannot be replaced",
+    "device": r"null\.onnx: is a device; give a file name",
 }
 
 

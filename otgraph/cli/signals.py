@@ -46,11 +46,9 @@ class Stop:
     def watch(self, bell: socket.socket) -> None:
         """Wait for a signal at ``bell``, and end the process where the handler does not."""
         with bell:
-            while numbers := bell.recv(1):
-                if numbers[0] in _signals():
-                    break
-        if numbers and not self._over.wait(GRACE_SECONDS):
-            os._exit(say_stopped(numbers[0]))
+            while numbers := bell.recv(1):  # to the end, or a further signal would ring where nobody listens
+                if numbers[0] in _signals() and not self._over.wait(GRACE_SECONDS):
+                    os._exit(say_stopped(numbers[0]))
 
     def over(self) -> None:
         """The command has ended."""

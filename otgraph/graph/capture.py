@@ -116,8 +116,8 @@ def load_program(path: Path) -> Graph:
 def _from_program(
     program: ExportedProgram, returned: tuple[Leaf, ...] | None, remarks: tuple[Remark, ...]
 ) -> Graph:
-    """``program`` is decomposed. ``returned``: what the module returned, where the program
-    returns its tensors, flat."""
+    """``program`` is decomposed. ``returned``: what the module returned, where the program returns its
+    tensors, flat."""
     returned = returned_by(program) if returned is None else returned
     batched = _symbolic_axes(program)
     unlifted = program.module(check_guards=False)
@@ -141,7 +141,8 @@ def _from_program(
     with torch.no_grad():
         results = module(*example)
     leaves = [leaf for leaf in returned if isinstance(leaf.value, torch.Tensor)]
-    names = output_names(leaves, {port.name for port in inputs})
+    stored = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    names = output_names(leaves, stored | {port.name for port in inputs})
     outputs = tuple(
         Port(name, value.dtype, _output_shape(value, inputs))
         for name, value in zip(names, results, strict=True)

@@ -47,9 +47,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Exported:
-    """``program``, decomposed, returns the tensors of ``outputs`` (the constants among them left out) as a
-    flat tuple; where they are None it returns what the module does: hooks of a ``torch.fx`` ``GraphModule``
-    do not take part.
+    """``program``, decomposed, returns the tensors of ``outputs`` (the constants among them left out), flat;
+    where they are None it returns what the module does: a ``torch.fx`` module is exported without hooks.
     ``shared``: it reads the very weights of the user's module."""
 
     program: ExportedProgram

@@ -48,8 +48,8 @@ def decomposed(program: ExportedProgram, name: str) -> ExportedProgram:
         changed = _CHANGED_CONSTANT.match(first_line(error))
         if changed:
             raise ChangedConstant(
-                f"{name}: forward changes a tensor that is no buffer ({changed[1]}; one in a list or dict is"
-                " none); register it with register_buffer"
+                f"{name}: forward changes a tensor that is no buffer ({changed[1]}; what a list or dict"
+                " holds is none); register it with register_buffer"
             ) from error
         raise ModelError(f"{name}: torch.export cannot decompose it ({blame_briefly(error)})") from error
 

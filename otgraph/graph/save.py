@@ -21,6 +21,7 @@ from otgraph.graph.onnx import write_file
 from otgraph.graph.onnx.emitter import emit_beside, emit_model
 from otgraph.graph.onnx.header import OnnxHeader
 from otgraph.graph.onnx.loads import Written, outline_fault, what_to_do
+from otgraph.graph.onnx.naming import fresh
 from otgraph.graph.onnx.write_file import TOO_LARGE, beside, check_model, to_bytes, write_beside, write_inside
 from otgraph.graph.onnx_spelling import spell_out_attention
 from otgraph.quiet import quiet
@@ -179,6 +180,7 @@ def _export(graph: Graph) -> onnx.ModelProto:
     if program is None:
         raise ModelError(f"{graph.name}: torch.onnx returned nothing")
     _restore_names(program.model.graph, renamed)
+    _yield_names(program.model.graph)
     return ir.to_proto(program.model)
 
 
@@ -220,6 +222,18 @@ def _keep_apart(module: fx.GraphModule) -> dict[str, str]:
         node.target = new
     module.recompile()
     return renamed
+
+
+def _yield_names(graph: ir.Graph) -> None:
+    """Rename values inside the model that are called like one of its outputs (``relu``): the exporter calls
+    them after their operators, whatever its outputs are called."""
+    outputs = {value.name for value in graph.outputs}
+    inner = [value for node in graph.all_nodes() for value in node.outputs if not value.is_graph_output()]
+    taken = {value.name for value in (*inner, *graph.inputs, *graph.outputs)} | set(graph.initializers)
+    for value in inner:
+        if value.name in outputs:
+            value.name = fresh(f"{value.name}_inner", taken.__contains__)
+            taken.add(value.name)
 
 
 def _restore_names(graph: ir.Graph, renamed: dict[str, str]) -> None:

@@ -194,6 +194,7 @@ class Graph:
             aside.write_text("half a model")
             print("writing", flush=True)
             time.sleep(60)
+        return ()
 
 
 result = types.SimpleNamespace(graph=Graph(), remarks=(), records=(), undone=(), spared=())

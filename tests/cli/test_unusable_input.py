@@ -141,6 +141,7 @@ def spoil_for_audit() -> None:
     Path("folder.onnx").mkdir()
     functions = "def fails(*a):\n    raise RuntimeError('on purpose')\ndef word(*a):\n    return 'good'\n"
     Path("spoilt_functions.py").write_text(functions)
+    sys.modules.pop("spoilt_functions", None)  # that of another test
     np.savez("labels.npz", image=np.load("calib.npz")["image"], labels=np.full(12, 9))
 
 
@@ -239,7 +240,7 @@ def test_plans_that_cannot_be_used(command: Command, kind: str) -> None:
         ((*OPTIMIZE, "out.onnx", "--color", "red"), "No such option: --color"),
         ((*OPTIMIZE, "out.onnx", "--samples", "0"), "Invalid value for '--samples'"),
         ((*OPTIMIZE, "out.onnx", "--dims", "outer"), "Invalid value for '--dims'"),
-        (("optimize", "net.onnx"), "No such command 'optimize'"),
+        (("optimizer", "net.onnx"), "No such command 'optimizer'"),
         (("optimize", "net.onnx", "--keep", "0.5", "-o", "out.onnx"), "Missing option '--calib'"),
     ],
 )

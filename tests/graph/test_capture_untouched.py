@@ -1,4 +1,4 @@
-"""Capture leaves the module as it was handed in, and the saved file computes what it did then."""
+"""Capture leaves the module as it was, and the saved file computes what it computed in that state."""
 
 from __future__ import annotations
 
@@ -197,9 +197,10 @@ def test_the_remark_says_what_it_means() -> None:
 def test_a_failure_leaves_the_module_too() -> None:
     for kind in (MovingAverage, Locked, Counter):
         module = kind().train()
+        module.head = nn.Conv2d(5, 2, 1)  # fails after the change
         before = state(module)
-        with pytest.raises(ModelError):
-            capture(module, torch.randn(2, 5, 7, 7))
+        with pytest.raises(ModelError, match="to have 5 channels, but got 8 channels"):
+            capture(module, image())
         assert state(module) == before
 
 
