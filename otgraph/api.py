@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from otgraph.engines.catalog import is_model_file
 from otgraph.errors import UsageError
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
+from otgraph.graph.save import write_graph
 from otgraph.graph.specs import bind
 from otgraph.inspection.depth_report import DepthReport
 from otgraph.inspection.depth_report import inspect_depth as _inspect_depth
@@ -34,12 +34,13 @@ from otgraph.optimize.run import Optimized
 from otgraph.optimize.run import optimize as _optimize
 from otgraph.optimize.settings import Settings, quiet
 from otgraph.optimize.task import decided
-from otgraph.plan.budget import Budget, make_budget
+from otgraph.plan.budget import make_budget
 from otgraph.plan.plan import Plan
 from otgraph.rewrite.contract import Context
 from otgraph.rewrite.instrument import SaveFailing
 from otgraph.rewrite.manager import PassManager, Result
 from otgraph.rewrite.pipeline import parse_pipeline
+from otgraph.scratch import scratch_folder
 
 __all__ = [
     "Audit", "Data", "DepthReport", "Graph", "Inspection", "Optimized", "Plan", "Settings", "audit", "bench",
@@ -78,6 +79,7 @@ def inspect_depth(graph: Graph, data: Inputs | None = None, *, seed: int = 0) ->
 def make_plan(
     graph: Graph,
     calibration: Inputs,
+    settings: Settings | None = None,
     *,
     latency: str | None = None,
     max_drop: float | None = None,
@@ -85,19 +87,20 @@ def make_plan(
     layers: str | int | None = None,
     **choices: Any,
 ) -> Plan:
-    """Decide what to remove from ``graph``; exactly one of the four budgets is given.
+    """Decide what to remove from ``graph``.
 
-    ``choices`` are the fields of ``Settings``. Raises ``UsageError``, ``DataError`` or ``EngineMissing``.
+    Exactly one of the four budgets is given, and ``choices``, the fields of ``Settings``, or ``settings``
+    which has it all. Raises ``UsageError``, ``DataError`` or ``EngineMissing``.
     """
     data = as_data(calibration, graph)
-    return _make_plan(
-        graph, data, decided(graph, data, _settings(make_budget(latency, max_drop, keep, layers), choices))
-    )
+    asked = _settings(settings, choices, latency, max_drop, keep, layers)
+    return _make_plan(graph, data, decided(graph, data, asked))
 
 
 def optimize(
     graph: Graph,
     calibration: Inputs,
+    settings: Settings | None = None,
     *,
     latency: str | None = None,
     max_drop: float | None = None,
@@ -105,13 +108,15 @@ def optimize(
     layers: str | int | None = None,
     evaluation: Inputs | None = None,
     metric: str | None = None,
+    names: tuple[str, str | None] | None = None,
     **choices: Any,
 ) -> Optimized:
     """Plan, apply and audit; arguments as in ``make_plan``. ``evaluation``: the audit's data; by default a
-    part of the calibration inputs that is kept from everything else, or all of them in turn."""
-    settings = _settings(make_budget(latency, max_drop, keep, layers), choices)
+    part of the calibration inputs that is kept from everything else, or all of them in turn. ``names``: what
+    the audit calls the model, and the result once it is written."""
+    asked = _settings(settings, choices, latency, max_drop, keep, layers)
     held = None if evaluation is None else as_data(evaluation, graph)
-    return _optimize(graph, as_data(calibration, graph), settings, evaluation=held, metric=metric)
+    return _optimize(graph, as_data(calibration, graph), asked, evaluation=held, metric=metric, names=names)
 
 
 def audit(
@@ -125,7 +130,7 @@ def audit(
     """
     if plan is not None and plan.calibration is not None:
         choices.setdefault("fitted_on", plan.calibration.sketch())
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+    with scratch_folder() as folder:
         first, second = _as_onnx(a, Path(folder) / "a.onnx"), _as_onnx(b, Path(folder) / "b.onnx")
         found = device.audit(first, second, _data(data), **choices)
     names = [model.name if isinstance(model, Graph) else str(model) for model in (a, b)]
@@ -150,7 +155,7 @@ def run_pipeline(
 
 
 def build(
-    graph: Graph | str | Path,
+    model: Graph | str | Path,
     output: Path,
     *,
     engine: str = "onnxruntime",
@@ -164,8 +169,8 @@ def build(
     ``EngineMissing``, ``ModelError``, ``DataError``, ``UsageError``.
     """
     data = None if calibration is None else _data(calibration)
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
-        path = _as_onnx(graph, Path(folder) / "model.onnx")
+    with scratch_folder() as folder:
+        path = _as_onnx(model, Path(folder) / "model.onnx")
         return device.build(path, Path(output), engine=engine, calibration=data, **choices)
 
 
@@ -194,7 +199,7 @@ def bench_all(
         return device.bench_all(files, None if data is None else _data(data), shapes=shapes, **choices)
     graphs = [model if isinstance(model, Graph) else load_model(str(model), shapes) for model in models]
     feeds = _one_sample(graphs[0], data, shapes)
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+    with scratch_folder() as folder:
         paths = [_as_onnx(graph, Path(folder) / f"{index}.onnx") for index, graph in enumerate(graphs)]
         found = device.bench_all(paths, feeds=feeds, **choices)
     names = [
@@ -223,7 +228,20 @@ def _arrays(inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike) -> Data:
     return Data.from_arrays(inputs if isinstance(inputs, Mapping) else {"": inputs})
 
 
-def _settings(budget: Budget, choices: dict[str, Any]) -> Settings:
+def _settings(
+    settings: Settings | None,
+    choices: dict[str, Any],
+    latency: str | None,
+    max_drop: float | None,
+    keep: float | None,
+    layers: str | int | None,
+) -> Settings:
+    if settings is not None:
+        twice = [*choices, *(each for each in (latency, max_drop, keep, layers) if each is not None)]
+        if twice:
+            raise UsageError(f"settings: {twice[0]} is given beside them; put it into them")
+        return settings
+    budget = make_budget(latency, max_drop, keep, layers)
     known = {key: value for key, value in choices.items() if value is not None}
     for key in ("include", "exclude"):
         known[key] = tuple(known.get(key, ()))
@@ -239,7 +257,7 @@ def _as_onnx(model: Graph | str | Path, path: Path) -> Path:
     if not isinstance(model, Graph) and is_model_file(str(model)):
         return Path(model)
     graph = model if isinstance(model, Graph) else load_model(str(model))
-    graph.save(path)
+    write_graph(graph, path)
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otgraph.errors import DataError
+from otgraph.seed import check_seed
 
 Array = npt.NDArray[np.generic]
 
@@ -84,6 +85,7 @@ class Data:
             return self
         if seed is None:
             return self._at(np.arange(count))
+        check_seed(seed, f"{self.source}: seed")
         return self._at(np.random.default_rng(seed).permutation(len(self))[:count])
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
@@ -97,6 +99,7 @@ class Data:
             )
         if len(self) < 2:
             raise DataError(f"{self.source}: has {len(self)} sample, too few to split; give at least two")
+        check_seed(seed, f"{self.source}: seed")
         order = np.random.default_rng(seed).permutation(len(self))
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
         return self._at(order[:count]), self._at(order[count:])

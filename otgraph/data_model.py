@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from otgraph.data import Data
 from otgraph.data_check import TensorSpec, check_data
+from otgraph.data_convert import convert_data
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,15 @@ class ModelData(Data):
     @staticmethod
     def of(data: Data, specs: Sequence[TensorSpec]) -> ModelData:
         """``data`` bound to a model with these inputs; as it is where it is bound to such a one already.
+        Arrays of another type are converted where no value is lost (see ``convert_data``).
 
         Raises:
-            DataError: an array is missing, empty, of another type or shape, or holds NaN.
+            DataError: an array is missing, empty, of another kind or shape, or holds NaN, or what the wanted
+                type cannot hold.
         """
         if isinstance(data, ModelData) and all(map(data.holds, specs)):
             return data
-        named = data.named([spec.name for spec in specs])
+        named = convert_data(data.named([spec.name for spec in specs]), specs)
         check_data(named, specs)
         return ModelData(named.chunks, named.source, tuple(specs))
 

@@ -6,10 +6,13 @@ is another check.
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,26 @@ import numpy as np
 from otgraph.data import ONLY_INPUT, Array, Chunk, Data, make_chunk
 from otgraph.data_bounds import Bounds
 from otgraph.errors import DataError
+from otgraph.files import kind_of, why_no_file
 from otgraph.foreign import ForeignFailure, describe, run_foreign
 from otgraph.named_callable import call_named, import_callable, is_named_callable
+
+_BROKEN_ARCHIVE = (
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+"""How ``zipfile`` and what it unpacks with refuse: among them encrypted members and unknown compressions."""
+_BROKEN_ARRAY = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TokenError,
+)
+"""How NumPy refuses a member: object arrays, and headers, which it reads as Python text."""
 
 LABELS = "labels"
 """The array name that holds labels and is never a model input."""
@@ -46,8 +67,10 @@ def load_data(spec: str) -> Data:
         return Data((_from_npz(path),), spec)
     if is_named_callable(spec):
         return _from_callable(spec)
+    kind = kind_of(path)
     raise DataError(
-        f"{spec}: no such file or folder; give an .npz, a folder of them, or package.module:callable"
+        f"{spec}: {'no such file or folder' if kind is None else f'is {kind}'}; give an .npz, a folder of"
+        " them, or package.module:callable"
     )
 
 
@@ -61,13 +84,15 @@ def _from_folder(folder: Path) -> Data:
 
 
 def _from_npz(path: Path) -> Chunk:
+    if not path.is_file():
+        raise DataError(f"{path}: {why_no_file(path)}")
     if not zipfile.is_zipfile(path):
         # NumPy would take such a file for a pickle and refuse it in words that mislead
         raise DataError(f"{path}: is not an .npz file, or is cut short; store the inputs with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: _member(archive, name, path) for name in archive.files}
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _BROKEN_ARCHIVE as error:
         raise DataError(f"{path}: is damaged ({describe(error)}); store it again") from error
     labels = arrays.pop(LABELS, None)
     return make_chunk(arrays, labels, str(path))
@@ -76,7 +101,7 @@ def _from_npz(path: Path) -> Chunk:
 def _member(archive: Mapping[str, Any], name: str, path: Path) -> Array:
     try:
         array = archive[name]
-    except ValueError as error:  # raised for object arrays, and for members whose header is not NumPy's
+    except _BROKEN_ARRAY as error:
         if "pickle" in str(error):
             raise DataError(
                 f"{path}: array {name!r} holds pickled objects, which are never loaded; store plain numbers"

@@ -6,7 +6,6 @@ that it imports need NumPy, ONNX and ONNX Runtime, and an engine's own package w
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,8 @@ from otgraph.files import check_writable
 from otgraph.latency.environment import Environment, environment
 from otgraph.latency.protocol import Contest, Contestant, contest
 from otgraph.precision.convert import Precision, convert_file
+from otgraph.scratch import scratch_folder
+from otgraph.seed import check_seed
 
 __all__ = ["Bench", "audit", "bench_all", "build"]
 
@@ -85,6 +86,7 @@ def bench_all(
     The sample: ``feeds`` where given, else the first of ``data``, else made up, with ``shapes`` for the
     inputs whose axes are dynamic. Raises ``UsageError``, ``ModelError``, ``DataError``, ``EngineMissing``.
     """
+    check_seed(seed)
     paths = [Path(model) for model in models]
     engines = [engine_for(path, engine, cuda_graph=cuda_graph) for path in paths]
     check_asked(engine, engines, paths)
@@ -105,7 +107,7 @@ def bench_all(
 
 
 def build(
-    model: Path,
+    model: str | Path,
     output: Path,
     *,
     engine: str = DEFAULT,
@@ -119,6 +121,7 @@ def build(
     what overflows on it, where it is given. Raises ``UsageError``, ``DataError``, ``ModelError``,
     ``OutputError``, ``EngineMissing``.
     """
+    model = Path(model)
     if model.suffix != ".onnx":
         raise UsageError(f"{model}: is built already, or is no ONNX file; give an .onnx file")
     if output.resolve() == model.resolve():
@@ -129,7 +132,7 @@ def build(
         endings = " or ".join(builder.suffixes)
         raise UsageError(f"{output}: engine '{engine}' writes {endings}; give a name that ends so")
     options = options or BuildOptions()
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+    with scratch_folder() as folder:
         place = Path(folder) / model.name
         converted, said = convert_file(model, place, precision, calibration, engine)
         try:

@@ -44,3 +44,7 @@ class EngineMissing(OtgraphError):
     """The engine or device that was asked for is not available here."""
 
     exit_code = 3
+
+
+class DataConverted(UserWarning):
+    """Says that an array was converted to the type that the model wants."""

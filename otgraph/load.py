@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from otgraph.errors import ModelError, UsageError
+from otgraph.files import why_no_file
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.capture import capture, load_program
 from otgraph.graph.graph import Graph
@@ -32,7 +33,7 @@ def load_model(spec: str, shapes: Mapping[str, Sequence[int]] | None = None) -> 
     if path.suffix == ".onnx":
         graph = load_onnx(path)
     elif path.suffix == ".pt2":
-        graph = load_program(_existing(path))
+        graph = replace(load_program(_existing(path)), sources=(path.resolve(),))
     elif is_named_callable(spec):
         graph = _from_callable(spec)
     else:
@@ -64,7 +65,7 @@ def check_weights(graph: Graph, where: str) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; check the path")
+        raise ModelError(f"{path}: {why_no_file(path)}")
     return path
 
 

@@ -14,8 +14,9 @@ class Remark:
     """One finding.
 
     ``kind``: *applied* (a rewrite was made), *missed* (it was not, and ``message`` says why), *analysis*
-    (a fact), *failure* (a check failed and the edit was undone). ``source`` is the pass or analysis,
-    ``where`` the node, dim or tensor. ``metrics`` holds numbers in plain JSON types.
+    (a fact), *failure* (a check failed: the edit was undone, or a file is not what one would expect).
+    ``source`` is the pass or analysis, ``where`` the node, dim or tensor. ``metrics`` holds numbers in plain
+    JSON types.
     """
 
     kind: RemarkKind

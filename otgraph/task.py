@@ -40,7 +40,7 @@ MARGIN = 50.0
 
 
 @dataclass(frozen=True)
-class Reading:
+class OutputReading:
     """How the outputs are read, what was ``asked``, and ``why``. Of a classifier: the name of the output,
     what its ``rows`` hold, and the number of classes."""
 
@@ -76,7 +76,7 @@ def read_outputs(
     batches: Sequence[Mapping[str, Array]],
     task: Task = "auto",
     inputs: Sequence[Mapping[str, Array]] = (),
-) -> Reading:
+) -> OutputReading:
     """How to read outputs of a network, given for one batch after another, by name.
 
     Scores are looked for where there is one floating-point output: (samples, classes ≥ 2), or (samples,
@@ -87,7 +87,7 @@ def read_outputs(
         UsageError: ``task`` says that there are scores, and no output has such a shape.
     """
     if task == "regression":
-        return Reading("regression", task, "as asked")
+        return OutputReading("regression", task, "as asked")
     floating = [name for name, array in batches[0].items() if array.dtype.kind == "f"] if batches else []
     name = floating[0] if len(floating) == 1 else None
     values = [] if name is None else [batch[name] for batch in batches]
@@ -99,7 +99,7 @@ def read_outputs(
                 "task classifier: needs one floating-point output (samples, [positions,] classes ≥ 2),"
                 f" the model gives {shapes}; use --task regression"
             )
-        return Reading("regression", task, _no_scores(batches, floating))
+        return OutputReading("regression", task, _no_scores(batches, floating))
     rows = np.concatenate([np.asarray(each, np.float64).reshape(-1, each.shape[-1]) for each in values])
     rows = rows[np.isfinite(rows).all(1)]
     kind, why = _distributions(rows, name), ""
@@ -111,9 +111,9 @@ def read_outputs(
     elif kind is None:
         why = "rows at positions are no distributions, and a feature map has that shape as well"
     if kind is None:
-        return Reading("regression", task, f"{name}: {why}")
+        return OutputReading("regression", task, f"{name}: {why}")
     found = "as asked" if task == "classifier" else f"{name}: rows look like {kind}"
-    return Reading("classifier", task, found, name, kind, rows.shape[1])
+    return OutputReading("classifier", task, found, name, kind, rows.shape[1])
 
 
 def may_be_scores(outputs: Mapping[str, Array]) -> bool:

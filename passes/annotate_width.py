@@ -45,7 +45,7 @@ class AnnotateWidth(AnalysisPass):
         reads the dim). *missed* where there are no inputs, or where a dim could not be observed.
 
     Options
-        ``criterion``: rerouting, cholesky, energy, magnitude, wasserstein, barycenter, intra-fusion or
+        ``criterion``: rerouting, cholesky, energy, magnitude, wasserstein, barycenter or
         random. ``batch``: inputs per call of the network.
     """
 

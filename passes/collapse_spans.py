@@ -14,6 +14,7 @@ from otgraph.graph.spans import find_spans
 from otgraph.rewrite.collapsing import is_activation, run_collapses
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.options import suggest
+from otgraph.rewrite.planned import refuse_choices
 from otgraph.rewrite.rewriter import Rewriter
 
 
@@ -79,6 +80,7 @@ class CollapseSpans(TransformPass):
         """Collapse the spans of the plan, or those that are named."""
         original = context.original or rewriter.graph
         if context.collapses:
+            refuse_choices(self, "spans", "map", "kernel", "estimator")
             collapses = [c for c in context.collapses if not is_activation(original, c.span)]
         else:
             collapses = self._named(rewriter, original)

@@ -14,6 +14,7 @@ from otgraph.graph.span import Collapse, Span
 from otgraph.graph.spans import activation_nodes
 from otgraph.rewrite.collapsing import is_activation, run_collapses
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
+from otgraph.rewrite.planned import refuse_choices
 from otgraph.rewrite.rewriter import Rewriter
 
 
@@ -69,6 +70,7 @@ class LinearizeActivations(TransformPass):
         """Linearize the activations of the plan, or those that the options choose."""
         original = context.original or rewriter.graph
         if context.collapses:
+            refuse_choices(self, "threshold", "include")
             collapses = [c for c in context.collapses if is_activation(original, c.span)]
         elif self.include or self.threshold is not None:
             collapses = self._chosen(rewriter, original, context.data)

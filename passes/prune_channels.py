@@ -14,8 +14,11 @@ from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.legal import legalize
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.graph.half import half_weight
+from otgraph.graph.quantized import real_values
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.cut import cut_channels
+from otgraph.rewrite.options import option_names
+from otgraph.rewrite.planned import planned_couplings, refuse_choices
 from otgraph.rewrite.rewriter import Rewriter
 
 
@@ -30,8 +33,9 @@ class PruneChannels(TransformPass):
         with the largest weights where nothing is annotated.
 
     When it applies
-        To dims that the axis analysis finds prunable. Model inputs and outputs, integer tensors, and whatever
-        an unknown operator touches stay whole. A network with weights in float16 is refused.
+        To dims that the axis analysis finds prunable. Model inputs and outputs, integers that anything but a
+        quantizer reads, and whatever an unknown operator touches stay whole. A network with weights in
+        float16 is refused.
 
     Exactness
         Masked: the result equals the original with every stored value at a removed index zeroed. A dim for
@@ -77,15 +81,14 @@ class PruneChannels(TransformPass):
             )
         axes = context.axes_of(rewriter.graph)
         if context.couplings:
-            wanted = {name: coupling.mask() for name, coupling in context.couplings.items()}
+            refuse_choices(self, *option_names(type(self)))
+            planned = planned_couplings(rewriter, context, axes)
+            wanted = {name: coupling.mask() for name, coupling in planned.items()}
         else:
             wanted = self._by_fraction(rewriter, axes)
             if not context.collapses and not context.spared:  # a plan may cut depth alone
                 self._explain(rewriter, axes, wanted)
-        for name in wanted.keys() - axes.dims.keys():
-            rewriter.remark("missed", name, "no such dim in this graph")
-        known = wanted.keys() & axes.dims.keys() - context.spared
-        keep = legalize(axes, {name: mask for name, mask in wanted.items() if name in known})
+        keep = legalize(axes, {name: mask for name, mask in wanted.items() if name not in context.spared})
         keep = {name: mask for name, mask in keep.items() if not mask.all()}
         if keep:
             cut_channels(rewriter, axes, keep)
@@ -157,7 +160,7 @@ def _largest(rewriter: Rewriter, dim: Dim, k: int) -> np.ndarray[tuple[int], np.
     """The k channels whose stored weights have the largest norm."""
     energy = np.zeros(dim.size)
     for port in dim.ports:
-        tensor = rewriter.graph.tensor(port.tensor).detach()
+        tensor = real_values(rewriter.graph, port.tensor)
         if tensor.shape[port.axis] == dim.size and tensor.dim() > 1:
             across = 1 if port.axis == 0 else 0
             rows = max(1, _AT_ONCE * tensor.shape[across] // max(tensor.numel(), 1))

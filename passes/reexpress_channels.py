@@ -8,6 +8,7 @@ from typing import ClassVar, final
 from otgraph.calibrate.collect import collect
 from otgraph.calibrate.readers import find_readers, read_channels
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
+from otgraph.rewrite.planned import planned_couplings
 from otgraph.rewrite.reexpress import able, reexpress
 from otgraph.rewrite.rewriter import Rewriter
 
@@ -69,7 +70,9 @@ class ReexpressChannels(TransformPass):
             text = "no calibration inputs: removed channels are dropped; give --calib"
             rewriter.remark("missed", graph.name, text)
             return
-        readers = find_readers(graph, context.axes_of(graph))
+        axes = context.axes_of(graph)
+        readers = find_readers(graph, axes)
+        cut = {dim: found for dim, found in planned_couplings(rewriter, context, axes).items() if dim in cut}
         taking = {dim: able(rewriter, readers.get(dim, ())) for dim in cut}
         slots = [reader.slot for group in taking.values() for reader in group]
         if not slots:

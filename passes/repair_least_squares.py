@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from otgraph.repair.least_squares import RIDGES, LeastSquaresOptions, repair_least_squares
+from otgraph.repair.least_squares import REPAIR_RIDGES, LeastSquaresOptions, repair_least_squares
 from otgraph.repair.target import TargetMode
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
 from otgraph.rewrite.rewriter import Rewriter
@@ -62,7 +62,7 @@ class RepairLeastSquares(TransformPass):
     inputs: int = 512
     folds: int = 4
     target: Literal["stream", "output"] = "stream"
-    ridges: tuple[float, ...] = RIDGES
+    ridges: tuple[float, ...] = REPAIR_RIDGES
     ridge: float = 0.0
     strength: float = 0.0
     depthwise: bool = False

@@ -16,6 +16,7 @@ from otgraph.calibrate.readers import Reader, find_readers
 from otgraph.graph.affine import read_weight
 from otgraph.rewrite.affine_edit import write_weight
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
+from otgraph.rewrite.planned import planned_couplings
 from otgraph.rewrite.reexpress import able, add_constant, constant
 from otgraph.rewrite.rewriter import Rewriter
 from otgraph.transport.coupling import Coupling
@@ -70,10 +71,10 @@ class RerouteChannels(TransformPass):
         if not context.couplings:
             rewriter.remark("missed", graph.name, "no plan that removes channels was given; see otgraph plan")
             return
-        found = find_readers(graph, context.axes_of(graph))
-        cut = {
-            dim: coupling for dim, coupling in context.couplings.items() if coupling.size > len(coupling.kept)
-        }
+        axes = context.axes_of(graph)
+        found = find_readers(graph, axes)
+        planned = planned_couplings(rewriter, context, axes)
+        cut = {dim: coupling for dim, coupling in planned.items() if coupling.size > len(coupling.kept)}
         taking = {dim: able(rewriter, found.get(dim, ()), coupling.scales) for dim, coupling in cut.items()}
         means = self._means(rewriter, context, [reader for group in taking.values() for reader in group])
         for dim, coupling in cut.items():

@@ -63,7 +63,7 @@ def test_what_is_bound_is_bound_for_free_and_so_are_its_parts(checks: list[str])
 
 OTHER = {
     "name": spec("z", 3),
-    "type": spec("x", 3, dtype=np.float64),
+    "type": spec("x", 3, dtype=np.int64),
     "rank": spec("x", 3, 1),
     "size": spec("x", 4),
 }

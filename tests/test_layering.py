@@ -12,20 +12,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FOUNDATION = {"task", "errors", "remark", "files", "data"}
+FOUNDATION = {"task", "errors", "seed", "remark", "files", "scratch", "data"}
 """What all units above it may import, whether they do or not."""
 
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
+    "seed": {"errors"},
     "remark": set(),
     "quiet": set(),
     "window": set(),
     "heap": set(),
     "text_table": set(),
-    "files": {"errors"},
+    "leftovers": set(),
+    "files": {"errors", "leftovers"},
+    "scratch": {"errors", "leftovers"},
     "foreign": set(),
     "named_callable": {"errors", "foreign"},
-    "data": {"errors", "foreign", "named_callable"},
+    "data": {"errors", "seed", "files", "foreign", "named_callable"},
     "task": FOUNDATION - {"task"},
     "sample": set(),
     "transport": FOUNDATION,
@@ -34,7 +37,7 @@ LAYERS: dict[str, set[str]] = {
     "repair": FOUNDATION | {"heap", "graph", "calibrate"},
     "rewrite": FOUNDATION | {"window", "transport", "graph", "calibrate"},
     "allocate": FOUNDATION,
-    "plan": FOUNDATION | {"heap", "text_table", "transport", "graph", "rewrite"},
+    "plan": FOUNDATION | {"heap", "text_table", "transport", "graph", "calibrate", "rewrite", "engines"},
     "engines": FOUNDATION,
     "latency": FOUNDATION | {"window", "engines"},
     "audit": FOUNDATION | {"foreign", "named_callable", "engines", "latency"},
@@ -69,12 +72,15 @@ LAYERS["tools"] = set(LAYERS)
 
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
+    "seed": set(),
     "remark": set(),
     "quiet": set(),
     "window": set(),
     "heap": set(),
     "text_table": set(),
+    "leftovers": set(),
     "files": set(),
+    "scratch": set(),
     "foreign": set(),
     "named_callable": set(),
     "data": {"numpy"},
@@ -151,7 +157,7 @@ def imports(node: ast.AST, package: str, *, typing: bool = False) -> Iterator[tu
         module = ".".join(filter(None, (base, node.module)))
         found = {f"{module}.{alias.name}" for alias in node.names}
         yield from ((node.lineno, name) for name in sorted({n if is_module(n) else module for n in found}))
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "Lazy")):
         given = node.args[0]
         if isinstance(given, ast.Constant):
             yield node.lineno, str(given.value)
@@ -326,6 +332,7 @@ PLANTED = {
     "otgraph.latency.bad": "importlib.import_module('otgraph.graph.graph')",
     "otgraph.optimize.bad": "from zoo_models import build",
     "otgraph.cli.bad": "from tools.zoo import main",
+    "otgraph.cli.worse": "optimize = Lazy('otgraph.optimize.run')",
     "passes.bad": "from otgraph.cli.main import main",
     "passes.worse": "def f():\n    import bench_output",
     "otgraph.calibrate.bad": "from ..plan import budget",

@@ -19,7 +19,7 @@ from otgraph.errors import UsageError
 from otgraph.graph.specs import bind
 from otgraph.load import load_model
 from otgraph.sample import calibration_path, model_path
-from otgraph.task import LENGTH, Reading, check_task, read_outputs
+from otgraph.task import LENGTH, OutputReading, check_task, read_outputs
 
 N = 64
 
@@ -56,7 +56,7 @@ def softmax(rows: np.ndarray) -> np.ndarray:
     return p / p.sum(-1, keepdims=True)
 
 
-def read(rows: np.ndarray, inputs: np.ndarray | None = None, task: str = "auto") -> Reading:
+def read(rows: np.ndarray, inputs: np.ndarray | None = None, task: str = "auto") -> OutputReading:
     given = () if inputs is None else ({"x": inputs.astype(np.float32)},)
     return read_outputs([{"y": rows.astype(np.float32)}], check_task(task), given)
 

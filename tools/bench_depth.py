@@ -48,7 +48,7 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse, Estimator, MapKind, Span
 from otgraph.graph.span_maps import find_collapses
 from otgraph.graph.spans import activation_nodes, find_spans
-from otgraph.optimize.trial import INPUTS, RIDGES
+from otgraph.optimize.trial import INPUTS, TRIAL_RIDGES
 from otgraph.pricing.prices import edges_of, price
 from otgraph.repair.least_squares import LeastSquaresOptions
 from otgraph.repair.trial import TrialRepair
@@ -221,7 +221,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--maps", nargs="+", choices=get_args(MapKind), default=list(get_args(MapKind)))
     parser.add_argument("--limit", type=int, metavar="N", help="spans, from all over the network")
     parser.add_argument("--samples", type=int, default=96, metavar="N", help="inputs to judge on, at most")
-    parser.add_argument("--ridges", type=float, nargs="+", default=list(RIDGES), help="of the repair")
+    parser.add_argument("--ridges", type=float, nargs="+", default=list(TRIAL_RIDGES), help="of the repair")
     parser.add_argument("--plausible", type=float, default=0.5, metavar="L2")
     parser.add_argument("--share", type=float, default=0.25, help="of the spans that are chosen")
     parser.add_argument("--seed", type=int, default=0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from otgraph.allocate.choice import Choice
 from otgraph.allocate.convex import least_damage_together, least_time_together, plain_start
-from otgraph.allocate.cp_sat import Limits, Solution, Status, solve_layers
+from otgraph.allocate.cp_sat import SearchLimits, Solution, Status, solve_layers
 from otgraph.allocate.exact import least_damage, least_time
 from otgraph.allocate.greedy import least_damage_start, least_time_start, meet_budget, meet_limit
 from otgraph.allocate.interaction import Effects
@@ -21,7 +21,7 @@ from otgraph.allocate.relaxation import Relaxation
 from otgraph.allocate.walk import Walk
 from otgraph.errors import UsageError
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = SearchLimits()
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Allocation:
 def minimize_damage(
     problem: Problem,
     budget: float = math.inf,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: SearchLimits = DEFAULT_LIMITS,
     *,
     layers: int | None = None,
 ) -> Allocation:
@@ -74,7 +74,7 @@ def minimize_damage(
     return _allocation(problem, solution, problem.damage(solution.choice))
 
 
-def _start(problem: Problem, caps: Caps, limits: Limits) -> Choice:
+def _start(problem: Problem, caps: Caps, limits: SearchLimits) -> Choice:
     """A choice within ``caps``."""
     if caps.layers is None:
         start = least_damage_start(problem, caps.time)
@@ -106,7 +106,7 @@ def _at_rest(problem: Problem) -> Problem:
     return replace(problem, dims=tuple(dims))
 
 
-def minimize_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMITS) -> Allocation:
+def minimize_time(problem: Problem, limit: float, limits: SearchLimits = DEFAULT_LIMITS) -> Allocation:
     """The widths and options of least time whose damage is at most ``limit`` (within a millionth of it).
 
     An infinite ``limit`` gives the least time that can be reached at all.
@@ -134,7 +134,7 @@ def minimize_time(problem: Problem, limit: float, limits: Limits = DEFAULT_LIMIT
 
 
 def _least_time_together(
-    problem: Problem, effects: Effects, limit: float, start: Choice, limits: Limits
+    problem: Problem, effects: Effects, limit: float, start: Choice, limits: SearchLimits
 ) -> Solution:
     """``minimize_time`` with an interaction: from the optimum of the plain sum, or from the least damage
     where that does too much together."""
@@ -158,7 +158,7 @@ def _check_reached(least: float, limit: float) -> None:
         )
 
 
-def _fastest(problem: Problem, start: Choice, layers: int | None, limits: Limits) -> Solution:
+def _fastest(problem: Problem, start: Choice, layers: int | None, limits: SearchLimits) -> Solution:
     """The least time of all with at most ``layers`` on the longest path, as ``start`` has; in a plain problem
     that is at the least widths."""
     if problem.plain:

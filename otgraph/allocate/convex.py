@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Literal
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cp_sat import Limits, Solution
+from otgraph.allocate.cp_sat import SearchLimits, Solution
 from otgraph.allocate.exact import CLOSED, least_damage, least_time
 from otgraph.allocate.greedy import meet_budget, meet_limit
 from otgraph.allocate.interaction import Effects
@@ -46,7 +46,12 @@ PLAIN = 0.1
 
 
 def least_damage_together(
-    problem: Problem, effects: Effects, caps: Caps, start: Choice, limits: Limits, relaxation: Relaxation
+    problem: Problem,
+    effects: Effects,
+    caps: Caps,
+    start: Choice,
+    limits: SearchLimits,
+    relaxation: Relaxation,
 ) -> Solution:
     """Low damage within ``caps``, from ``start``, which keeps them, and a lower bound. ``relaxation``: of the
     problem within ``caps``."""
@@ -57,7 +62,7 @@ def least_damage_together(
 
 
 def least_time_together(
-    problem: Problem, effects: Effects, limit: float, walk: Walk, limits: Limits, relaxation: Relaxation
+    problem: Problem, effects: Effects, limit: float, walk: Walk, limits: SearchLimits, relaxation: Relaxation
 ) -> Solution:
     """Low time with a damage of at most ``limit``, from where ``walk`` stands, which keeps it, and a lower
     bound. ``relaxation``: of the problem."""
@@ -65,7 +70,7 @@ def least_time_together(
     return search.run()
 
 
-def plain_start(problem: Problem, limit: float, start: Choice, limits: Limits) -> Choice:
+def plain_start(problem: Problem, limit: float, start: Choice, limits: SearchLimits) -> Choice:
     """Least time with the plain sum at most ``limit``, from ``start``, where that is."""
     relaxation, cuts = Relaxation(problem), [(problem.prices, limit)]
     relaxation.hold_cuts(cuts)

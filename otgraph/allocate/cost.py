@@ -66,7 +66,7 @@ class TimeTable:
 
 
 @dataclass(frozen=True)
-class NodeTime:
+class TimeTerm:
     """What one node takes: a table, a polynomial, or the sum of both; nothing where it has neither."""
 
     node: str

@@ -31,7 +31,7 @@ _NOISE = 1e-12
 
 
 @dataclass(frozen=True)
-class Limits:
+class SearchLimits:
     """When to stop searching: ``effort`` in CP-SAT's deterministic seconds (the same result on every
     machine), and ``seconds`` of wall time as the last resort. ``seed`` is of the search."""
 
@@ -50,7 +50,12 @@ class Solution:
 
 
 def solve_damage(
-    problem: Problem, prices: Prices, caps: Caps, start: Choice, limits: Limits, kept: Kept | None = None
+    problem: Problem,
+    prices: Prices,
+    caps: Caps,
+    start: Choice,
+    limits: SearchLimits,
+    kept: Kept | None = None,
 ) -> Solution:
     """Least damage by ``prices`` within ``caps``, never worse than ``start``; of the candidates ``kept``
     only, if given, and then the bound is that of what they can do."""
@@ -72,7 +77,7 @@ def solve_time(
     problem: Problem,
     cuts: Sequence[Cut],
     start: Choice,
-    limits: Limits,
+    limits: SearchLimits,
     kept: Kept | None = None,
     layers: int | None = None,
 ) -> Solution:
@@ -94,7 +99,7 @@ def solve_time(
     return Solution(found if found and better else start, problem.fixed + model.time_unit * bound, status)
 
 
-def solve_layers(problem: Problem, start: Choice, limits: Limits) -> Solution:
+def solve_layers(problem: Problem, start: Choice, limits: SearchLimits) -> Solution:
     """Fewest layers on the longest path, whatever the time and the damage."""
     model = CpModel(problem, start, Kept.everything(problem), _time_unit(problem))
     most = int(problem.paths.layers.sum() + np.maximum(problem.paths.changes, 0).sum())
@@ -257,7 +262,7 @@ class CpModel:
         self.model.add(total(seen.values()) == self._active(scope))
         return seen
 
-    def search(self, limits: Limits) -> tuple[Choice | None, float, Status]:
+    def search(self, limits: SearchLimits) -> tuple[Choice | None, float, Status]:
         """Run CP-SAT: the choice found (None when it found none in its limits), the bound in units, the
         status."""
         solver = cp_model.CpSolver()
@@ -270,6 +275,7 @@ class CpModel:
         solver.parameters.add_lp_constraints_lazily = False
         solver.parameters.max_deterministic_time = limits.effort
         solver.parameters.max_time_in_seconds = limits.seconds
+        solver.parameters.catch_sigint_signal = False  # else it takes an interrupt for the end of its search
         outcome = solver.solve(self.model)
         if outcome == cp_model.MODEL_INVALID:
             raise RuntimeError(f"the allocation's program is wrong: {self.model.validate()}")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cp_sat import Limits, Solution, solve_damage, solve_time
+from otgraph.allocate.cp_sat import SearchLimits, Solution, solve_damage, solve_time
 from otgraph.allocate.greedy import meet_budget, meet_limit
 from otgraph.allocate.local_search import lessen_damage, lessen_time
 from otgraph.allocate.prices import Cut, Prices
@@ -23,7 +23,7 @@ CLOSED = 1e-6
 
 
 def least_damage(
-    problem: Problem, prices: Prices, caps: Caps, start: Choice, limits: Limits, relaxation: Relaxation
+    problem: Problem, prices: Prices, caps: Caps, start: Choice, limits: SearchLimits, relaxation: Relaxation
 ) -> Solution:
     """Least damage by ``prices`` within ``caps``, never worse than ``start``. ``relaxation``: of the problem
     within ``caps``."""
@@ -51,7 +51,7 @@ def least_time(
     walk: Walk,
     cuts: Sequence[Cut],
     limit: float,
-    limits: Limits,
+    limits: SearchLimits,
     relaxation: Relaxation,
     layers: int | None = None,
 ) -> Solution:

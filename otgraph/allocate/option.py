@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from otgraph.allocate.cost import NodeTime, Term
+from otgraph.allocate.cost import Term, TimeTerm
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Option:
     name: str
     damage: float
     removes: frozenset[str]
-    adds: tuple[NodeTime, ...] = ()
+    adds: tuple[TimeTerm, ...] = ()
     absorbs: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Option:
 
 
 def absorbed_by(
-    removes: Iterable[str], nodes: Iterable[NodeTime], terms: Iterable[Term] = ()
+    removes: Iterable[str], nodes: Iterable[TimeTerm], terms: Iterable[Term] = ()
 ) -> frozenset[str]:
     """The dims that nothing reads once the nodes in ``removes`` are gone: what an option may absorb."""
     gone, kept = set(removes), {name for term in terms for name in term.dims}

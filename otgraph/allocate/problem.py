@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cost import NodeTime, Polynomial
+from otgraph.allocate.cost import Polynomial, TimeTerm
 from otgraph.allocate.interaction import Effects, Interaction, Key, title
 from otgraph.allocate.layers import LayerGraph, Paths
 from otgraph.allocate.option import Option
@@ -73,7 +73,7 @@ class Problem:
     """
 
     dims: tuple[DimOptions, ...]
-    nodes: tuple[NodeTime, ...] = ()
+    nodes: tuple[TimeTerm, ...] = ()
     options: tuple[Option, ...] = ()
     constant: float = 0.0
     terms: Polynomial = ()
@@ -99,7 +99,7 @@ class Problem:
         for key, damage in self.damages.items():
             self._check_vector(key, damage)
 
-    def _check(self, node: NodeTime) -> None:
+    def _check(self, node: TimeTerm) -> None:
         if missing := sorted(node.dims - self.candidates.keys()):
             raise ValueError(f"the time of {node.node} names a dim that has no candidates: {missing[0]}")
         for term in node.terms:
@@ -122,8 +122,8 @@ class Problem:
             )
 
     @cached_property
-    def _base(self) -> NodeTime:
-        return NodeTime("the problem", self.terms)
+    def _base(self) -> TimeTerm:
+        return TimeTerm("the problem", self.terms)
 
     @cached_property
     def candidates(self) -> Mapping[str, tuple[int, ...]]:

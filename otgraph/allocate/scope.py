@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from otgraph.allocate.cost import NodeTime, Polynomial, Term, TimeTable, collect
+from otgraph.allocate.cost import Polynomial, Term, TimeTable, TimeTerm, collect
 from otgraph.allocate.option import Option
 
 Floats = npt.NDArray[np.float64]
@@ -59,7 +59,7 @@ class Scope:
 
 
 def scopes_of(
-    nodes: Sequence[NodeTime], options: Sequence[Option], base: NodeTime, widths: Candidates
+    nodes: Sequence[TimeTerm], options: Sequence[Option], base: TimeTerm, widths: Candidates
 ) -> tuple[Scope, ...]:
     """The scopes of a problem: first that of ``base`` and of the nodes that stay whatever is chosen, then one
     per set of options that remove the same nodes, then one per option for the nodes that it adds."""
@@ -67,7 +67,7 @@ def scopes_of(
     for at, option in enumerate(options):
         for name in option.removes:
             removers[name] |= {at}
-    members: dict[frozenset[int], list[NodeTime]] = {frozenset(): [base]}
+    members: dict[frozenset[int], list[TimeTerm]] = {frozenset(): [base]}
     for node in nodes:
         members.setdefault(removers[node.node], []).append(node)
     groups = [*members.values(), *(option.adds for option in options)]
@@ -79,14 +79,14 @@ def scopes_of(
     return (scopes[0], *used)
 
 
-def _pairs(nodes: Iterable[NodeTime]) -> set[frozenset[str]]:
+def _pairs(nodes: Iterable[TimeTerm]) -> set[frozenset[str]]:
     """The pairs of dims whose product is a term."""
     products = {frozenset(term.dims) for node in nodes for term in node.terms}
     return {dims for dims in products if len(dims) == 2}
 
 
 def _scope(
-    removers: frozenset[int], adder: int | None, nodes: Sequence[NodeTime], widths: Candidates, tabled: int
+    removers: frozenset[int], adder: int | None, nodes: Sequence[TimeTerm], widths: Candidates, tabled: int
 ) -> Scope:
     """The sum of ``nodes``; terms that name ``tabled`` different dims, or those of a table, become tables."""
     sums: dict[tuple[str, ...], Floats] = {}

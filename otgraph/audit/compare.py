@@ -11,9 +11,10 @@ from otgraph.audit.economy import Optimization, break_even
 from otgraph.audit.fidelity import Fidelity, fidelity, look
 from otgraph.audit.metric import load_metric
 from otgraph.audit.report import Artifact, Audit, drift_threshold, speedup_threshold
+from otgraph.audit.shifts import shifts
 from otgraph.audit.structure import structure
 from otgraph.data import Data
-from otgraph.data_digest import METADATA, Sketch
+from otgraph.data_digest import CONSTANT, METADATA, Sketch
 from otgraph.data_model import ModelData
 from otgraph.engines.catalog import check_asked, engine_for
 from otgraph.engines.engine import Session
@@ -21,7 +22,8 @@ from otgraph.engines.feeds import first_feeds
 from otgraph.errors import ModelError
 from otgraph.latency.environment import environment
 from otgraph.latency.protocol import Contestant, contest
-from otgraph.task import Reading, check_task
+from otgraph.seed import check_seed
+from otgraph.task import OutputReading, check_task
 
 
 def audit(
@@ -36,8 +38,8 @@ def audit(
     min_speedup: float | None = None,
     max_drift: float | None = None,
     metric: str | None = None,
-    task: str | Reading = "auto",
-    on_reading: Callable[[Reading], None] | None = None,
+    task: str | OutputReading = "auto",
+    on_reading: Callable[[OutputReading], None] | None = None,
     optimization: Mapping[str, Any] | None = None,
     fitted_on: Sketch | None = None,
     seed: int = 0,
@@ -60,7 +62,8 @@ def audit(
     Raises ``ModelError`` (a file cannot be run, or the two do not match), ``DataError``, ``UsageError``,
     ``EngineMissing``.
     """
-    kind = task if isinstance(task, Reading) else check_task(task)
+    check_seed(seed)
+    kind = task if isinstance(task, OutputReading) else check_task(task)
     runner_a = engine_for(a, engine, cuda_graph=cuda_graph)
     runner_b = engine_for(b, engine_b or engine, cuda_graph=cuda_graph)
     check_asked(engine, [runner_a, runner_b], [a, b])
@@ -71,10 +74,11 @@ def audit(
     _check_inputs(a, b, session_a, session_b)
     data = ModelData.of(ModelData.of(data, session_a.inputs), session_b.inputs)
     specs = (*session_a.inputs, *session_b.inputs)
-    reading = kind if isinstance(kind, Reading) else look(session_a, data, kind, specs)
+    reading = kind if isinstance(kind, OutputReading) else look(session_a, data, kind, specs)
     if on_reading is not None:
         on_reading(reading)
     drift = fidelity(session_a, session_b, data, metric_function, metric or "", reading, seed)
+    moved = shifts(session_a, session_b, data, reading, seed)
     feeds = first_feeds(data, specs)
     runs = [
         {"engine": each.name, **session.describe()}
@@ -98,6 +102,8 @@ def audit(
         thresholds=tuple(thresholds),
         samples_from=data.source,
         fitted_samples=None if sketch is None else sketch.seen(data),
+        shifts=moved,
+        constant=of_b.metadata.get(CONSTANT, ""),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -106,7 +112,7 @@ def compare_outputs(
     a: Path,
     b: Path,
     data: ModelData,
-    reading: Reading | None,
+    reading: OutputReading | None,
     *,
     engine: str,
     threads: int = 1,

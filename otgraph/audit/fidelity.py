@@ -13,9 +13,9 @@ from otgraph.audit.intervals import Floats, Interval, at_least_zero, intervals, 
 from otgraph.audit.metric import Metric, MetricResult, evaluate
 from otgraph.data import Array, Data
 from otgraph.data_check import TensorSpec
-from otgraph.engines.feeds import Batch, batches
+from otgraph.engines.feeds import FeedBatch, batches
 from otgraph.errors import ModelError
-from otgraph.task import LOOKED_AT, Reading, Task, may_be_scores, read_outputs
+from otgraph.task import LOOKED_AT, OutputReading, Task, may_be_scores, read_outputs
 
 Source = Literal["data", "fitted", "held-out", "cross-fitted"]
 """What samples are to B: data that were given to compare on, those it was fitted on, or calibration inputs
@@ -67,7 +67,7 @@ class Fidelity:
     outputs: tuple[OutputFidelity, ...]
     classification: Classification | None
     metric: MetricResult | None
-    reading: Reading | None = None
+    reading: OutputReading | None = None
     source: Source = "data"
 
     @property
@@ -130,7 +130,7 @@ def _drift(output: OutputFidelity) -> float:
 
 def look(
     session: Network, data: Data, task: Task = "auto", specs: Sequence[TensorSpec] | None = None
-) -> Reading:
+) -> OutputReading:
     """Run ``session`` on some inputs drawn from all of ``data``, and read what comes out.
 
     ``specs``: inputs that decide on the size of a batch, where not the session's alone do.
@@ -155,7 +155,7 @@ def fidelity(
     data: Data,
     metric: Metric | None,
     metric_name: str,
-    reading: Reading | None = None,
+    reading: OutputReading | None = None,
     seed: int = 0,
 ) -> Fidelity:
     """Run both on all of ``data``, checked before. A's outputs are read as ``reading`` says, or by their
@@ -170,7 +170,7 @@ def pooled(
     parts: Sequence[tuple[Network, Network, Data]],
     metric: Metric | None,
     metric_name: str,
-    reading: Reading | None = None,
+    reading: OutputReading | None = None,
     seed: int = 0,
 ) -> Fidelity:
     """As ``fidelity``, over several pairs of networks, each on its own part of the data, in their order."""
@@ -218,7 +218,7 @@ def paired_outputs(a: Network, b: Network) -> dict[str, str]:
     return dict(zip(names_a, names_b, strict=True))
 
 
-def _run(session: Network, batch: Batch) -> dict[str, Array]:
+def _run(session: Network, batch: FeedBatch) -> dict[str, Array]:
     return {name: batch.real(array) for name, array in session.run(batch.feeds).items()}
 
 
@@ -229,7 +229,7 @@ def _check_shapes(a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
             raise ModelError(f"{what}; compare models of the same outputs")
 
 
-def _class_tally(outputs: Mapping[str, Array], reading: Reading) -> ClassTally | None:
+def _class_tally(outputs: Mapping[str, Array], reading: OutputReading) -> ClassTally | None:
     name, rows = reading.output, reading.rows
     if name is None or rows is None:
         return None
@@ -313,9 +313,11 @@ class _MetricTally:
 
     def __init__(self, metric: Metric | None, name: str) -> None:
         self._metric, self._name = metric, name
-        self._kept: dict[tuple[int, int], list[tuple[Batch, Mapping[str, Array], Mapping[str, Array]]]] = {}
+        self._kept: dict[
+            tuple[int, int], list[tuple[FeedBatch, Mapping[str, Array], Mapping[str, Array]]]
+        ] = {}
 
-    def add(self, part: int, batch: Batch, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
+    def add(self, part: int, batch: FeedBatch, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
         if self._metric is not None:
             self._kept.setdefault((part, batch.chunk), []).append((batch, a, b))
 

@@ -13,12 +13,14 @@ import jinja2
 from otgraph.audit.quantities import (
     changes_lines,
     conditions_line,
+    constant_line,
     fidelity_lines,
     fidelity_title,
     gap_line,
     not_counted_line,
     quantities,
     seen_line,
+    shift_figures,
     task_line,
 )
 from otgraph.files import write_aside
@@ -89,6 +91,8 @@ def render_html(audit: Audit) -> str:
         changes=audit.changes,
         changes_lines=changes_lines(audit),
         task_line=task_line(audit),
+        constant_line=constant_line(audit),
+        shift_figures=shift_figures(audit),
     )
 
 

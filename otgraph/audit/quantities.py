@@ -136,6 +136,33 @@ def seen_line(audit: Audit) -> str:
     return f"B was fitted on {which}, so that the figures flatter it; audit it on others"
 
 
+def shifts_line(audit: Audit) -> str:
+    """How B fares on inputs a little unlike these, beside the same inputs as they are."""
+    found = audit.shifts
+    if found is None:
+        return ""
+    figures = [f"{label} {value}" for label, value in shift_figures(audit)]
+    return f"on {found.samples} inputs moved a little, {found.drift_name}: {', '.join(figures)}"
+
+
+def shift_figures(audit: Audit) -> list[tuple[str, str]]:
+    """Label and drift of each change of the inputs, the unchanged ones first."""
+    if audit.shifts is None:
+        return []
+    changed = [
+        (s.name, "not comparable" if s.drift is None else f"{s.drift:.4g}") for s in audit.shifts.shifts
+    ]
+    return [("as they are", f"{audit.shifts.unchanged:.4g}"), *changed]
+
+
+def constant_line(audit: Audit) -> str:
+    """How much of what was cut the calibration inputs never moved."""
+    if not audit.constant:
+        return ""
+    what = f"{audit.constant} channels of the dims that were cut were constant on the calibration inputs"
+    return f"{what}; inputs that are unlike those may move them"
+
+
 def _brief(found: Fidelity) -> str:
     """``KL divergence 0.066 [0.051, 0.083], top-1 agreement 89.6 % [85.1, 92.9]``."""
     parts = [f"{found.drift_name} {found.drift:.4g}{_between(found.drift_interval)}"]

@@ -13,7 +13,9 @@ from otgraph.audit.economy import BreakEven, Optimization
 from otgraph.audit.fidelity import Fidelity
 from otgraph.audit.generalization import Generalization
 from otgraph.audit.html import save_html
+from otgraph.audit.shifts import Shifts
 from otgraph.audit.structure import Structure
+from otgraph.files import check_kept
 from otgraph.latency.environment import Environment
 from otgraph.latency.protocol import Comparison
 
@@ -60,6 +62,8 @@ class Audit:
 
     ``fitted_samples``: how many of the samples B was fitted on, None where nothing is known of that.
     ``generalization``: how B fares on the inputs it was fitted on, and on others, where B was made just now.
+    ``shifts``: how it fares on inputs a little unlike these; None where none is continuous. ``constant``: how
+    many channels of what was cut were constant on the calibration inputs, as B's file says; empty where not.
     """
 
     a: Artifact
@@ -74,6 +78,8 @@ class Audit:
     created: str
     fitted_samples: int | None = None
     generalization: Generalization | None = None
+    shifts: Shifts | None = None
+    constant: str = ""
 
     @property
     def passed(self) -> bool:
@@ -114,16 +120,21 @@ class Audit:
                 "break_even": None if self.break_even is None else vars(self.break_even),
                 "environment": self.environment.to_json(),
                 "generalization": None if self.generalization is None else self.generalization.to_json(),
+                "shifts": None if self.shifts is None else self.shifts.to_json(),
                 "data": {
                     "source": self.samples_from,
                     "samples": self.fidelity.samples,
                     "fitted_on": self.fitted_samples,
+                    "constant_channels": self.constant,
                 },
             }
         )
 
-    def save_html(self, path: Path | str) -> None:
-        """Write one self-contained HTML file; raises ``OutputError`` when ``path`` cannot be written."""
+    def save_html(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write one self-contained HTML file; raises ``OutputError`` when ``path`` cannot be written, or is
+        one of the models or the data, and not to ``overwrite``."""
+        if not overwrite:
+            check_kept(Path(path), map(Path, (self.a.path, self.b.path, self.samples_from)))
         save_html(self, Path(path))
 
 

@@ -9,12 +9,14 @@ from rich.text import Text
 from otgraph.audit.quantities import (
     changes_lines,
     conditions_line,
+    constant_line,
     fidelity_lines,
     fidelity_title,
     gap_line,
     not_counted_line,
     quantities,
     seen_line,
+    shifts_line,
     task_line,
 )
 from otgraph.audit.report import Audit
@@ -48,7 +50,7 @@ def _trust(audit: Audit) -> list[RenderableType]:
         said.append(Text(gap_line(audit), style="yellow" if found.large else ""))
         said += [Text(found.advice, style="bold yellow")] if found.advice else []
         said.append(Text(found.network_text, style="dim"))
-    return said
+    return said + [Text(line) for line in (shifts_line(audit), constant_line(audit)) if line]
 
 
 def _style(audit: Audit) -> str:

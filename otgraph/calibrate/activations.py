@@ -20,6 +20,7 @@ from otgraph.graph.graph import Graph
 from otgraph.graph.pointwise import is_affine
 from otgraph.graph.span import Span
 from otgraph.graph.span_site import channel_axis, shape_of
+from otgraph.transport.rounding import rounding_share
 
 Vector = npt.NDArray[np.float64]
 
@@ -135,8 +136,8 @@ def _column_energy(graph: Graph, affine: Affine) -> Vector:
 
 
 class _Sums:
-    """Sums per channel of z, y, z², zy, y² (products in the type of the data, sums in float64), and counts of
-    the three states."""
+    """Sums per channel of z, y, z², zy, y² in float64 (products as well: those of a channel that is constant
+    round alike, which would pass for variance), and counts of the three states."""
 
     def __init__(self, graph: Graph, span: Span, axis: int) -> None:
         self.span = span
@@ -149,7 +150,8 @@ class _Sums:
     def add(self, value: torch.Tensor) -> None:
         y, slope = self._apply(value)
         z, y, slope = (v.movedim(self._axis, 0).reshape(v.shape[self._axis], -1) for v in (value, y, slope))
-        totals = torch.stack([v.sum(1, dtype=torch.float64) for v in (z, y, z * z, z * y, y * y)])
+        z, y = z.double(), y.double()
+        totals = torch.stack([v.sum(1) for v in (z, y, z * z, z * y, y * y)])
         off, on = slope.abs() < FLAT, (slope - 1).abs() < FLAT
         states = torch.stack([off.sum(1), (~off & ~on).sum(1), on.sum(1)], dim=1)
         self._totals = totals if self._totals is None else self._totals + totals
@@ -160,7 +162,7 @@ class _Sums:
         assert self._totals is not None and self._states is not None
         z, y, zz, zy, yy = (total / self.count for total in self._totals)
         var_z, var_y, joint = (zz - z * z).clamp_min(0), (yy - y * y).clamp_min(0), zy - z * y
-        live = var_z > 1e-12 * zz
+        live = var_z > rounding_share() * zz
         slope = torch.where(live, joint / torch.where(live, var_z, torch.ones_like(var_z)), 0.0)
         left = (var_y - slope * joint).clamp_min(0)
         shares = self._states.double() / self.count

@@ -49,7 +49,12 @@ def read_channels(graph: Graph, reader: Reader, statistics: Statistics) -> Readi
     """The reader's moments and gain, as the transport analysis takes them."""
     moments = statistics.of(reader.slot)
     return Reading(
-        reader.name, moments.second, gain(graph, reader), mean=moments.mean, centered=reader.absorbs
+        reader.name,
+        moments.second,
+        gain(graph, reader),
+        mean=moments.mean,
+        centered=reader.absorbs,
+        rounding=moments.rounding,
     )
 
 

@@ -8,12 +8,12 @@ from otgraph.calibrate.divergence import Outputs, arrays_of
 from otgraph.calibrate.feeds import feeds
 from otgraph.data_model import ModelData
 from otgraph.graph.graph import Graph
-from otgraph.task import LOOKED_AT, Reading, Task, may_be_scores, read_outputs
+from otgraph.task import LOOKED_AT, OutputReading, Task, may_be_scores, read_outputs
 
 _AT_ONCE = 16
 
 
-def read_graph(graph: Graph, data: ModelData, task: Task = "auto") -> Reading:
+def read_graph(graph: Graph, data: ModelData, task: Task = "auto") -> OutputReading:
     """Run ``graph`` on some inputs drawn from all of ``data``, and read what comes out.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -18,7 +19,7 @@ from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
-from otgraph.graph.span_site import site_of
+from otgraph.graph.span_site import SpanSite, site_of
 from otgraph.window import Window
 
 MAX_WIDTH = 8192
@@ -29,29 +30,33 @@ MAX_WIDTH = 8192
 class SpanFit:
     """A collapse with its numbers.
 
-    ``weight``: None for the identity; (C, 1, *1s) for an affine map over ``axis`` 1 and (C,) over ``axis``
-    -1; (out, in) for a linear map over ``axis`` -1; (out, in, *kernel) for a linear map or a convolution over
-    ``axis`` 1. ``bias``: (out,), None for the identity. ``window``: its geometry, with C groups for an affine
-    map. Where the span has a ``branch`` the map stands for the branch, and the addition stays (the identity
-    then means that nothing is added).
-
-    ``error``: squared error over the energy of what is reproduced (the branch's update; else the exit less
-    its mean per channel), on held-out inputs. ``fitted``: the same on the inputs fitted on. ``ridge``: the
-    one chosen; None where there is none. ``seconds``: CPU time of this fit, its share of the pass over the
-    data included. ``note``: what was done otherwise than asked. ``effect``: the held-out squared error over
-    the variance of the exit, comparable between spans with and without a branch.
+    Where the span has a ``branch`` the map stands for the branch, and the addition stays (the identity then
+    means that nothing is added).
     """
 
     collapse: Collapse
+    """The span and the kind of its map."""
     weight: torch.Tensor | None
+    """None for the identity. Over ``axis`` 1: (C, 1, *1s) for an affine map, (out, in, *kernel) for a linear
+    map or a convolution; over ``axis`` -1: (C,) and (out, in)."""
     bias: torch.Tensor | None
+    """(out,); None for the identity."""
     window: Window
+    """The geometry of the map, with C groups for an affine one."""
     error: float
+    """Squared error over the energy of what is reproduced (the branch's update; else the exit less its mean
+    per channel), on held-out inputs."""
     fitted: float
+    """The same on the inputs fitted on."""
     ridge: float | None
+    """The one chosen; None where there is none."""
     seconds: float
+    """CPU time of this fit, its share of the pass over the data included."""
     note: str = ""
+    """What was done otherwise than asked."""
     effect: float = float("nan")
+    """The held-out squared error over the variance of the exit, comparable between spans with and without a
+    branch."""
 
     @property
     def axis(self) -> int:
@@ -104,16 +109,41 @@ def fit_collapses(
     return {collapse.name: fits[collapse.name] for collapse, _ in wanted}
 
 
+def misfit(graph: Graph, axes: AxisMap, collapse: Collapse) -> str | None:
+    """Why the map of ``collapse`` cannot be fitted as it is asked for, whatever the data, or None."""
+    site = site_of(graph, axes, collapse.span)
+    if collapse.map == "identity":
+        return None  # there is nothing to fit
+    if site is None:
+        return "its ends cannot be related"
+    if collapse.estimator == "gaussian" and (collapse.map == "conv" or not site.same):
+        return "there is no Gaussian map for it; choose another estimator"
+    return _mismatch(site, collapse)
+
+
+def _mismatch(site: SpanSite, collapse: Collapse) -> str | None:
+    """Why the ends of a span and its map do not go together."""
+    kernel = collapse.kernel if collapse.map == "conv" else ()
+    slides = len(site.stride) if site.axis == 1 else 0
+    if collapse.map == "identity":
+        return None if site.same else "its ends differ in shape"
+    if collapse.map == "affine" and site.entry != site.exit:
+        return f"{site.entry} channels enter and {site.exit} leave"
+    if collapse.map == "conv" and (not slides or len(kernel) != slides):
+        return f"its kernel has {len(kernel)} sizes, for {slides} axes to slide along"
+    if site.entry * prod(kernel) > MAX_WIDTH:
+        return f"it would have more than {MAX_WIDTH:,} columns"
+    if slides and site.window_of(kernel).positions(site.source) != site.space:
+        return f"it cannot make {list(site.space)} of {list(site.source)} positions"
+    return None
+
+
 def _watch(graph: Graph, axes: AxisMap, collapse: Collapse) -> Watched | None:
     site = site_of(graph, axes, collapse.span)
-    if site is None or (collapse.map == "identity" and not site.same):
+    if site is None or _mismatch(site, collapse) is not None:
         return None
-    if collapse.map == "affine" and site.entry != site.exit:
-        return None
-    if collapse.map == "conv" and len(collapse.kernel) != len(site.stride):
-        return None
-    source = Source.of(site, collapse.span.entry, collapse.kernel if collapse.map == "conv" else ())
-    return Watched(collapse.span, site, source) if source.width <= MAX_WIDTH else None
+    kernel = collapse.kernel if collapse.map == "conv" else ()
+    return Watched(collapse.span, site, Source.of(site, collapse.span.entry, kernel))
 
 
 def _groups(watched: Sequence[Watched], memory: int) -> Iterator[list[Watched]]:

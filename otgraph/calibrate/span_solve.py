@@ -10,14 +10,15 @@ import numpy as np
 import torch
 
 from otgraph.calibrate.downhill import downhill
-from otgraph.calibrate.moments import MeanVariance
+from otgraph.calibrate.moments import MeanVariance, Vector
 from otgraph.calibrate.normal import SINGLE, Correction, solve, squared_error
 from otgraph.calibrate.span_sums import SpanSums, Watched
 from otgraph.calibrate.transport_map import gaussian_map
 from otgraph.graph.span import Collapse, Estimator
 from otgraph.transport.bures import Gaussian, gaussian_transport
+from otgraph.transport.rounding import FLOOR
 
-RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0)
+SPAN_RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0)
 """Toward the identity, or toward zero where the map stands for a branch or its ends differ in shape. An
 infinite one, which fits a constant alone, is tried too."""
 
@@ -107,10 +108,10 @@ def _ridge(fit: SpanSums, held: SpanSums) -> float:
     errors: dict[float, float] = {math.inf: error(math.inf)}
 
     def score(at: int) -> float:
-        errors[RIDGES[at]] = error(RIDGES[at])
-        return errors[RIDGES[at]]
+        errors[SPAN_RIDGES[at]] = error(SPAN_RIDGES[at])
+        return errors[SPAN_RIDGES[at]]
 
-    downhill(score, FIRST, len(RIDGES))
+    downhill(score, FIRST, len(SPAN_RIDGES))
     return min(errors, key=lambda ridge: errors[ridge])
 
 
@@ -133,9 +134,11 @@ def _affine(sums: SpanSums) -> Correction:
     """The regression of each channel on itself."""
     n = max(sums.rows.count, 1)
     x, r = sums.rows.x / n, sums.targets.r / n
-    variance = sums.rows.xx.diagonal() / n - x.square()
-    slope = (sums.targets.xr.diagonal() / n - x * r) / variance
-    slope = torch.where(variance > _DEAD * (sums.rows.xx.diagonal() / n), slope, torch.zeros_like(slope))
+    power = sums.rows.xx.diagonal() / n
+    variance = power - x.square()
+    # What hardly varies counts as varying a little more, lest a slope that nothing determines grow large.
+    slope = (sums.targets.xr.diagonal() / n - x * r) / torch.maximum(variance, FLOOR * power)
+    slope = torch.where(variance > sums.rounding * power, slope, torch.zeros_like(slope))
     return Correction(torch.diag(slope)[None], (r - slope * x)[None])
 
 
@@ -171,7 +174,9 @@ def _restored(watched: Watched, sums: SpanSums, map_: Correction) -> Correction:
         weight = weight.clone()
         weight[own, torch.arange(weight.shape[1])] += 1
     mean = sums.rows.x / n
-    spread = ((weight * (sums.rows.xx @ weight)).sum(0) / n - (mean @ weight).square()).clamp_min(0)
+    power = (weight * (sums.rows.xx @ weight)).sum(0) / n
+    spread = power - (mean @ weight).square()
+    spread = torch.where(spread > sums.rounding * power, spread, torch.zeros_like(spread))
     if watched.based:
         goal_mean, goal_second = sums.targets.y / n, sums.targets.y2 / n
     else:
@@ -194,7 +199,7 @@ def _own_columns(watched: Watched, sums: SpanSums) -> torch.Tensor:
 def _entry(sums: SpanSums) -> Gaussian:
     n = max(sums.rows.count, 1)
     mean = (sums.rows.x / n).numpy()
-    return Gaussian(mean, (sums.rows.xx / n).numpy() - np.outer(mean, mean))
+    return _gaussian_of(mean, (sums.rows.xx / n).numpy(), sums.rounding)
 
 
 def _exit(sums: SpanSums) -> Gaussian:
@@ -202,7 +207,14 @@ def _exit(sums: SpanSums) -> Gaussian:
     n = max(sums.rows.count, 1)
     mean = ((sums.rows.x + sums.targets.r) / n).numpy()
     second = (sums.rows.xx + sums.targets.xr + sums.targets.xr.T + sums.targets.rr) / n
-    return Gaussian(mean, second.numpy() - np.outer(mean, mean))
+    return _gaussian_of(mean, second.numpy(), sums.rounding)
+
+
+def _gaussian_of(mean: Vector, second: Vector, rounding: float) -> Gaussian:
+    """Of moments (n,) and (n, n); a variance that is rounding is 0, and so is what goes with it."""
+    covariance = second - np.outer(mean, mean)
+    alive = np.diagonal(covariance) > rounding * np.diagonal(second)
+    return Gaussian(mean, covariance * np.outer(alive, alive))
 
 
 def _affine_restored(watched: Watched) -> Estimate:
@@ -215,6 +227,4 @@ _AFFINE: dict[Estimator, Callable[[Watched], Estimate]] = {
     "gaussian": lambda _: _affine_gaussian,
 }
 
-_DEAD = 1e-10
-"""A channel whose variance is below this share of its power only rounds."""
 _TINY = 1e-30

@@ -16,6 +16,7 @@ from otgraph.calibrate.span_rows import Source
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Span
 from otgraph.graph.span_site import SpanSite
+from otgraph.transport.rounding import SINGLE, summed_share
 
 Part = Literal["fit", "held"]
 PARTS: tuple[Part, Part] = ("fit", "held")
@@ -100,7 +101,12 @@ class SpanSums:
         """As normal equations of a correction to the base map; views, not copies."""
         a, b = self.rows, self.targets
         diagonal = b.rr.diagonal()
-        return Normal(a.count, a.x[None], b.r[None], a.xx[None], b.xr[None], diagonal[None])
+        return Normal(a.count, a.x[None], b.r[None], a.xx[None], b.xr[None], diagonal[None], self.rounding)
+
+    @property
+    def rounding(self) -> float:
+        """The part of its mean square below which a variance made of these sums is rounding."""
+        return summed_share(SINGLE, _BLOCK)
 
     def restricted(self, columns: torch.Tensor) -> SpanSums:
         """The same rows with only these ``columns`` of x."""

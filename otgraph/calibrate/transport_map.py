@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from otgraph.calibrate.moments import MeanVariance, Vector
+from otgraph.transport.rounding import GROWTH, rounding_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +26,21 @@ def gaussian_map(
 
     Between Gaussians it is the optimal-transport map (Gelbrich 1990); ``strength`` t stops at the point t of
     the geodesic (McCann's interpolation): the mean and the standard deviation move linearly. A channel whose
-    standard deviation is below ``floor`` of the largest, on either side, is only shifted: its scale would be
-    noise.
+    standard deviation is below ``floor`` of the largest, on either side, or rounding of its own root mean
+    square, is only shifted: its scale would be noise. None is scaled up beyond what carries the root mean
+    square of its source to ``GROWTH`` deviations of its target.
     """
     here, there = np.sqrt(source.variance), np.sqrt(target.variance)
-    live = (here > floor * max(here.max(), 1e-300)) & (there > floor * max(there.max(), 1e-300))
+    size = np.sqrt(source.variance + source.mean**2)
+    live = _varies(source, here, floor) & _varies(target, there, floor)
     ratio = np.where(live, there / np.where(live, here, 1.0), 1.0)
+    ratio = np.minimum(ratio, np.maximum(1.0, GROWTH * there / np.maximum(size, 1e-300)))
     scale = (1 - strength) + strength * ratio
     mean = (1 - strength) * source.mean + strength * target.mean
     return AffineMap(scale, mean - scale * source.mean)
+
+
+def _varies(moments: MeanVariance, deviation: Vector, floor: float) -> npt.NDArray[np.bool_]:
+    energy = moments.variance + moments.mean**2
+    much = deviation > floor * max(deviation.max(), 1e-300)
+    return much & (moments.variance > rounding_share() * energy)

@@ -20,6 +20,7 @@ from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.occurrences import occurrences
 from otgraph.graph.graph import Graph
 from otgraph.graph.notes import Note
+from otgraph.graph.quantized import real_values
 from otgraph.remark import Remark
 from otgraph.transport.bound import certify
 from otgraph.transport.cost import IntArray, Reading
@@ -56,6 +57,11 @@ class Width:
     def size(self) -> int:
         """The number of channels."""
         return self.curve.size
+
+    @property
+    def constant(self) -> int:
+        """How many channels never varied on the calibration inputs, for any reader."""
+        return int(np.all([reading.constant() for reading in self.readings], axis=0).sum())
 
     def problem(self) -> SelectionProblem:
         """The re-routing problem of the dim."""
@@ -134,7 +140,17 @@ def analyze_width(
         writers = _writers(graph, axes, name) if strategy.reads_writers else None
         curve = strategy.curve(ChannelStatistics(readings, writers=writers, seed=seed))
         widths[name] = Width(name, group, readings, curve, criterion)
+        remarks += _constants(widths[name])
     return WidthAnalysis(widths, statistics, tuple(remarks), time.process_time() - started)
+
+
+def _constants(width: Width) -> list[Remark]:
+    """What the calibration inputs leave open: channels that they never move."""
+    if not width.constant:
+        return []
+    text = f"{width.constant} of {width.size} channels are constant on the calibration inputs"
+    text = f"{text}; other inputs may move them"
+    return [Remark("analysis", "width", width.dim, text, {"constant": width.constant})]
 
 
 def _gains(
@@ -164,7 +180,7 @@ def _writers(graph: Graph, axes: AxisMap, name: str) -> npt.NDArray[np.float64] 
     dim = axes.dims[name]
     rows: list[npt.NDArray[np.float64]] = []
     for port in dim.ports:
-        tensor = graph.tensor(port.tensor).detach()
+        tensor = real_values(graph, port.tensor)
         if port.role != "writes" or tensor.dim() < 2:
             continue
         positions = occurrences(axes.tensors[port.tensor][port.axis], name, dim.size)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json as json_text
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otgraph.audit.text import summary
 from otgraph.cli import options as opt
-from otgraph.cli.lazy import load_for
+from otgraph.cli.lazy import data_digest, data_sources, measurer_of, text
 from otgraph.cli.output import Output, progress
-from otgraph.data_digest import Sketch
-from otgraph.data_sources import load_data
 from otgraph.errors import PlanError
+from otgraph.files import kind_of, why_no_file
+
+if TYPE_CHECKING:
+    from otgraph.data_digest import Sketch
 
 First = Annotated[
     str, typer.Argument(metavar="A", help=f"The original. {opt.MODEL_HELP}", show_default=False)
@@ -22,30 +23,60 @@ First = Annotated[
 Second = Annotated[str, typer.Argument(metavar="B", help="The model to hold against it.", show_default=False)]
 DataOption = Annotated[
     str,
-    typer.Option("--data", metavar="DATA", help=f"Inputs to compare on. {opt.DATA_HELP}", show_default=False),
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help=f"Inputs to compare on. {opt.DATA_HELP}",
+        show_default=False,
+        rich_help_panel=opt.DATA,
+    ),
 ]
 MinSpeedup = Annotated[
     float | None,
     typer.Option(
-        "--min-speedup", min=0, help="Exit with 1 unless B is this many times faster, with 95 % confidence."
+        "--min-speedup",
+        min=0,
+        help="Exit with 1 unless B is this many times faster, with 95 % confidence.",
+        rich_help_panel=opt.THRESHOLDS,
     ),
 ]
 MaxDrift = Annotated[
     float | None,
-    typer.Option("--max-drift", min=0, help="Exit with 1 when the outputs differ more: KL or relative L2."),
+    typer.Option(
+        "--max-drift",
+        min=0,
+        help="Exit with 1 when the outputs differ more: KL or relative L2.",
+        rich_help_panel=opt.THRESHOLDS,
+    ),
 ]
 Metric = Annotated[
     str | None,
-    typer.Option("--metric", metavar="MODULE:CALLABLE", help="A measure of your own on the outputs."),
+    typer.Option(
+        "--metric",
+        metavar="MODULE:CALLABLE",
+        help="A measure of your own on the outputs.",
+        rich_help_panel=opt.DATA,
+    ),
 ]
 EngineB = Annotated[
-    str | None, typer.Option("--engine-b", help="What runs B, where that is another than what runs A.")
+    str | None,
+    typer.Option(
+        "--engine-b", help="What runs B, where that is another than what runs A.", rich_help_panel=opt.ENGINE
+    ),
 ]
 PlanFile = Annotated[
     Path | None,
-    typer.Option("--plan", metavar="FILE", help="The plan that B was made by: tells which of DATA it knows."),
+    typer.Option(
+        "--plan",
+        metavar="FILE",
+        help="The plan that B was made by: tells which of DATA it knows.",
+        rich_help_panel=opt.DATA,
+    ),
 ]
-Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write the audit as HTML.")]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Also write the audit as HTML.", rich_help_panel=opt.OUTPUT),
+]
 
 
 def audit(
@@ -76,10 +107,10 @@ def audit(
     opt.check_outputs(html, a=a, b=b, data=data, plan=plan)
     out = Output(json)
     fitted_on = None if plan is None else _fitted_on(plan)
-    samples = load_data(data)
+    samples = data_sources.load_data(data)
     with progress() as show:
         show(f"measuring {b} against {a}")
-        found = load_for([a, b]).audit(
+        found = measurer_of([a, b]).audit(
             a,
             b,
             samples,
@@ -97,7 +128,7 @@ def audit(
         )
     if html is not None:
         found.save_html(html)
-    out.say(summary(found))
+    out.say(text.summary(found))
     if html is not None:
         out.say(f"wrote {html}")
     out.result({"command": "audit", **found.to_json()})
@@ -110,6 +141,8 @@ def _fitted_on(path: Path) -> Sketch:
     Raises:
         PlanError: ``path`` is no plan file, or its plan does not tell.
     """
+    if kind_of(path) is not None:
+        raise PlanError(f"{path}: {why_no_file(path)} that otgraph plan wrote")
     try:
         document: Any = json_text.loads(path.read_text(encoding="utf-8"))
         calibration = document["calibration"]
@@ -117,8 +150,8 @@ def _fitted_on(path: Path) -> Sketch:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); give a plan file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise PlanError(f"{path}: is no plan; give a file that otgraph plan wrote") from error
-    text = calibration.get("samples") if isinstance(calibration, dict) else None
-    sketch = Sketch.parse(text) if isinstance(text, str) else None
+    named = calibration.get("samples") if isinstance(calibration, dict) else None
+    sketch = data_digest.Sketch.parse(named) if isinstance(named, str) else None
     if sketch is None:
         raise PlanError(f"{path}: does not tell which samples it was made with; make the plan again")
     return sketch

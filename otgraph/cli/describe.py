@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otgraph.data import Data
-
 if TYPE_CHECKING:
+    from otgraph.data import Data
     from otgraph.graph.graph import Graph
 
 
@@ -17,6 +16,7 @@ def describe_model(spec: str, graph: Graph) -> str:
     return f"model  {spec}: {inputs} → {outputs}"
 
 
-def describe_data(title: str, data: Data) -> str:
-    """``calib  calib.npz: 256 samples``."""
-    return f"{title}  {data.source}: {len(data):,} samples"
+def describe_data(title: str, data: Data, asked: int | None = None) -> str:
+    """``calib  calib.npz: 256 samples``; and how many were ``asked`` for, where there are fewer."""
+    fewer = asked is not None and len(data) < asked
+    return f"{title}  {data.source}: {len(data):,} samples" + (f", of {asked:,} asked for" if fewer else "")

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from otgraph.audit.quantities import amount
 from otgraph.cli import options as opt
-from otgraph.cli.lazy import load_for
+from otgraph.cli.describe import describe_data
+from otgraph.cli.lazy import artifact, catalog, data_sources, measurer_of, quantities
 from otgraph.cli.output import Output, plain_table, progress
-from otgraph.data_sources import load_data
-from otgraph.engines.artifact import BuildOptions, ShapeRange
-from otgraph.engines.catalog import survey
 from otgraph.errors import UsageError
 from otgraph.files import write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from otgraph.engines.artifact import ShapeRange
 
 
 class Precision(StrEnum):
@@ -32,7 +33,15 @@ class Precision(StrEnum):
 
 
 Artifact = Annotated[
-    Path, typer.Option("-o", "--output", metavar="FILE", help="The artifact to write.", show_default=False)
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="The artifact to write.",
+        show_default=False,
+        rich_help_panel=opt.OUTPUT,
+    ),
 ]
 ModelOrArtifact = Annotated[
     list[str],
@@ -42,7 +51,12 @@ ModelOrArtifact = Annotated[
 ]
 Inputs = Annotated[
     str | None,
-    typer.Option("--data", metavar="DATA", help="Inputs to time with, the first sample; made up by default."),
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Inputs to time with, the first sample; made up by default.",
+        rich_help_panel=opt.DATA,
+    ),
 ]
 PrecisionOption = Annotated[
     Precision,
@@ -50,23 +64,41 @@ PrecisionOption = Annotated[
         "--precision",
         help="fp32; tf32: products may be rounded as NVIDIA GPUs do it; fp16, best with "
         "--calib; int8, which needs it.",
+        rich_help_panel=opt.ENGINE,
     ),
 ]
 Capabilities = Annotated[
     str | None,
-    typer.Option("--compute-capability", metavar="86,89,120", help="GPUs to build for (tensorrt-rtx)."),
+    typer.Option(
+        "--compute-capability",
+        metavar="86,89,120",
+        help="GPUs to build for (tensorrt-rtx).",
+        rich_help_panel=opt.ENGINE,
+    ),
 ]
 MinShapes = Annotated[
     list[str] | None,
-    typer.Option("--min-shape", metavar="NAME=SIZES", help="The smallest sizes of a dynamic input."),
+    typer.Option(
+        "--min-shape",
+        metavar="NAME=SIZES",
+        help="The smallest sizes of a dynamic input.",
+        rich_help_panel=opt.DATA,
+    ),
 ]
 OptShapes = Annotated[
     list[str] | None,
-    typer.Option("--opt-shape", metavar="NAME=SIZES", help="The sizes to optimize for."),
+    typer.Option(
+        "--opt-shape", metavar="NAME=SIZES", help="The sizes to optimize for.", rich_help_panel=opt.DATA
+    ),
 ]
 MaxShapes = Annotated[
     list[str] | None,
-    typer.Option("--max-shape", metavar="NAME=SIZES", help="The largest sizes of a dynamic input."),
+    typer.Option(
+        "--max-shape",
+        metavar="NAME=SIZES",
+        help="The largest sizes of a dynamic input.",
+        rich_help_panel=opt.DATA,
+    ),
 ]
 BuildCalibration = Annotated[
     str | None,
@@ -74,15 +106,26 @@ BuildCalibration = Annotated[
         "--calib",
         metavar="DATA",
         help="Unlabeled inputs: int8 finds ranges on them, fp16 what overflows. " + opt.DATA_HELP,
+        rich_help_panel=opt.DATA,
     ),
 ]
 TimingCache = Annotated[
     Path | None,
-    typer.Option("--timing-cache", metavar="FILE", help="Keep TensorRT's timings between builds."),
+    typer.Option(
+        "--timing-cache",
+        metavar="FILE",
+        help="Keep TensorRT's timings between builds.",
+        rich_help_panel=opt.EXPERT,
+    ),
 ]
 Layers = Annotated[
     Path | None,
-    typer.Option("--layers", metavar="FILE", help="Also write the layers, with their ONNX nodes, as JSON."),
+    typer.Option(
+        "--layers",
+        metavar="FILE",
+        help="Also write the layers, with their ONNX nodes, as JSON.",
+        rich_help_panel=opt.OUTPUT,
+    ),
 ]
 
 
@@ -92,7 +135,7 @@ def engines(*, json: opt.Json = False) -> None:
     Example: otgraph engines
     """
     out = Output(json)
-    found = survey()
+    found = catalog.survey()
     table = plain_table("engine", "runs here", "builds here", "")
     for each in found:
         version, device = each.device.get("version", ""), each.device.get("device", "")
@@ -127,7 +170,7 @@ def build(
     Example: otgraph build net.onnx --engine tensorrt-rtx --precision fp16 --compute-capability 86,89 -o net.engine
     """  # noqa: E501  (help shows it as one line)
     opt.check_outputs(output, layers, timing_cache, model=model, calib=calib)
-    options = BuildOptions(
+    options = artifact.BuildOptions(
         threads=threads,
         shapes=read_ranges(shape, min_shape, opt_shape, max_shape),
         compute_capabilities=read_capabilities(compute_capability),
@@ -136,12 +179,13 @@ def build(
     )
     out = Output(json)
     calibration = None if calib is None else opt.read_calibration(calib, samples, seed)
+    if calibration is not None:
+        out.say(describe_data("calib", calibration, samples))
     weights = Precision.FP32 if precision is Precision.TF32 else precision
-    api = load_for([model])
     with progress() as show:
         show(f"building for {engine}")
-        built = api.build(
-            Path(model) if model.endswith(".onnx") else model,
+        built = measurer_of([model]).build(
+            model,
             output,
             engine=engine,
             options=options,
@@ -152,7 +196,7 @@ def build(
         write_json(layers, built.tables())
     out.remarks(built.remarks if remarks else [each for each in built.remarks if each.kind != "analysis"])
     counted = f", {len(built.layers)} layers" if built.layers else ""
-    out.say(f"wrote {output} ({amount(built.bytes, 'B')}{counted}) in {built.seconds:.1f} s")
+    out.say(f"wrote {output} ({quantities.amount(built.bytes, 'B')}{counted}) in {built.seconds:.1f} s")
     document = {"command": "build", "output": str(output), "engine": engine, "precision": precision.value}
     out.result({**document, **built.to_json()})
 
@@ -174,12 +218,11 @@ def bench(
     """
     shapes = opt.read_shapes(shape)
     out = Output(json)
-    given = None if data is None else load_data(data)
-    api = load_for(model)
+    given = None if data is None else data_sources.load_data(data)
     choices: dict[str, Any] = {"engine": engine, "cuda_graph": cuda_graph, "threads": threads, "seed": seed}
     with progress() as show:
         show(f"measuring {', '.join(model)}")
-        found = api.bench_all(model, given, shapes=shapes, **choices)
+        found = measurer_of(model).bench_all(model, given, shapes=shapes, **choices)
     document = found.to_json()
     _say_latencies(out, document)
     out.result({"command": "bench", **document})
@@ -212,12 +255,12 @@ def read_ranges(
         opt.read_shapes(texts, flag)
         for texts, flag in ((low, "--min-shape"), (usual, "--opt-shape"), (high, "--max-shape"))
     )
-    ranges = {name: ShapeRange(sizes, sizes, sizes) for name, sizes in one.items()}
+    ranges = {name: artifact.ShapeRange(sizes, sizes, sizes) for name, sizes in one.items()}
     for name in {**lows, **opts, **highs}:
         if name in ranges:
             raise UsageError(f"--shape {name}: is given beside a range of it; keep one")
         middle = opts.get(name) or lows.get(name) or highs[name]
-        ranges[name] = ShapeRange(lows.get(name, middle), middle, highs.get(name, middle))
+        ranges[name] = artifact.ShapeRange(lows.get(name, middle), middle, highs.get(name, middle))
     return ranges
 
 
@@ -243,12 +286,12 @@ def _table(document: Mapping[str, Any]) -> Table:
     ratios = [None, *document["comparisons"]]
     clock = document["artifacts"][0]["latency"]["clock"]
     table = plain_table("model", "engine", f"ms ({clock})", "against the first")
-    for artifact, ratio in zip(document["artifacts"], ratios, strict=True):
-        found = artifact["latency"]
+    for entry, ratio in zip(document["artifacts"], ratios, strict=True):
+        found = entry["latency"]
         shown = "" if ratio is None else f"{ratio['ratio']:.3f}x [{ratio['low']:.3f}, {ratio['high']:.3f}]"
         table.add_row(
-            artifact["model"],
-            artifact["run"]["engine"],
+            entry["model"],
+            entry["run"]["engine"],
             f"{found['ms']:.3g} [{found['low']:.3g}, {found['high']:.3g}]",
             shown,
         )

@@ -8,28 +8,40 @@ import typer
 
 from otgraph.cli import options as opt
 from otgraph.cli.describe import describe_data, describe_model
-from otgraph.cli.lazy import load_api
+from otgraph.cli.lazy import api, data_sources
 from otgraph.cli.output import Output, progress
-from otgraph.data_sources import load_data
 
 ShowDims = Annotated[
-    bool, typer.Option("--dims", help="Each dim: its size, what writes, reads and carries it.")
+    bool,
+    typer.Option(
+        "--dims", help="Each dim: its size, what writes, reads and carries it.", rich_help_panel=opt.OUTPUT
+    ),
 ]
-ShowGraph = Annotated[bool, typer.Option("--graph", help="The program, with the axes of every value.")]
+ShowGraph = Annotated[
+    bool,
+    typer.Option("--graph", help="The program, with the axes of every value.", rich_help_panel=opt.OUTPUT),
+]
 ShowBlockers = Annotated[
-    bool, typer.Option("--blockers", help="What cannot be cut, and which operator is why.")
+    bool,
+    typer.Option(
+        "--blockers", help="What cannot be cut, and which operator is why.", rich_help_panel=opt.OUTPUT
+    ),
 ]
 ShowDepth = Annotated[
     bool,
     typer.Option(
         "--depth",
         help="Spans that one map could replace, and activations; with --calib what that would lose.",
+        rich_help_panel=opt.OUTPUT,
     ),
 ]
 Calibration = Annotated[
     str | None,
     typer.Option(
-        "--calib", metavar="DATA", help=f"Inputs: also show what removing channels costs. {opt.DATA_HELP}"
+        "--calib",
+        metavar="DATA",
+        help=f"Inputs: also show what removing channels costs. {opt.DATA_HELP}",
+        rich_help_panel=opt.DATA,
     ),
 ]
 
@@ -56,10 +68,9 @@ def inspect(
     """
     shapes = opt.read_shapes(shape)
     out = Output(json)
-    data = None if calib is None else load_data(calib)
+    data = None if calib is None else data_sources.load_data(calib)
     if data is not None and samples is not None:
         data = data.take(samples, seed)
-    api = load_api()
     loaded = api.load_model(model, shapes)
     with progress() as show:
         show("analyzing the axes")
@@ -74,7 +85,7 @@ def inspect(
         spans = api.inspect_depth(loaded, data, seed=seed) if depth else None
     out.say(describe_model(model, loaded))
     if data is not None:
-        out.say(describe_data("calib", data))
+        out.say(describe_data("calib", data, samples))
     chosen = [(dims, found.dims_text), (blockers, found.blockers_text), (graph, found.graph_text)]
     texts = [text for wanted, text in chosen if wanted]
     if spans is not None:

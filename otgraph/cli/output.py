@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from otgraph.audit.report import plain
-from otgraph.remark import Remark
-from otgraph.task import Reading
+from otgraph.cli.lazy import report
+
+if TYPE_CHECKING:
+    from otgraph.remark import Remark
+    from otgraph.task import OutputReading
 
 PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""
@@ -37,7 +39,7 @@ class Output:
                 Text(item) if isinstance(item, str) else item, soft_wrap=isinstance(item, (str, Text))
             )
 
-    def reading(self, reading: Reading) -> None:
+    def reading(self, reading: OutputReading) -> None:
         """Print how the outputs are read, before any work rests on it."""
         self.say(f"task   {reading.text}")
 
@@ -49,7 +51,7 @@ class Output:
     def result(self, document: Mapping[str, Any]) -> None:
         """Print the one JSON object, if that is what was asked for."""
         if self.as_json:
-            sys.stdout.write(json.dumps(plain(document), indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(report.plain(document), indent=2, ensure_ascii=False) + "\n")
 
 
 def plain_table(*columns: str) -> Table:

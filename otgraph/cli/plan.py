@@ -8,21 +8,31 @@ from typing import Annotated
 import typer
 
 from otgraph.cli import options as opt
+from otgraph.cli.cache import find_cache, of_cache
 from otgraph.cli.describe import describe_data, describe_model
-from otgraph.cli.lazy import load_api
+from otgraph.cli.lazy import api, data_sources
 from otgraph.cli.output import Output, progress
-from otgraph.data_sources import load_data
-from otgraph.files import cache_folder
 from otgraph.plan.budget import make_budget
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A file that `otgraph plan` wrote.")]
 PlanOut = Annotated[
-    Path, typer.Option("-o", "--output", metavar="FILE", help="The plan.json to write.", show_default=False)
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="The plan.json to write.",
+        show_default=False,
+        rich_help_panel=opt.OUTPUT,
+    ),
 ]
 OptionalCalibration = Annotated[
     str | None,
     typer.Option(
-        "--calib", metavar="DATA", help="Inputs for the repairs; by default those that the plan names."
+        "--calib",
+        metavar="DATA",
+        help="Inputs for the repairs; by default those that the plan names.",
+        rich_help_panel=opt.DATA,
     ),
 ]
 
@@ -58,43 +68,42 @@ def plan(
 
     Example: otgraph plan net.onnx --calib calib.npz --latency 0.6x -o plan.json
     """
-    make_budget(latency, max_drop, keep, layers)
+    budget = make_budget(latency, max_drop, keep, layers)
     moves = opt.read_moves(depth_only=depth_only, width_only=width_only, keep=keep, layers=layers)
     shapes = opt.read_shapes(shape)
     opt.check_outputs(output, model=model, calib=calib)
     out = Output(json)
     calibration = opt.read_calibration(calib, samples, seed)
-    api = load_api()
     graph = api.load_model(model, shapes)
     out.say(describe_model(model, graph))
-    out.say(describe_data("calib", calibration))
+    out.say(describe_data("calib", calibration, samples))
+    cache, noted = find_cache()
     with progress() as show:
-        made = api.make_plan(
-            graph,
-            calibration,
-            latency=latency,
-            layers=layers,
-            max_drop=max_drop,
-            keep=keep,
+        settings = api.Settings(
+            budget,
             dims=dims.value,
             moves=moves,
             task=task.value,
             engine=engine,
             threads=threads,
-            criterion=criterion,
-            include=include or [],
-            exclude=exclude or [],
+            criterion=criterion or api.DEFAULT_CRITERION,
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
             multiple=multiple,
             seed=seed,
-            cache=cache_folder(),
+            cache=cache,
             progress=show,
             on_reading=out.reading,
         )
+        made = api.make_plan(graph, calibration, settings)
     made.save(output)
     out.say("")
     out.say(str(made))
+    said = [*made.remarks, *noted]
+    out.remarks(filter(of_cache, said))
     out.say(f"wrote {output}")
-    out.result({"command": "plan", "output": str(output), "plan": made.to_json()})
+    listed = [remark.to_json() for remark in said]
+    out.result({"command": "plan", "output": str(output), "plan": made.to_json(), "remarks": listed})
 
 
 def apply(
@@ -114,8 +123,7 @@ def apply(
     shapes = opt.read_shapes(shape)
     opt.check_model_output(output, model=model, plan_file=plan, calib=calib)
     out = Output(json)
-    calibration = None if calib is None else load_data(calib)
-    api = load_api()
+    calibration = None if calib is None else data_sources.load_data(calib)
     made = api.Plan.load(plan)
     graph = api.load_model(model, shapes)
     out.say(describe_model(model, graph))
@@ -123,9 +131,16 @@ def apply(
     with progress() as show:
         show("applying the plan")
         applied = made.apply(graph, calibration)
-    applied.save(output)
+    written = applied.save(output)
     said = [remark for remark in applied.remarks if remark not in graph.remarks]
-    out.remarks(remark for remark in said if remarks or remark.kind == "failure")
+    shown = (r for r in said if remarks or r.kind == "failure" or (r.kind, r.source) == ("missed", "plan"))
+    out.remarks((*shown, *written))
     out.say(f"wrote {output}")
-    out.result({"command": "apply", "output": str(output), "remarks": [remark.to_json() for remark in said]})
+    out.result(
+        {
+            "command": "apply",
+            "output": str(output),
+            "remarks": [remark.to_json() for remark in (*said, *written)],
+        }
+    )
     raise typer.Exit(1 if any(remark.kind == "failure" for remark in said) else 0)

@@ -10,6 +10,7 @@ from typing import Any
 
 from otgraph.engines.engine import Engine
 from otgraph.errors import EngineMissing, ModelError, UsageError
+from otgraph.files import why_no_file
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def engine_of(path: Path) -> str:
         return "openvino"
     if path.suffix in (".engine", ".plan", ".trt"):
         if not path.is_file():
-            raise ModelError(f"{path}: no such file; check the path")
+            raise ModelError(f"{path}: {why_no_file(path)}")
         first = _first_bytes(path)
         if first.startswith(ONNX_MAGIC):
             raise UsageError(f"{path}: is an ONNX model, no engine; call it .onnx")

@@ -12,7 +12,7 @@ from otgraph.data_check import TensorSpec
 
 
 @dataclass(frozen=True)
-class Batch:
+class FeedBatch:
     """Feeds for one run; only the first ``count`` samples are real, the rest fill a fixed batch."""
 
     feeds: Mapping[str, Array]
@@ -31,14 +31,14 @@ def batch_size(specs: Sequence[TensorSpec]) -> int:
     return max((spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)), default=1)
 
 
-def batches(data: Data, specs: Sequence[TensorSpec]) -> Iterator[Batch]:
+def batches(data: Data, specs: Sequence[TensorSpec]) -> Iterator[FeedBatch]:
     """All samples, in order; the last of a chunk repeats its last sample to fill a fixed batch."""
     size = batch_size(specs)
     for index, chunk in enumerate(data.chunks):
         for part in Data((chunk,)).batches(size):
             feeds = {spec.name: _fill(part.arrays[spec.name], size) for spec in specs}
             count = len(part.arrays[specs[0].name])
-            yield Batch(feeds, count, part.labels, index)
+            yield FeedBatch(feeds, count, part.labels, index)
 
 
 def first_feeds(data: Data, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:

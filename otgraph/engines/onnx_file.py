@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import TensorProto
 
 from otgraph.engines.engine import Model
 from otgraph.errors import ModelError
-from otgraph.files import write_aside
+from otgraph.files import why_no_file, write_aside
 
 UNREADABLE = (DecodeError, OSError, ValueError, onnx.checker.ValidationError)
 
@@ -24,7 +25,7 @@ _NAMES: dict[int, str] = {
 def read_onnx(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
     """The model. Raises ``ModelError`` when it is no ONNX file, or its external data is not there."""
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; check the path")
+        raise ModelError(f"{path}: {why_no_file(path)}")
     try:
         model = onnx.load(str(path), load_external_data=with_data)
         if not model.HasField("graph"):
@@ -36,6 +37,29 @@ def read_onnx(path: Path, *, with_data: bool = True) -> onnx.ModelProto:
             f"{path}: not a readable ONNX file ({reason[0] if reason else type(error).__name__}); export it"
             " again or check its files"
         ) from error
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside ``path`` that hold data of the model; none where it is no readable ONNX file."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except UNREADABLE:
+        return ()  # who reads the model says so
+    external = (each for each in _tensors(model) if each.data_location == TensorProto.EXTERNAL)
+    places = {entry.value for each in external for entry in each.external_data if entry.key == "location"}
+    return tuple(path.parent / place for place in sorted(places))
+
+
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor in ``message``, however deep."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for each in (value,) if isinstance(value, Message) else value:
+            if isinstance(each, TensorProto):
+                yield each
+            else:
+                yield from _tensors(each)
 
 
 def parse_onnx(data: bytes) -> onnx.ModelProto:

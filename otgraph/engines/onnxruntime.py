@@ -25,6 +25,7 @@ from otgraph.engines.onnx_file import precision_of, write_model
 from otgraph.engines.onnxruntime_profile import profile_session
 from otgraph.engines.processor import processor
 from otgraph.errors import EngineMissing, ModelError, UsageError
+from otgraph.files import why_no_file
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -116,11 +117,14 @@ class OnnxRuntimeSession(Session):
         self._providers = [(name, dict((settings or {}).get(name, {}))) for name in providers]
         self._where = str(model) if isinstance(model, Path) else "model in memory"
         if isinstance(model, Path) and not model.is_file():
-            what = "is a folder; give an .onnx file" if model.is_dir() else "no such file; check the path"
+            what = "is a folder; give an .onnx file" if model.is_dir() else why_no_file(model)
             raise ModelError(f"{model}: {what}")
         self._session = self._create(session_options(threads))
-        self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
-        self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
+        try:
+            self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())
+            self.outputs = tuple(self._spec(value) for value in self._session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{self._where}: has a name that is not UTF-8; export it again") from error
         self._names = [spec.name for spec in self.outputs]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

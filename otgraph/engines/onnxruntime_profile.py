@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import onnxruntime as ort
 
 from otgraph.data import Array
 from otgraph.engines.engine import NodeTime
+from otgraph.scratch import scratch_folder
 
 WARM_UPS = 2
 
@@ -26,7 +26,7 @@ def profile_session(
     The minimum, since the profiler's durations are wall time and grow with whatever else the machine does.
     A profiling session is slower than a plain one: use the figures to rank nodes, not as latency.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = create(options)

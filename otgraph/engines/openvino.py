@@ -10,7 +10,6 @@ node need not run one after the other); their multiply-accumulates predict bette
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,8 +22,9 @@ from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.engine import Engine, Model, NodeTime, Session
 from otgraph.engines.processor import processor
 from otgraph.errors import ModelError, UsageError
-from otgraph.files import check_writable, write_aside
+from otgraph.files import check_writable, why_no_file, write_aside
 from otgraph.quiet import without
+from otgraph.scratch import scratch_folder
 
 with without("openvino_telemetry"):  # else the import sends an event and writes a client's number to the home
     import openvino as ov
@@ -194,7 +194,7 @@ def last_line(error: Exception) -> str:
 def _read(core: Any, model: Model) -> Any:
     where = str(model) if isinstance(model, Path) else "model in memory"
     if isinstance(model, Path) and not model.is_file():
-        what = "is a folder; give an .onnx or .xml file" if model.is_dir() else "no such file; check the path"
+        what = "is a folder; give an .onnx or .xml file" if model.is_dir() else why_no_file(model)
         raise ModelError(f"{model}: {what}")
     try:
         return core.read_model(str(model) if isinstance(model, Path) else model)
@@ -224,7 +224,7 @@ def _save(network: Any, output: Path) -> None:
     """Both files or neither; compressed weights would be another precision, which is a choice made before."""
     weights = output.with_suffix(".bin")
     check_writable(weights)
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:  # it wants to see a name that ends in .xml
+    with scratch_folder() as folder:  # it wants to see a name that ends in .xml
         ov.serialize(network, str(Path(folder) / "net.xml"), str(Path(folder) / "net.bin"))
         with write_aside(output) as aside, write_aside(weights) as weights_aside:
             shutil.copyfile(Path(folder) / "net.xml", aside)

@@ -86,9 +86,11 @@ def norm_of(graph: Graph, node: fx.Node) -> BatchNorm | None:
 
 
 def read_affine(graph: Graph, node: fx.Node) -> Affine | None:
-    """The affine view of ``node``, or None where it is something else (or its weight is computed)."""
+    """The affine view of ``node``, or None where it is something else: or its weight is computed, or what it
+    maps is stored, so that it has no data and always makes the same."""
     reader = _READERS.get(op_name(node))
-    return None if reader is None else reader(graph, node)
+    view = None if reader is None else reader(graph, node)
+    return None if view is None or view.data.op == "get_attr" else view
 
 
 def affine_nodes(graph: Graph) -> list[Affine]:

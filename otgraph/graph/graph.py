@@ -46,7 +46,8 @@ class Graph:
     ``dialect`` says what the call nodes are: ``aten`` operators, or one torch function per ONNX operator.
     ``example`` is one valid set of inputs (batch 2 where the batch is free). ``header`` is what the dialect
     needs to write the model back (for ``onnx``: everything of the file that is no node). ``metadata`` goes
-    into the file's, beside what it had. Graphs are values: a rewrite works on ``copy()``.
+    into the file's, beside what it had. ``sources``: the files that it was read from. Graphs
+    are values: a rewrite works on ``copy()``.
     """
 
     module: fx.GraphModule
@@ -57,6 +58,7 @@ class Graph:
     header: Any = None
     remarks: tuple[Remark, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    sources: tuple[Path, ...] = ()
 
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
@@ -82,15 +84,23 @@ class Graph:
         found = {target: self.tensor(target) for target in dict.fromkeys(targets)}
         return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> tuple[Remark, ...]:
         """Write the model as ONNX: one-to-one for the ``onnx`` dialect, ``torch.onnx.export`` for ``aten``.
 
+        Args:
+            overwrite: also over one of ``sources``. Where that holds the weights of this graph (external
+                data), the graph is to be loaded again afterwards.
+
+        Returns:
+            A remark where ONNX Runtime does not load the file, as for types and operators it does not have.
+
         Raises:
-            OutputError: ``path`` cannot be written. Nothing is left half-written.
+            OutputError: ``path`` cannot be written, or is one of ``sources``. Nothing is left half-written.
+            ModelError: the graph has no ONNX form, or not one that loads as the original does.
         """
         from otgraph.graph.save import save_graph  # noqa: PLC0415  (a method of convenience; save imports Graph)
 
-        save_graph(self, Path(path))
+        return save_graph(self, Path(path), overwrite=overwrite)
 
 
 def label(node: fx.Node) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Container
 from pathlib import Path
 
@@ -14,33 +15,70 @@ from torch import fx
 from torch.export import Dim
 
 from otgraph.errors import ModelError
-from otgraph.files import check_writable
+from otgraph.files import check_kept, check_writable
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.onnx import write_file
 from otgraph.graph.onnx.emitter import emit_beside, emit_model
 from otgraph.graph.onnx.header import OnnxHeader
+from otgraph.graph.onnx.loads import Written, outline_fault, what_to_do
 from otgraph.graph.onnx.naming import fresh
-from otgraph.graph.onnx.write_file import TOO_LARGE, check_model, to_bytes, write_beside, write_inside
+from otgraph.graph.onnx.write_file import TOO_LARGE, beside, check_model, to_bytes, write_beside, write_inside
 from otgraph.graph.onnx_spelling import spell_out_attention
 from otgraph.quiet import quiet
+from otgraph.remark import Remark
 
 
-def save_graph(graph: Graph, path: Path) -> None:
+def save_graph(graph: Graph, path: Path, *, overwrite: bool = False) -> tuple[Remark, ...]:
     """Write ``graph`` as ONNX. Weights lie inside the file, unless that would exceed 2 GB or the model was
     read from a file that kept them outside: then in ``path`` + ``.data``.
 
+    Returns:
+        A remark where ONNX Runtime does not load the file: which node it stops at, and what to do. Engines
+        differ in the types and operators they take, and the file is what was asked for.
+
     Raises:
-        OutputError: ``path`` cannot be written. Nothing is left half-written.
-        ModelError: the graph has no valid ONNX form.
+        OutputError: ``path`` cannot be written, or it or what goes beside it is one of the files that the
+            graph was read from, and not to ``overwrite``. Nothing is left half-written.
+        ModelError: the graph has no valid ONNX form, or none that ONNX Runtime loads although it does load
+            the file that the graph was read from.
     """
+    for each in () if overwrite else (path, *([beside(path)] if _is_apart(graph) else [])):
+        check_kept(each, graph.sources)
     check_writable(path)
-    if isinstance(graph.header, OnnxHeader) and (graph.header.external or _is_too_large(graph)):
+    written = _written(graph)
+    said = _said(graph, written)
+    written.write(path)
+    return said
+
+
+def write_graph(graph: Graph, path: Path) -> None:
+    """``save_graph`` for a file that an engine is about to load anyway, which then says what it finds."""
+    check_writable(path)
+    _written(graph).write(path)
+
+
+def _written(graph: Graph) -> Written:
+    folder = _folder(graph)
+    if isinstance(graph.header, OnnxHeader) and _is_apart(graph):
         model, held = emit_beside(graph)
         _note(graph, model)
         _check(graph, model, held)
-        write_beside(model, graph.header.folder, path, held)
-    else:
-        write_inside(to_model(graph), _folder(graph), path)
+        return Written(model, lambda path: write_beside(model, folder, path, held), held)
+    inline = to_model(graph)
+    return Written(inline, lambda path: write_inside(inline, folder, path))
+
+
+def _said(graph: Graph, written: Written) -> tuple[Remark, ...]:
+    fault = written.fault()
+    if fault is None:
+        return ()
+    if isinstance(graph.header, OnnxHeader) and outline_fault(graph.header.model) is None:
+        raise ModelError(
+            f"{graph.name}: ONNX Runtime loads the file it was read from, but not its new form ({fault});"
+            " please report the pass that made it"
+        )
+    what = f"ONNX Runtime does not load the file: {fault}; {what_to_do(fault)}"
+    return (Remark("failure", "save", graph.name, what),)
 
 
 def to_onnx_bytes(graph: Graph) -> bytes:
@@ -90,6 +128,11 @@ def _check(graph: Graph, model: onnx.ModelProto, held: Container[str] = ()) -> N
         )
 
 
+def _is_apart(graph: Graph) -> bool:
+    """Whether the weights go into a file of their own."""
+    return (isinstance(graph.header, OnnxHeader) and graph.header.external) or _is_too_large(graph)
+
+
 def _is_too_large(graph: Graph) -> bool:
     return sum(tensor.nbytes for tensor in graph.tensors().values()) > write_file.LARGEST
 
@@ -133,15 +176,23 @@ def _export(graph: Graph) -> onnx.ModelProto:
                 verbose=False,
             )
         except Exception as error:  # torch.onnx raises whatever its stages raise
-            reason = next(
-                (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-            )
-            raise ModelError(f"{graph.name}: torch.onnx cannot export it ({reason})") from error
+            raise ModelError(f"{graph.name}: torch.onnx cannot export it ({_reason(error)})") from error
     if program is None:
         raise ModelError(f"{graph.name}: torch.onnx returned nothing")
     _restore_names(program.model.graph, renamed)
     _yield_names(program.model.graph)
     return ir.to_proto(program.model)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom, without colors: the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in _COLORS.sub("", str(error)).splitlines()]
+    return next((line for line in lines if line), type(error).__name__)
+
+
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def _twin(module: fx.GraphModule) -> fx.GraphModule:

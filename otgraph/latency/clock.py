@@ -22,7 +22,7 @@ MAX_CALLS = 1000
 
 
 @dataclass(frozen=True)
-class Reading:
+class Sample:
     """Milliseconds per call: as this process's CPU time, as elapsed time, and by the device's own clock where
     the session has one. ``timed_by`` says which of them means something."""
 
@@ -47,7 +47,7 @@ class Clock:
 
     def read(
         self, session: Session, feeds: Mapping[str, Array], calls: int, timed_by: TimedBy | None = None
-    ) -> Reading:
+    ) -> Sample:
         """The mean of ``calls`` consecutive runs, ``timed_by`` the session's own clock where None.
 
         By the device's, the host's clocks show next to nothing: copies are left out, and preparations are in.
@@ -62,7 +62,7 @@ class Clock:
             for _ in range(calls):
                 session.run(feeds)
         cpu, wall = self.cpu_ns() - cpu, self.wall_ns() - wall
-        return Reading(cpu / calls / 1e6, wall / calls / 1e6, device, timed_by)
+        return Sample(cpu / calls / 1e6, wall / calls / 1e6, device, timed_by)
 
 
 def common_clock(sessions: Iterable[Session]) -> TimedBy:

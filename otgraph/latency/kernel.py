@@ -12,16 +12,16 @@ from otgraph.window import Window
 
 @dataclass(frozen=True, repr=False)
 class Kernel:
-    """One node: ``conv``, ``depthwise`` or ``linear``, its geometry, and what else its time depends on.
-
-    ``space``: the spatial extent of the input, or for ``linear`` the number of rows. ``activation``: the ONNX
-    operator that follows a convolution and that engines fuse into it, such as ``Relu``, or none.
-    """
+    """One node: ``conv``, ``depthwise`` or ``linear``, its geometry, and what else its time depends on."""
 
     kind: Literal["conv", "depthwise", "linear"]
+    """Which family of kernels it is timed with."""
     window: Window
+    """Channels, kernel, stride, padding, dilation and groups."""
     space: tuple[int, ...]
+    """The spatial extent of the input, or for ``linear`` the number of rows."""
     activation: str = ""
+    """The ONNX operator that engines fuse into a convolution before it, such as ``Relu``, or none."""
 
     @staticmethod
     def of(window: Window, space: Sequence[int], activation: str = "") -> Kernel:

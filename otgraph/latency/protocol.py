@@ -18,7 +18,7 @@ import numpy as np
 from otgraph.data import Array
 from otgraph.engines.engine import Engine, Model, Session, TimedBy
 from otgraph.errors import UsageError
-from otgraph.latency.clock import Clock, Reading, calls_for, common_clock, no_collection
+from otgraph.latency.clock import Clock, Sample, calls_for, common_clock, no_collection
 from otgraph.latency.environment import Conditions, Snapshot, conditions
 from otgraph.latency.statistics import Floats, estimate
 
@@ -216,7 +216,7 @@ def _comparison(a: Floats, b: Floats, common: _Common) -> Comparison:
     )
 
 
-Readings = list[list[tuple[Reading, ...]]]
+Readings = list[list[tuple[Sample, ...]]]
 """Repeats, then rounds, then one reading per model."""
 
 _Ready = tuple[Session, Mapping[str, Array]]
@@ -274,7 +274,7 @@ def _fresh(contestants: Sequence[Contestant], threads: int, repeat: int) -> list
     return [(made[index], contestant.feeds) for index, contestant in enumerate(contestants)]
 
 
-def _warm_up(ready: Sequence[_Ready], clock: Clock, timed_by: TimedBy) -> list[Reading]:
+def _warm_up(ready: Sequence[_Ready], clock: Clock, timed_by: TimedBy) -> list[Sample]:
     """Run each session ``WARM_UPS`` times; the last reading of each tells how long a call takes."""
     return [
         [clock.read(session, feeds, 1, timed_by) for _ in range(WARM_UPS)][-1] for session, feeds in ready
@@ -283,9 +283,9 @@ def _warm_up(ready: Sequence[_Ready], clock: Clock, timed_by: TimedBy) -> list[R
 
 def _round(
     ready: Sequence[_Ready], calls: int, clock: Clock, timed_by: TimedBy, draw: np.random.Generator
-) -> tuple[Reading, ...]:
+) -> tuple[Sample, ...]:
     """One reading of each session, taken in random order."""
-    taken: dict[int, Reading] = {}
+    taken: dict[int, Sample] = {}
     for index in map(int, draw.permutation(len(ready))):
         session, feeds = ready[index]
         taken[index] = clock.read(session, feeds, calls, timed_by)

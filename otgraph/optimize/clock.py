@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from otgraph.allocate.cost import NodeTime, Polynomial
+from otgraph.allocate.cost import Polynomial, TimeTerm
 from otgraph.engines.engine import Engine
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
@@ -44,11 +44,11 @@ class TimePrices(Protocol):
 
     def nodes(
         self, graph: Graph, axes: AxisMap, whole_ms: float, candidates: Candidates
-    ) -> tuple[tuple[NodeTime, ...], Polynomial]:
+    ) -> tuple[tuple[TimeTerm, ...], Polynomial]:
         """Every node over the candidate widths, and what no removal saves."""
         ...
 
-    def others(self, nodes: Sequence[TimedNode], candidates: Candidates) -> Mapping[str, NodeTime]:
+    def others(self, nodes: Sequence[TimedNode], candidates: Candidates) -> Mapping[str, TimeTerm]:
         """Nodes that may take others' place, by name; those that the engine cannot run are left out."""
         ...
 
@@ -62,11 +62,11 @@ class EngineTimes:
 
     def nodes(
         self, graph: Graph, axes: AxisMap, whole_ms: float, candidates: Candidates
-    ) -> tuple[tuple[NodeTime, ...], Polynomial]:
+    ) -> tuple[tuple[TimeTerm, ...], Polynomial]:
         """``node_times``."""
         return node_times(graph, axes, self._engine, whole_ms, self._options, candidates)
 
-    def others(self, nodes: Sequence[TimedNode], candidates: Candidates) -> Mapping[str, NodeTime]:
+    def others(self, nodes: Sequence[TimedNode], candidates: Candidates) -> Mapping[str, TimeTerm]:
         """``affine_times``."""
         return affine_times(nodes, self._engine, self._options, candidates)
 
@@ -76,11 +76,11 @@ class NoTimes:
 
     def nodes(
         self, graph: Graph, axes: AxisMap, whole_ms: float, candidates: Candidates
-    ) -> tuple[tuple[NodeTime, ...], Polynomial]:
+    ) -> tuple[tuple[TimeTerm, ...], Polynomial]:
         """Every call node, without a time."""
         calls = (node for node in graph.module.graph.nodes if node.op == "call_function")
-        return tuple(NodeTime(node.name) for node in calls), ()
+        return tuple(TimeTerm(node.name) for node in calls), ()
 
-    def others(self, nodes: Sequence[TimedNode], candidates: Candidates) -> Mapping[str, NodeTime]:
+    def others(self, nodes: Sequence[TimedNode], candidates: Candidates) -> Mapping[str, TimeTerm]:
         """The same of new nodes."""
-        return {node.name: NodeTime(node.name) for node in nodes}
+        return {node.name: TimeTerm(node.name) for node in nodes}

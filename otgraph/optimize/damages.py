@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cost import NodeTime
+from otgraph.allocate.cost import TimeTerm
 from otgraph.allocate.interaction import Interaction
 from otgraph.allocate.problem import DimOptions, Problem
 from otgraph.optimize.proposals import Proposal
@@ -174,7 +174,7 @@ def problem_of(
     damages: Damages,
     widths: Mapping[str, Sequence[int]],
     proposals: Sequence[Proposal],
-    nodes: Sequence[NodeTime],
+    nodes: Sequence[TimeTerm],
     constant: float,
 ) -> Problem:
     """What is to be allocated, by these damages. Those of a dim never fall with what is removed."""

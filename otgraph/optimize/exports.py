@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from otgraph.graph.graph import Graph
+from otgraph.graph.save import write_graph
+from otgraph.scratch import scratch_folder
 
 
 class Exports:
@@ -13,7 +14,7 @@ class Exports:
     Usable as a context manager; the files go with it."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="otgraph-")
+        self._folder = scratch_folder()
         self._known: dict[int, tuple[Graph, Path]] = {}
         self._count = 0
 
@@ -30,6 +31,6 @@ class Exports:
         if known is None:
             self._count += 1
             known = graph, Path(self._folder.name) / f"{self._count}.onnx"
-            graph.save(known[1])
+            write_graph(graph, known[1])
             self._known[id(graph.module)] = known
         return known[1]

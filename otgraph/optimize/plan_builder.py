@@ -91,7 +91,10 @@ class PlanBuilder:
             pipeline=with_apart(
                 with_ridge(with_task(pipeline, settings.task), self.ridge, trusted=self.trusted), self.apart
             ),
-            dims=tuple(DimDecision.of(name, coupling) for name, coupling in couplings.items()),
+            dims=tuple(
+                DimDecision.of(name, coupling, constant=found.widths[name].constant)
+                for name, coupling in couplings.items()
+            ),
             depth=depth,
             predictions=replace(predictions, macs_ratio=self._macs_ratio(choice)),
             engine=settings.engine,
@@ -106,6 +109,8 @@ class PlanBuilder:
     def _macs_ratio(self, choice: Choice) -> float:
         full = {name: width.size for name, width in self.found.widths.items()}
         whole = evaluate(self.found.macs, full)
+        if not whole:
+            return 1.0  # nothing that is counted, nothing that is cut of it
         if choice.options:
             return _macs(self.build(choice)) / whole
         couplings = self.found.couplings(choice.widths)

@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cost import NodeTime, Polynomial, evaluate
+from otgraph.allocate.cost import Polynomial, TimeTerm, evaluate
 from otgraph.allocate.problem import Problem
 from otgraph.calibrate.probing import probing
 from otgraph.data import Data
+from otgraph.errors import PlanError
 from otgraph.graph.depth import depth_of
 from otgraph.graph.graph import Graph
 from otgraph.heap import give_back, kept_pages
@@ -41,12 +42,12 @@ from otgraph.optimize.proposals import (
     saving,
     shallower,
 )
-from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import measure_sensitivities
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.stopwatch import Stopwatch
 from otgraph.optimize.study import Study, study, what_trials_depend_on
 from otgraph.optimize.trial import Trial
+from otgraph.optimize.trial_cache import TrialCache
 from otgraph.plan.decision import DepthAction, Predictions
 from otgraph.plan.plan import Plan
 from otgraph.pricing.elementwise import batch_size
@@ -89,16 +90,21 @@ def make_plan(
         share = settings.budget.value
         kept = {name: max(1, round(width.size * share)) for name, width in found.widths.items()}
         return PlanBuilder(found, settings, {}).plan(Choice(kept), Predictions())
+    said: list[Remark] = []
     with ExitStack() as stack:
         if clock is None:
             exports = exports or stack.enter_context(Exports())
             watch = Stopwatch(
                 found.graph, found.held, settings.engine, settings.threads, settings.seed, exports
             )
-            clock, times = watch, times or EngineTimes(watch.engine, settings.timing)
+            clock, times = (
+                watch,
+                times or EngineTimes(watch.engine, replace(settings.timing, note=said.append)),
+            )
         if settings.budget.kind == "layers" or times is None:
             times = NoTimes()
-        return _decide(found, settings, clock, times)
+        plan = _decide(found, settings, clock, times)
+    return replace(plan, remarks=(*plan.remarks, *dict.fromkeys(said)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +113,7 @@ class Market:
     of the nodes, and what nothing saves; ``proposals``: the collapses; ``remarks``: how many there were."""
 
     widths: Candidates
-    nodes: Sequence[NodeTime]
+    nodes: Sequence[TimeTerm]
     fixed: Polynomial
     proposals: tuple[Proposal, ...]
     remarks: tuple[Remark, ...]
@@ -145,7 +151,10 @@ def _decide(found: Study, settings: Settings, clock: Clock, times: TimePrices) -
     told = _counts(found, market, damages, trial)
     remarks = (*found.remarks, *market.remarks, *damages.prices.remarks, told)
     remarks = (*remarks, *_beyond(found.graph.name, settings.budget.ratio(original_ms), ratio, settings))
-    return replace(plan, remarks=(*remarks, *_verdicts(outcome, market.proposals), *judge.verdicts()))
+    return replace(
+        plan,
+        remarks=(*remarks, *_verdicts(outcome, market.proposals), *judge.verdicts(), *trial.saved.remarks),
+    )
 
 
 def find_market(found: Study, settings: Settings, times: TimePrices, original_ms: float) -> Market:
@@ -261,7 +270,7 @@ def make_trial(found: Study, proposals: Sequence[Proposal], settings: Settings) 
     """What tries choices of ``proposals`` and of the widths of ``found``."""
     fits = {proposal.name: proposal.fit for proposal in proposals if proposal.fit is not None}
     macs = evaluate(found.macs, {name: width.size for name, width in found.widths.items()})
-    saved = Saved(settings.cache, *what_trials_depend_on(found, settings))
+    saved = TrialCache(settings.cache, *what_trials_depend_on(found, settings))
     return Trial(
         found.graph,
         found.axes,
@@ -345,8 +354,16 @@ def _settled(
             problem, budget.value if budget.kind == "ratio" else budget.value / original_ms, bench
         )
     limit = budget.value if found.classifier else budget.value**2
-    outcome = by_damage(problem, limit, bench, lambda choice: found.damage(builder.applied(choice)))
+    outcome = by_damage(problem, limit, bench, lambda choice: _damage(found, builder, choice))
     return replace(outcome, damage=trial.damage(outcome.best.choice))
+
+
+def _damage(found: Study, builder: PlanBuilder, choice: Choice) -> float:
+    """What ``choice``, built and repaired, does to the outputs; a network that is not handed on does most."""
+    try:
+        return found.damage(builder.applied(choice))
+    except PlanError:
+        return math.inf
 
 
 def _finished(

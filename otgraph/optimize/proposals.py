@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from otgraph.allocate.cost import NodeTime, Polynomial
+from otgraph.allocate.cost import Polynomial, TimeTerm
 from otgraph.allocate.option import Option, absorbed_by
 from otgraph.calibrate.batches import split_batches
 from otgraph.calibrate.span_fit import FitOptions, SpanFit, fit_collapses
@@ -47,7 +47,7 @@ class Proposal:
 
     collapse: Collapse
     removes: frozenset[str]
-    adds: tuple[NodeTime, ...] = ()
+    adds: tuple[TimeTerm, ...] = ()
     absorbs: frozenset[str] = frozenset()
     old_ms: float = 0.0
     new_ms: float = 0.0
@@ -121,9 +121,9 @@ def new_nodes(effects: Mapping[Collapse, Effect]) -> list[TimedNode]:
 def propose(
     effects: Mapping[Collapse, Effect],
     graph: Graph,
-    nodes: Sequence[NodeTime],
+    nodes: Sequence[TimeTerm],
     fixed: Polynomial,
-    times: Mapping[str, NodeTime],
+    times: Mapping[str, TimeTerm],
     full: Mapping[str, int],
 ) -> tuple[Proposal, ...]:
     """The collapses that are predicted to save time, or that leave fewer products, not fitted yet.

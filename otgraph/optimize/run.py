@@ -60,12 +60,15 @@ def optimize(
     *,
     evaluation: ModelData | None = None,
     metric: str | None = None,
+    names: tuple[str, str | None] | None = None,
 ) -> Optimized:
     """Make ``graph`` faster within the budget of ``settings``, and audit the result.
 
     The figures are those on ``evaluation`` where it is given, and on the share of ``data`` that was kept from
     calibration, prices, trials and repair; where ``data`` are few, on all of them in turn, by refits that
-    leave some out. ``graph`` is untouched. Raises as ``make_plan``, ``Plan.apply`` and ``audit`` do.
+    leave some out. ``graph`` is untouched. ``names``: for the audit, where ``graph`` was read from, and where
+    the result goes if it is credible (None for nowhere); by default the model's name. Raises as
+    ``make_plan``, ``Plan.apply`` and ``audit`` do.
     """
     started = (time.process_time(), time.perf_counter())
     _check_choices(settings, metric)
@@ -75,7 +78,7 @@ def optimize(
     with Exports() as exports:
         plan = _noted(make_plan(graph, parts.fit, settings, exports=exports), data, parts)
         give_back()
-        return _carried_out(graph, plan, parts, data, evaluation, settings, metric, started, exports)
+        return _carried_out(graph, plan, parts, data, evaluation, settings, metric, started, exports, names)
 
 
 def _carried_out(
@@ -88,6 +91,7 @@ def _carried_out(
     metric: str | None,
     started: tuple[float, float],
     exports: Exports,
+    names: tuple[str, str | None] | None,
 ) -> Optimized:
     """Apply ``plan``, measure what it made, and say what came of it."""
     settings.progress("applying the plan")
@@ -101,6 +105,7 @@ def _carried_out(
     settings.progress("auditing")
     judge = _Judge(graph, plan, parts, settings, metric, exports)
     found = judge.audit(measured, evaluation, spent)
+    found = _named(found, graph.name, names, written=_credible(plan, found))
     remarks = (*graph.remarks, *plan.remarks, *result.remarks, *_advice(graph, found))
     return Optimized(
         graph=replace(handed, remarks=remarks),
@@ -165,8 +170,6 @@ class _Judge:
             found,
             fidelity=found.fidelity if evaluation is not None else unseen or fitted,
             generalization=gap,
-            a=replace(found.a, path=f"{self.graph.name}.onnx"),
-            b=replace(found.b, path=f"{self.graph.name}.optimized.onnx"),
         )
 
     def _unseen(self, a: Path, b: Path, found: Audit, evaluation: ModelData | None) -> Fidelity | None:
@@ -218,6 +221,14 @@ class _Judge:
             seed=settings.seed,
         )
         return replace(found, source=source)
+
+
+def _named(found: Audit, model: str, names: tuple[str, str | None] | None, *, written: bool) -> Audit:
+    """With what the two are called: files only where there are such files."""
+    source, output = names or (model, None)
+    unsaved = f"{model}, optimized" + ("" if output is None else " (not written)")
+    b = output if output is not None and written else unsaved
+    return replace(found, a=replace(found.a, path=source), b=replace(found.b, path=b))
 
 
 def _credible(plan: Plan, found: Audit) -> bool:

@@ -13,7 +13,8 @@ from otgraph.graph.axes.axis_map import AxisMap, Dim
 from otgraph.graph.axes.name_pattern import allowed
 from otgraph.plan.budget import Budget
 from otgraph.pricing.timing import TimingOptions
-from otgraph.task import Reading, Task
+from otgraph.seed import check_seed
+from otgraph.task import OutputReading, Task
 
 Moves = Literal["both", "width", "depth"]
 """What a plan may do: cut widths, collapse spans, or both."""
@@ -25,49 +26,67 @@ def quiet(message: object) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """``budget``: what is asked for. ``dims``: ``inner`` leaves out dims that run through a residual
-    addition. ``moves``: cut widths, collapse spans, or both. ``include``, ``exclude``: patterns of dim names
-    (``*`` and ``?``). ``multiple``: widths the engine likes (8 on the measured CPUs). ``normalized``: also
-    cut dims whose cut changes the statistics of a normalization. ``held_out``: the share of the calibration
-    inputs that nothing is fitted on. ``rounds``: how often the measured time may correct the plan. ``cache``:
-    a folder that keeps measurements, so that an interrupted run goes on where it was. ``corrections``: how
-    often damages may be corrected by trials of the whole, ``trial_seconds``: CPU seconds that a round of
-    trials may take. ``tolerance``: how near the measured ratio has to come to a latency budget. ``task``: how
-    the outputs are to be read, and ``reading``, how they are, once that is decided (``task.decided``), which
-    ``on_reading`` is told. ``verdict``: the share of the calibration inputs that is kept from everything, to
-    judge the result by; 0 keeps none, and the figures flatter. ``refit``: hand over the plan refitted on all
-    inputs, once the figures are taken of the network that was fitted without those."""
+    """What one optimization is asked for, and how it may go about it."""
 
     budget: Budget
+    """What is asked for: a latency, a number of layers, a limit on the damage, or a fraction to keep."""
     dims: Literal["all", "inner"] = "all"
+    """Which dims may shrink: ``inner`` leaves out those that run through a residual addition."""
     moves: Moves = "both"
+    """What a plan may do: cut widths, collapse spans, or both."""
     task: Task = "auto"
-    reading: Reading | None = None
+    """How the outputs are to be read: as class scores, as values, or by their look."""
+    reading: OutputReading | None = None
+    """How they are read, once that is decided (``optimize.task.decided``); not for callers to give."""
     engine: str = "onnxruntime"
+    """Where the model will run; times are measured there."""
     threads: int = 1
+    """Threads of that engine."""
     criterion: str = DEFAULT_CRITERION
+    """How the cost of removing a channel is estimated (``otgraph passes annotate-width``)."""
     include: tuple[str, ...] = ()
+    """Only dims whose names match one of these patterns (``*`` and ``?``) are cut; all where it is empty."""
     exclude: tuple[str, ...] = ()
+    """Dims whose names match one of these patterns are not cut."""
     multiple: int = 8
+    """Widths are multiples of this, which engines like (8 on the measured CPUs)."""
     normalized: bool = False
+    """Also cut dims whose cut changes the statistics of a normalization."""
     held_out: float = 0.25
+    """The share of the fitting inputs that trials are judged on."""
     verdict: float = 0.2
+    """The share of all inputs that is kept from everything, to judge the result by; 0 keeps none."""
     refit: bool = False
+    """Hand over the plan refitted on all inputs, once the figures are taken without some."""
     seed: int = 0
+    """Of every random choice."""
     batch_size: int = 32
+    """Inputs of one forward pass."""
     rounds: int = 5
+    """How often the measured time may correct the plan."""
     tolerance: float = 0.02
+    """How near the measured ratio has to come to a latency budget, relative to it."""
     form: Literal["values", "scores"] = "values"
+    """The metric that prices are taken in: the outputs' values, or the classes' scores (softmax Fisher)."""
     probes: int = 3
+    """Directions at the outputs that are pulled back for each input."""
     corrections: int = 1
+    """How often damages may be corrected by trials of the whole."""
     trial_seconds: float = 60.0
+    """CPU seconds that a round of trials may take."""
     candidates: int = 16
+    """Widths that are priced for each dim, at most."""
     pipeline: str = "apply"
+    """The passes, or the named pipeline, that carry the plan out."""
     cache: Path | None = None
+    """A folder that keeps measurements, so that an interrupted run goes on where it was; None keeps none."""
     progress: Callable[[str], None] = quiet
-    on_reading: Callable[[Reading], None] = quiet
+    """Is told what is being done."""
+    on_reading: Callable[[OutputReading], None] = quiet
+    """Is told how the outputs are read, before any work rests on it."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.moves not in get_args(Moves):
             raise UsageError(
                 f"moves {self.moves!r}: is none of {', '.join(get_args(Moves))}; give one of them"

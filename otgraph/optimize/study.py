@@ -36,25 +36,36 @@ METRIC_INPUTS = 64
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """``axes``: dims that the settings leave out are blocked. ``widths``: the dims to decide on. ``fit`` and
-    ``held`` are the first and the last part of ``data`` (a stretch, so that inputs of one source do not lie
-    on both sides when they come in order): where there are trials, channels are chosen and repairs fitted on
-    the one and judged on the other, since channels that are redundant on the inputs they were chosen on need
-    not be so on others. ``macs``: multiply-accumulates of the network as a polynomial in the widths.
-    ``classifier``: damage is KL, else relative L2. ``form``: how candidates are priced and tried, ``metric``:
-    the same bound to the outputs of ``held``."""
+    """What is known of a network before anything is decided.
+
+    ``fit`` and ``held`` are the first and the last part of ``data`` (a stretch, so that inputs of one source
+    do not lie on both sides when they come in order): where there are trials, channels are chosen and repairs
+    fitted on the one and judged on the other, since channels that are redundant on the inputs they were
+    chosen on need not be so on others.
+    """
 
     graph: Graph
+    """The network as it is."""
     axes: AxisMap
+    """Its axes; dims that the settings leave out are blocked."""
     widths: Mapping[str, Width]
+    """The dims to decide on, by name, with what keeping k channels costs."""
     data: ModelData
+    """All inputs that may be fitted on."""
     fit: ModelData
+    """Those that are fitted on while there are trials."""
     held: ModelData
+    """Those that trials are judged on."""
     macs: tuple[Term, ...]
+    """Multiply-accumulates of the network as a polynomial in the widths."""
     classifier: bool
+    """Whether damage is KL; else it is relative L2."""
     form: Form
+    """How candidates are priced and tried."""
     metric: OutputMetric
+    """The same bound to the outputs of ``held``."""
     remarks: tuple[Remark, ...]
+    """What is to be told of all this."""
 
     def couplings(self, kept_counts: Mapping[str, int], *, certified: bool = False) -> dict[str, Coupling]:
         """Which channels stay, and where the others' mass goes, for widths by dim; full dims are left out."""
@@ -126,7 +137,7 @@ def what_trials_depend_on(found: Study, settings: Settings) -> tuple[str, ...]:
         found.form,
         str(settings.seed),
         torch.__version__,
-        "10",  # raised whenever a trial is made in another way
+        "11",  # raised whenever a trial is made in another way
     )
 
 

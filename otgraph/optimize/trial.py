@@ -17,7 +17,7 @@ from otgraph.data import Data
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.legal import legalize
 from otgraph.graph.graph import Graph
-from otgraph.optimize.saved import Saved
+from otgraph.optimize.trial_cache import TrialCache
 from otgraph.repair.least_squares import LeastSquaresOptions
 from otgraph.repair.trial import TrialRepair
 from otgraph.rewrite.collapse import collapse_spans
@@ -32,7 +32,7 @@ more."""
 EFFORT = 20e9
 """Multiply-accumulates that one run of a trial's inputs through the network may take."""
 
-RIDGES = (3e-4, 3e-3, 0.03, 0.3, 3.0, math.inf)
+TRIAL_RIDGES = (3e-4, 3e-3, 0.03, 0.3, 3.0, math.inf)
 """How near a trial's repair may stay to what re-expression makes of the weights; at infinity nothing is
 refitted. With few and correlated inputs a small ridge makes a mild cut worse than no repair at all
 (EfficientNet-Lite0 on crops of photographs: up to twice the distance); with inputs that say more it is the
@@ -55,7 +55,7 @@ class Trial:
     """Damage of choices for ``graph``: repaired on ``fit``, judged on ``held``, which the repair has not
     seen, in the units of ``metric``.
 
-    All trials repair with one of ``RIDGES``: see ``settle``. ``fits``: the collapses that can be tried, by
+    All trials repair with one of ``TRIAL_RIDGES``: see ``settle``. ``fits``: the collapses to be tried, by
     name. ``saved`` keeps what was measured. ``macs``: multiply-accumulates of one input. ``made``: how many
     trials were run; ``cost``: multiply-accumulates that one takes, about; ``count``: inputs that repair one.
     """
@@ -67,7 +67,7 @@ class Trial:
         widths: Mapping[str, Width],
         fit: Data,
         held: Data,
-        saved: Saved,
+        saved: TrialCache,
         fits: Mapping[str, SpanFit] | None = None,
         macs: float = 0.0,
         metric: OutputMetric | None = None,
@@ -83,7 +83,7 @@ class Trial:
         self.cost = 2 * self.count * macs
         self._inputs = (fit, held.take(self.count, seed=0))  # the first might all be of one picture
         self._repair: TrialRepair | None = None
-        self._ridge = RIDGES[FIRST]
+        self._ridge = TRIAL_RIDGES[FIRST]
 
     @property
     def judged(self) -> Data:
@@ -95,13 +95,13 @@ class Trial:
         from now on: none at all, unless one leaves less than ``EARNED`` of the damage."""
 
         def score(at: int) -> float:
-            damages = [max(self._damage(choice, RIDGES[at]), 1e-12) for choice in choices]
+            damages = [max(self._damage(choice, TRIAL_RIDGES[at]), 1e-12) for choice in choices]
             return sum(map(math.log, damages)) / len(damages)
 
-        last = len(RIDGES) - 1
+        last = len(TRIAL_RIDGES) - 1
         at = downhill(score, FIRST, last)
         earned = score(at) < score(last) + math.log(EARNED)
-        self._ridge = RIDGES[at] if earned else math.inf
+        self._ridge = TRIAL_RIDGES[at] if earned else math.inf
         return self._ridge
 
     def ridge(self, inputs: int, choice: Choice | None = None) -> float:
@@ -113,10 +113,10 @@ class Trial:
         """
         ridge = self._ridge
         if math.isinf(ridge) and choice is not None and choice.options:
-            gentle = self._damage(choice, RIDGES[-2])
-            ridge = RIDGES[-2] if gentle < EARNED * self._damage(choice, math.inf) else ridge
+            gentle = self._damage(choice, TRIAL_RIDGES[-2])
+            ridge = TRIAL_RIDGES[-2] if gentle < EARNED * self._damage(choice, math.inf) else ridge
         if math.isinf(ridge):
-            return ridge if inputs < MANY * self.count else RIDGES[-2]
+            return ridge if inputs < MANY * self.count else TRIAL_RIDGES[-2]
         return ridge * math.sqrt(self.count / max(inputs, self.count))
 
     def damage(self, choice: Choice) -> float:

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from otgraph.data import Data
-from otgraph.data_digest import METADATA, Sketch
+from otgraph.data_digest import CONSTANT, METADATA, Sketch
 from otgraph.data_model import ModelData
+from otgraph.errors import PassError, PipelineError, PlanError
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
-from otgraph.graph.specs import bind
+from otgraph.graph.specs import bind, input_specs
 from otgraph.heap import kept_pages
+from otgraph.plan.feasible import check_feasible
 from otgraph.plan.fingerprint import check, fingerprint_graph
 from otgraph.remark import Remark
 from otgraph.rewrite.contract import Context, Pass
@@ -39,13 +41,15 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     A pass that breaks its claim is undone and the rest goes on; a remark of kind *failure* names it.
 
     Raises:
-        PlanError: the plan was made for another model.
+        PlanError: the plan was made for another model; it says what cannot be done, or what its pipeline
+            does not do; or the result computes values that are not finite.
         PipelineError: the plan's pipeline names a pass or an option that is not installed.
         DataError: the inputs do not fit the model.
     """
     check(plan.fingerprint, fingerprint_graph(graph), plan.origin)
-    passes = parse_pipeline(plan.pipeline)
-    found, how = _find_data(plan, data)
+    check_feasible(plan, graph)
+    passes = _passes(plan)
+    found, how = _find_data(plan, graph, data)
     bound = None if found is None else bind(found, graph)
     if bound is None:
         kept, remarks = _without_repairs(passes, how)
@@ -55,7 +59,13 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     context = Context(
         data=bound, original=graph, couplings=plan.couplings(), collapses=plan.collapses(), seed=plan.seed
     )
-    result = PassManager(kept, on_failure="undo").run(graph, context)
+    try:
+        result = PassManager(kept, on_failure="undo").run(graph, context)
+    except PipelineError as error:
+        raise PipelineError(f"{plan.origin}: pipeline: {error}") from error
+    except PassError as error:
+        raise PlanError(f"{plan.origin}: {error}") from error
+    _check_done(plan, result)
     return replace(
         result,
         graph=_noted(result.graph, plan, bound),
@@ -63,26 +73,66 @@ def carry_out(plan: Plan, graph: Graph, data: Data | None = None) -> Result:
     )
 
 
+def _passes(plan: Plan) -> tuple[Pass, ...]:
+    try:
+        return parse_pipeline(plan.pipeline)
+    except PipelineError as error:
+        raise PipelineError(f"{plan.origin}: {error}") from error
+
+
+def _check_done(plan: Plan, result: Result) -> None:
+    """A decision that no pass has carried out, nor said why not, is one that the pipeline lacks a pass for.
+
+    Raises:
+        PlanError: there is one.
+    """
+    if result.undone:
+        return  # of which a remark tells
+    cut = {name for record in result.records for name in record.cut}
+    whole = [name for name in plan.couplings() if name not in cut and name not in result.spared]
+    if whole:
+        raise PlanError(
+            f"{plan.origin}: pipeline: {plan.pipeline} leaves dim {whole[0]} whole, which dims says is to be"
+            " cut; have prune-channels in it, before what edits the dim"
+        )
+    there, said = _names(result.graph), {remark.where for remark in result.remarks}
+    for collapse in plan.collapses():
+        if there & _that_go(collapse) and collapse.span.name not in said:
+            raise PlanError(
+                f"{plan.origin}: pipeline: {plan.pipeline} leaves {collapse.span.name} as it is, which depth"
+                " says goes; have collapse-spans and linearize-activations in it"
+            )
+
+
+def _names(graph: Graph) -> set[str]:
+    return {node.name for node in graph.module.graph.nodes}
+
+
 def _noted(graph: Graph, plan: Plan, data: ModelData | None) -> Graph:
-    """``graph``, which carries into its file on which samples it was fitted, or chosen at least."""
+    """``graph``, which carries into its file on which samples it was fitted, or chosen at least, and how many
+    of the channels that were chosen from these samples never moved."""
     named = None if plan.calibration is None else plan.calibration.sketch()
     sketch = named if data is None else Sketch.of(data)
-    return graph if sketch is None else replace(graph, metadata={**graph.metadata, METADATA: str(sketch)})
+    said = {} if sketch is None else {METADATA: str(sketch)}
+    cut = [dim for dim in plan.dims if len(dim.kept) < dim.size and dim.constant]
+    if cut:
+        said[CONSTANT] = f"{sum(dim.constant or 0 for dim in cut)} of {sum(dim.size for dim in cut)}"
+    return replace(graph, metadata={**graph.metadata, **said}) if said else graph
 
 
-def _find_data(plan: Plan, data: Data | None) -> tuple[Data | None, str]:
+def _find_data(plan: Plan, graph: Graph, data: Data | None) -> tuple[Data | None, str]:
     """The inputs to repair with, or None and the reason why there are none."""
     for given in (data, plan.data):
         if given is not None:
             return given, ""
     if plan.calibration is None:
         return None, "the plan names no calibration data"
-    return plan.calibration.find(plan.seed)
+    return plan.calibration.find(plan.seed, input_specs(graph))
 
 
 def _left(plan: Plan, graph: Graph) -> tuple[Remark, ...]:
     """One remark per span that the passes have left whole."""
-    there = {node.name for node in graph.module.graph.nodes}
+    there = _names(graph)
     return tuple(
         Remark(
             "missed", "plan", collapse.span.name, "is still there; the remarks of the passes say why, if any"

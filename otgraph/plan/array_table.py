@@ -4,7 +4,6 @@ people."""
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,7 +37,7 @@ def decode(table: Mapping[str, Any], key: str, dtype: str, size: int, where: str
         )
     try:
         raw = base64.b64decode(entry["base64"], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # of its own kind, and of a plain one for letters beyond ASCII
         raise PlanError(f"{where}: arrays[{key!r}] is not base64 ({error})") from error
     if len(raw) != size * np.dtype(DTYPES[dtype]).itemsize:
         raise PlanError(f"{where}: arrays[{key!r}] holds {len(raw)} bytes, which is not {size} of {dtype}")

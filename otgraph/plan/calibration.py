@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from otgraph.data import Data
+from otgraph.data_check import TensorSpec
 from otgraph.data_digest import Sketch
 from otgraph.data_model import ModelData
 from otgraph.data_sources import load_data
@@ -46,11 +47,12 @@ class CalibrationReference:
         """Which samples these are, where that was noted."""
         return None if self.samples is None else Sketch.parse(self.samples)
 
-    def find(self, seed: int = 0) -> tuple[Data | None, str]:
+    def find(self, seed: int = 0, specs: Sequence[TensorSpec] = ()) -> tuple[Data | None, str]:
         """The data that ``source`` names if it is still the same, else None; and in words what was found.
 
         A part is found again where it is the first ``count`` samples, or ``count`` drawn with ``seed``, or
         ``stretches`` of ``drawn``.
+        ``specs``: the inputs of the model that they are for, in whose types they were noted.
         Only files are read. A source that is a Python callable is not called: applying somebody's plan must
         not run the code that it names.
         """
@@ -58,6 +60,7 @@ class CalibrationReference:
             return None, f"no file or folder {self.source}"
         try:
             data = load_data(self.source)
+            data = ModelData.of(data, specs) if specs else data
         except DataError as error:
             return None, str(error)
         parts = [data]

@@ -19,7 +19,8 @@ class DimDecision:
     dropped; ``scales``: per reader the factor of each channel (see ``Coupling``). ``damage``: predicted
     relative L2 distance of the outputs when only this dim is cut, 0 where nothing was predicted. ``cost`` and
     ``bound``: in units of the readers' squared outputs, the second a certified lower bound on what any set of
-    this many channels costs.
+    this many channels costs. ``constant``: how many of the channels never varied on the calibration inputs;
+    None where that is not known.
     """
 
     name: str
@@ -30,9 +31,10 @@ class DimDecision:
     damage: float = 0.0
     cost: float = 0.0
     bound: float = 0.0
+    constant: int | None = None
 
     @staticmethod
-    def of(name: str, coupling: Coupling, damage: float = 0.0) -> DimDecision:
+    def of(name: str, coupling: Coupling, damage: float = 0.0, constant: int | None = None) -> DimDecision:
         """The decision that ``coupling`` stands for."""
         return DimDecision(
             name=name,
@@ -43,6 +45,7 @@ class DimDecision:
             damage=float(damage),
             cost=float(coupling.cost),
             bound=float(coupling.bound),
+            constant=constant,
         )
 
     def coupling(self) -> Coupling:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from otgraph.errors import PlanError, UsageError
@@ -55,15 +56,17 @@ def read_document(document: object, where: str) -> dict[str, Any]:
     """
     plan = validate(document, where)
     calibration = plan["calibration"]
+    dims = _read_dims(plan, where)
+    _check_arrays(plan, where)
     return {
         **{key: plan[key] for key in ("model", "engine", "device", "criterion")},
         "version": int(plan["version"]),
         "seed": int(plan["seed"]),
         "budget": _read_budget(plan["budget"], where),
         "pipeline": plan["pipeline"],
-        "calibration": None if calibration is None else _read_calibration(calibration),
+        "calibration": None if calibration is None else _read_calibration(calibration, where),
         "predictions": Predictions(**plan["predictions"]),
-        "dims": _read_dims(plan, where),
+        "dims": dims,
         "depth": _read_actions(plan["depth"], where),
         "created_by": plan["created_by"],
         "fingerprint": Fingerprint(
@@ -81,11 +84,37 @@ def _write_calibration(reference: CalibrationReference) -> dict[str, Any]:
     return fields
 
 
-def _read_calibration(fields: Mapping[str, Any]) -> CalibrationReference:
+def _read_calibration(fields: Mapping[str, Any], where: str) -> CalibrationReference:
     known = dict(fields)
     if "stretches" in known:
         known["stretches"] = tuple((int(first), int(last)) for first, last in known["stretches"])
-    return CalibrationReference(**known)
+    found = CalibrationReference(**known)
+    _check_calibration(found, f"{where}: calibration")
+    return found
+
+
+def _check_calibration(found: CalibrationReference, where: str) -> None:
+    """The stretches lie in what was drawn and hold as many samples as there are; so do their hashes."""
+    if (found.drawn is None) != (found.stretches is None):
+        raise PlanError(f"{where}: drawn and stretches go together; give both or none")
+    if found.drawn is not None and found.stretches is not None:
+        ends = [0, *(end for stretch in found.stretches for end in stretch), found.drawn]
+        if any(a > b for a, b in pairwise(ends)):
+            raise PlanError(f"{where}.stretches: must ascend, from 0 to {found.drawn} at most")
+        held = sum(last - first for first, last in found.stretches)
+        if held != found.count:
+            raise PlanError(f"{where}.count: {found.count} samples, but stretches hold {held}")
+    sketch = found.sketch()
+    if found.samples is not None and (sketch is None or sketch.count != found.count):
+        raise PlanError(f"{where}.samples: are not the hashes of {found.count} samples; make a new plan")
+
+
+def _check_arrays(plan: Mapping[str, Any], where: str) -> None:
+    """Each array of the table is what some dim refers to."""
+    used = {key for dim in plan["dims"] for key in (dim["target"], *dim["scales"].values())}
+    unused = [key for key in plan["arrays"] if key not in used]
+    if unused:
+        raise PlanError(f"{where}: arrays: no dim refers to {unused[0]!r}; remove it or make a new plan")
 
 
 def _write_dim(dim: DimDecision, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +132,7 @@ def _write_dim(dim: DimDecision, arrays: dict[str, Any]) -> dict[str, Any]:
         "damage": dim.damage,
         "cost": dim.cost,
         "bound": dim.bound,
+        **({} if dim.constant is None else {"constant": dim.constant}),
     }
 
 
@@ -128,7 +158,7 @@ def _read_dim(dim: Mapping[str, Any], arrays: Mapping[str, Any], where: str) -> 
         for reader, key in dim["scales"].items()
     }
     figures = {key: float(dim[key]) for key in ("damage", "cost", "bound")}
-    return DimDecision(dim["name"], size, kept, goals, scales, **figures)
+    return DimDecision(dim["name"], size, kept, goals, scales, **figures, constant=dim.get("constant"))
 
 
 def _write_action(action: DepthAction) -> dict[str, Any]:
@@ -163,6 +193,7 @@ def _read_actions(actions: Sequence[Mapping[str, Any]], where: str) -> tuple[Dep
                 )
             taken[name] = at
         collapse = Collapse(span, action["map"], tuple(action["kernel"]), action["estimator"])
+        _check_kernel(collapse, f"{where}: depth[{at}]")
         found.append(DepthAction(collapse, action["damage"], action["old_ms"], action["new_ms"]))
     return tuple(found)
 
@@ -174,6 +205,12 @@ def _check_span(span: Span, where: str) -> None:
         raise PlanError(f"{where}.nodes: must not hold the entry {span.entry}")
     if span.branch is not None and span.branch not in span.nodes[:-1]:
         raise PlanError(f"{where}.branch: {span.branch} is none of the nodes before the exit")
+
+
+def _check_kernel(collapse: Collapse, where: str) -> None:
+    if (collapse.map == "conv") != bool(collapse.kernel):
+        wants = "its sizes" if collapse.map == "conv" else "none"
+        raise PlanError(f"{where}.kernel: is {list(collapse.kernel)}, but the map {collapse.map} has {wants}")
 
 
 def _read_budget(text: str, where: str) -> Budget:

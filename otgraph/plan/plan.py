@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from otgraph.data import Data
 from otgraph.errors import PlanError
-from otgraph.files import write_aside
+from otgraph.files import check_kept, kind_of, why_no_file, write_aside
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
 from otgraph.plan.apply import carry_out
@@ -36,8 +37,8 @@ class Plan:
     ``dims`` and ``depth`` are the decisions (dims that vanish with a span are not among them), ``pipeline``
     the passes that carry them out. ``engine`` and ``device`` say where latency was measured, ``calibration``
     which inputs were used, ``created_by`` the versions of the software. ``data`` are those inputs where they
-    are still in memory, and ``origin`` is what error messages call the plan; neither is part of the file, nor
-    of a comparison.
+    are still in memory, ``origin`` is what error messages call the plan, and ``sources`` the file that it was
+    read from; none is part of the file, nor of a comparison.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Plan:
     data: Data | None = field(default=None, compare=False, repr=False)
     remarks: tuple[Remark, ...] = field(default=(), compare=False, repr=False)
     origin: str = field(default="plan", compare=False, repr=False)
+    sources: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         return plan_table(self)
@@ -82,13 +84,19 @@ class Plan:
         """
         return Plan(**read_document(document, origin), origin=origin)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the plan as a JSON file, whole or not at all.
 
+        Args:
+            overwrite: also over the file that the plan was read from, or its calibration inputs.
+
         Raises:
-            OutputError: ``path`` cannot be written.
+            OutputError: ``path`` cannot be written, or is one of those.
             PlanError: a figure of the plan is not finite.
         """
+        inputs = () if self.calibration is None else (Path(self.calibration.source),)
+        if not overwrite:
+            check_kept(Path(path), (*self.sources, *inputs))
         try:
             text = dumps(self.to_json())
         except ValueError as error:
@@ -103,6 +111,8 @@ class Plan:
         Raises:
             PlanError: there is no such file, it is no JSON, or no plan of a version that is known here.
         """
+        if kind_of(Path(path)) is not None:
+            raise PlanError(f"{path}: {why_no_file(Path(path))} that otgraph plan wrote")
         try:
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
@@ -110,10 +120,12 @@ class Plan:
         except UnicodeDecodeError as error:
             raise PlanError(f"{path}: is no text; a plan is a JSON file") from error
         try:
-            document = json.loads(text, parse_constant=_refuse)
+            document = json.loads(
+                text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_repetition
+            )
         except (ValueError, RecursionError) as error:
             raise PlanError(f"{path}: is no JSON ({error}); make a new plan") from error
-        return Plan.from_json(document, str(path))
+        return replace(Plan.from_json(document, str(path)), sources=(Path(path).resolve(),))
 
     def apply(self, graph: Graph, data: Data | None = None) -> Graph:
         """A new graph with the plan carried out; what the passes said is in its ``remarks``.
@@ -134,3 +146,19 @@ class Plan:
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is beyond what a number can be")
+    return value
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} is there twice in one object")
+    return found

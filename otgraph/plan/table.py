@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otgraph.plan.decision import DepthAction
+from otgraph.plan.decision import DepthAction, DimDecision
 from otgraph.text_table import aligned
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def plan_table(plan: Plan) -> str:
         if rows
         else []
     )
+    lines += _constants(cut)
     depth = [_action(action) for action in plan.depth]
     lines += (
         ["", *aligned([("span", "nodes", "becomes", "damage alone", "ms", "ms after"), *depth], left=1)]
@@ -40,6 +41,14 @@ def plan_table(plan: Plan) -> str:
     whole = len(plan.dims) - len(cut)
     lines += [f"{whole} more {'dim is' if whole == 1 else 'dims are'} kept whole"] if whole else []
     return "\n".join(lines)
+
+
+def _constants(cut: list[DimDecision]) -> list[str]:
+    """How many channels of each dim the calibration inputs never moved; nothing where all vary."""
+    named = [f"{dim.name} {dim.constant} of {dim.size}" for dim in cut if dim.constant]
+    if not named:
+        return []
+    return [f"constant on the calibration inputs, which others may move: {', '.join(named)}"]
 
 
 def _action(action: DepthAction) -> tuple[str, ...]:

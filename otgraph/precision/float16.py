@@ -14,7 +14,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 
 from otgraph.data import Data
 from otgraph.data_model import ModelData
-from otgraph.engines.feeds import Batch, batches
+from otgraph.engines.feeds import FeedBatch, batches
 from otgraph.engines.onnxruntime import first_line
 from otgraph.errors import ModelError
 from otgraph.precision.casts import mend_casts
@@ -116,13 +116,13 @@ def _hold_as_tensor(node: onnx.NodeProto) -> None:
             item.CopyFrom(onnx.helper.make_attribute("value", tensor))
 
 
-def _feeds(model: onnx.ModelProto, calibration: Data, name: str) -> list[Batch]:
+def _feeds(model: onnx.ModelProto, calibration: Data, name: str) -> list[FeedBatch]:
     specs = open_session(model, name).inputs
     return list(batches(ModelData.of(calibration, specs), specs))
 
 
 def _ranges(
-    model: onnx.ModelProto, types: Mapping[str, int], feeds: Sequence[Batch], name: str
+    model: onnx.ModelProto, types: Mapping[str, int], feeds: Sequence[FeedBatch], name: str
 ) -> tuple[dict[str, float] | None, tuple[Remark, ...]]:
     if not feeds:
         return None, (Remark("missed", SOURCE, name, NOT_LOOKED_AT),)
@@ -152,7 +152,7 @@ def _converted(model: onnx.ModelProto, wide: Mapping[str, str], name: str) -> on
 
 
 def _error(
-    model: onnx.ModelProto, half: onnx.ModelProto, feeds: Sequence[Batch], name: str
+    model: onnx.ModelProto, half: onnx.ModelProto, feeds: Sequence[FeedBatch], name: str
 ) -> dict[str, float | int]:
     """The figures of the comparison, on the first ``SAMPLES``."""
     numbers = np.cumsum([batch.count for batch in feeds])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -13,13 +12,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from otgraph.data import Data
 from otgraph.data_model import ModelData
-from otgraph.engines.feeds import Batch, batches
+from otgraph.engines.feeds import FeedBatch, batches
 from otgraph.engines.onnxruntime import ORT_ERRORS, first_line
 from otgraph.errors import ModelError, UsageError
 from otgraph.precision.opset import opset_of, raise_opset
 from otgraph.precision.session import check_converted, open_session
 from otgraph.quiet import quiet
 from otgraph.remark import Remark
+from otgraph.scratch import scratch_folder
 
 SOURCE = "to-int8"
 
@@ -67,7 +67,9 @@ def to_int8(
     return quantized, (*_remarks(quantized, name, sum(batch.count for batch in feeds)), *said)
 
 
-def _recent(model: onnx.ModelProto, batch: Batch, name: str) -> tuple[onnx.ModelProto, tuple[Remark, ...]]:
+def _recent(
+    model: onnx.ModelProto, batch: FeedBatch, name: str
+) -> tuple[onnx.ModelProto, tuple[Remark, ...]]:
     """``model`` in an opset that has a scale per channel, or itself and what that costs."""
     if opset_of(model) >= PER_CHANNEL:
         return model, ()
@@ -78,9 +80,9 @@ def _recent(model: onnx.ModelProto, batch: Batch, name: str) -> tuple[onnx.Model
 
 
 def _quantized(
-    model: onnx.ModelProto, feeds: Sequence[Batch], choices: dict[str, Any], name: str
+    model: onnx.ModelProto, feeds: Sequence[FeedBatch], choices: dict[str, Any], name: str
 ) -> onnx.ModelProto:
-    with tempfile.TemporaryDirectory(prefix="otgraph-") as folder, quiet():
+    with scratch_folder() as folder, quiet():
         source, prepared, target = (
             Path(folder) / f"{each}.onnx" for each in ("source", "prepared", "target")
         )
@@ -134,8 +136,8 @@ class _Reader(CalibrationDataReader):
     A fixed batch that they do not fill repeats the last of them, which no range notices.
     """
 
-    def __init__(self, feeds: Sequence[Batch]) -> None:
-        self._left: Iterator[Batch] = iter(feeds)
+    def __init__(self, feeds: Sequence[FeedBatch]) -> None:
+        self._left: Iterator[FeedBatch] = iter(feeds)
 
     def get_next(self) -> Any:
         """The next feeds, None at the end."""

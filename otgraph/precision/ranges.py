@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from otgraph.engines.feeds import Batch
+from otgraph.engines.feeds import FeedBatch
 from otgraph.precision.session import open_session
 
 PREFIX = "otgraph_range_"
 
 
 def value_ranges(
-    model: onnx.ModelProto, types: Mapping[str, int], batches: Iterable[Batch], name: str
+    model: onnx.ModelProto, types: Mapping[str, int], batches: Iterable[FeedBatch], name: str
 ) -> dict[str, float]:
     """The largest finite magnitude that each float32 value of the main graph takes on ``batches``.
 

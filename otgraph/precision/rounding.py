@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from otgraph.engines.feeds import Batch
+from otgraph.engines.feeds import FeedBatch
 from otgraph.precision.session import open_session
 
 FULL, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -45,7 +45,7 @@ def round_like_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def float16_error(
-    original: onnx.ModelProto, half: onnx.ModelProto, batches: Iterable[Batch], name: str
+    original: onnx.ModelProto, half: onnx.ModelProto, batches: Iterable[FeedBatch], name: str
 ) -> float:
     """‖a - b‖ / ‖a‖ of the float outputs, ``half`` rounded for good; infinite where its outputs are not
     finite and those of ``original`` are. Raises ``ModelError`` where one of them cannot be run."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 
-from otgraph.allocate.cost import NodeTime, Polynomial, Term, evaluate, multiply
+from otgraph.allocate.cost import Polynomial, Term, TimeTerm, evaluate, multiply
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph, op_name
@@ -49,7 +49,7 @@ FREE = frozenset(
 """Nodes that move nothing."""
 
 
-def element_times(graph: Graph, axes: AxisMap, rest_ms: float, dims: Container[str]) -> tuple[NodeTime, ...]:
+def element_times(graph: Graph, axes: AxisMap, rest_ms: float, dims: Container[str]) -> tuple[TimeTerm, ...]:
     """Milliseconds of each node that is no convolution or product, in the widths of ``dims``.
 
     ``rest_ms`` is what is left for them of the measured whole. Those that are not fused share it by their
@@ -64,7 +64,7 @@ def element_times(graph: Graph, axes: AxisMap, rest_ms: float, dims: Container[s
     left = rest_ms - sum(rates.get(name, 0.0) * evaluate(count, full) for name, count in counts.items())
     total = sum(evaluate(count, full) for name, count in counts.items() if name not in fused)
     each = min(max(left / total, least), most) if total > 0 else least
-    return tuple(NodeTime(name, times(rates.get(name, each), count)) for name, count in counts.items())
+    return tuple(TimeTerm(name, times(rates.get(name, each), count)) for name, count in counts.items())
 
 
 def _elements(graph: Graph, axes: AxisMap, dims: Container[str]) -> dict[str, Polynomial]:

@@ -16,7 +16,8 @@ from otgraph.pricing.lengths import expand
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_PRODUCTS = {"aten.matmul", "aten.mm", "aten.bmm", "onnx.MatMul"}
+_PRODUCTS = {"aten.linear", "aten.matmul", "aten.mm", "aten.bmm", "onnx.MatMul"}
+_CONVOLUTIONS = {f"aten.conv{rank}d" for rank in (1, 2, 3)} | {"aten.convolution", "onnx.Conv"}
 _ATTENTION = {"aten.scaled_dot_product_attention"}
 _TRANSPOSED = {
     "aten.conv_transpose1d",
@@ -55,8 +56,12 @@ class _Counter:
         if affine is not None:
             return self._affine(affine)
         name = op_name(node)
+        if name in _CONVOLUTIONS:
+            return self._convolution(node)
         if name in _PRODUCTS:
             return self._product(node)
+        if name == "onnx.Gemm":
+            return self._gemm(node)
         if name in _ATTENTION:
             return self._attention(node)
         return self._transposed(node) if name in _TRANSPOSED else ()
@@ -66,14 +71,24 @@ class _Counter:
         del lengths[affine.axis]
         return multiply([*lengths, *self._tensor(affine.weight)])
 
+    def _convolution(self, node: fx.Node) -> Polynomial:
+        """Its weight is computed, as one that is dequantized."""
+        if node.kwargs.get("transposed") or argument(node, 6, "transposed") is True:
+            return ()
+        lengths = self._value(node)
+        del lengths[1]
+        return multiply([*lengths, *self._value(cast(fx.Node, node.args[1]))])
+
+    def _gemm(self, node: fx.Node) -> Polynomial:
+        left = cast(fx.Node, node.args[0])
+        return multiply([*self._value(node), self._value(left)[0 if node.kwargs.get("transA") else 1]])
+
     def _transposed(self, node: fx.Node) -> Polynomial:
         """Each input position is spread over the whole kernel."""
         data, weight = cast(fx.Node, node.args[0]), cast(fx.Node, node.args[1])
-        if weight.op != "get_attr":
-            return ()
         lengths = self._value(data)
         del lengths[1]
-        return multiply([*lengths, *self._tensor(str(weight.target))])
+        return multiply([*lengths, *self._value(weight)])
 
     def _product(self, node: fx.Node) -> Polynomial:
         left = node.args[0]

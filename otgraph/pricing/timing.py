@@ -14,7 +14,7 @@ from itertools import product
 from operator import or_
 from pathlib import Path
 
-from otgraph.allocate.cost import NodeTime, Polynomial, Term, TimeTable, collect, multiply
+from otgraph.allocate.cost import Polynomial, Term, TimeTable, TimeTerm, collect, multiply
 from otgraph.engines.engine import Engine
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
@@ -25,6 +25,7 @@ from otgraph.latency.table import LatencyTable
 from otgraph.pricing.elementwise import element_times, times
 from otgraph.pricing.lengths import expand
 from otgraph.pricing.timed_node import Candidates, TimedNode, timed_nodes
+from otgraph.remark import Remark
 
 OVERHEAD = 0.04
 """The share of a network's time that no node of it takes."""
@@ -34,12 +35,13 @@ OVERHEAD = 0.04
 class TimingOptions:
     """How kernels are timed: on so many ``threads``, at widths that are multiples of ``multiple`` where a
     smooth form is fitted; ``cache``: the folder of the table of what was measured before, None for no
-    table."""
+    table; ``note`` is told what is wrong with it."""
 
     threads: int = 1
     multiple: int = 8
     cache: Path | None = None
     progress: Callable[[str], None] = lambda _: None
+    note: Callable[[Remark], None] = lambda _: None
 
 
 TABLE_DIMS = 2
@@ -53,7 +55,7 @@ def node_times(
     whole_ms: float,
     options: TimingOptions,
     candidates: Candidates,
-) -> tuple[tuple[NodeTime, ...], Polynomial]:
+) -> tuple[tuple[TimeTerm, ...], Polynomial]:
     """Milliseconds of every node of ``graph`` in one inference (batch 1) over the candidate widths, and what
     no node's removal saves.
 
@@ -74,7 +76,7 @@ def node_times(
 
 def affine_times(
     nodes: Sequence[TimedNode], engine: Engine, options: TimingOptions, candidates: Candidates
-) -> dict[str, NodeTime]:
+) -> dict[str, TimeTerm]:
     """The time of each node by its name, of a graph's own (``timed_nodes``) or of nodes that might take
     others' place; one that the engine cannot run by itself is left out.
 
@@ -101,13 +103,16 @@ def _tables(
         table = LatencyTable(
             options.cache / "latency.sqlite", {**engine.describe(), "threads": options.threads}
         )
-    return time_kernels(
+    found = time_kernels(
         engine,
         {kernel: reduce(or_, grids) for kernel, grids in wanted.items()},
         threads=options.threads,
         table=table,
         progress=options.progress,
     )
+    for remark in () if table is None else table.remarks:
+        options.note(remark)
+    return found
 
 
 def _grid(node: TimedNode, candidates: Candidates, multiple: int) -> Grid:
@@ -135,16 +140,16 @@ def _combinations(names: Sequence[str], candidates: Candidates) -> list[dict[str
     return [dict(zip(names, each, strict=True)) for each in widths]
 
 
-def _node_time(node: TimedNode, table: KernelTable, candidates: Candidates) -> NodeTime:
+def _node_time(node: TimedNode, table: KernelTable, candidates: Candidates) -> TimeTerm:
     names = node.varying(candidates)
     if len(names) > TABLE_DIMS or (names and node.kernel.groups > 1):
-        return NodeTime(node.name, _terms(node, table, candidates))
+        return TimeTerm(node.name, _terms(node, table, candidates))
     if not names:
-        return NodeTime(node.name, (Term(table.at(*node.lengths({}))),))
+        return TimeTerm(node.name, (Term(table.at(*node.lengths({}))),))
     values = {
         tuple(widths.values()): table.at(*node.lengths(widths)) for widths in _combinations(names, candidates)
     }
-    return NodeTime(node.name, table=TimeTable(names, values))
+    return TimeTerm(node.name, table=TimeTable(names, values))
 
 
 def _terms(node: TimedNode, table: KernelTable, candidates: Candidates) -> Polynomial:

@@ -22,7 +22,7 @@ from otgraph.calibrate.pullback import Edge
 from otgraph.calibrate.readers import Reader
 from otgraph.calibrate.slot import Slot
 from otgraph.calibrate.width import Width
-from otgraph.transport.cost import REEXPRESSION, Reading
+from otgraph.transport.cost import Reading, reexpression_noise
 
 Samples = npt.NDArray[np.float64]
 
@@ -122,9 +122,9 @@ def _sites(name: str, width: Width) -> list[_Site]:
 def _site(name: str, width: Width, members: Sequence[tuple[Reader, Reading]]) -> _Site:
     reader, reading = members[0]
     order = width.curve.order
-    moment = reading.second_moment()[np.ix_(order, order)]
-    ridge = REEXPRESSION * max(float(np.diagonal(moment).mean()), 1e-30)
-    lower = np.linalg.cholesky(moment + ridge * np.eye(len(order)))
+    moment = reading.second_moment()
+    noise = np.diag(reexpression_noise(reading, moment))
+    lower = np.linalg.cholesky((moment + noise)[np.ix_(order, order)])
     inverse = np.linalg.inv(lower)
     mean = None
     if reading.centered and reading.mean is not None:

@@ -11,7 +11,7 @@ from torch import fx
 
 from otgraph.calibrate.feeds import Feed
 from otgraph.graph.graph import Graph
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.memory import UNLIMITED, Memory, add_storages
 
 Visit = Callable[[fx.Node, int, Any], None]
@@ -43,7 +43,7 @@ class Checkpoints:
         with torch.no_grad():
             for index, batch in enumerate(batches):
                 smallest = Smallest(limit * len(batch[0]) / samples, chosen)
-                self._run(Program(graph, [batch], Memory(UNLIMITED)), index, smallest, visit)
+                self._run(Execution(graph, [batch], Memory(UNLIMITED)), index, smallest, visit)
                 self._held.append(smallest.values)
                 chosen = smallest.values.keys() if chosen is None else chosen
 
@@ -61,14 +61,14 @@ class Checkpoints:
             add_storages(tuple(values.values()), held)
         add_storages(self.outputs, held)
 
-    def _run(self, program: Program, index: int, held: Smallest, visit: Visit) -> None:
+    def _run(self, execution: Execution, index: int, held: Smallest, visit: Visit) -> None:
         for node in self._nodes.values():
             if node.op == "get_attr":
                 continue
-            program.step(node)
-            if node.name not in program.values:
+            execution.step(node)
+            if node.name not in execution.values:
                 continue
-            value = program.values[node.name][0]
+            value = execution.values[node.name][0]
             if node.op == "output":
                 self.outputs.append(tuple(value) if index in self._judged else ())
                 continue
@@ -88,14 +88,14 @@ class Checkpoints:
             stack += [s.name for s in sources if s.op != "get_attr" and s.name not in held]
         if not missing:
             return held
-        program = Program(self.graph, [self._batches[index]], Memory(UNLIMITED))
-        program.begin_with(held.keys(), [held])
+        execution = Execution(self.graph, [self._batches[index]], Memory(UNLIMITED))
+        execution.begin_with(held.keys(), [held])
         for name in wanted:
-            program.pin(name)
+            execution.pin(name)
         for name, node in self._nodes.items():
             if name in missing:
-                program.step(node)
-        found = program.values
+                execution.step(node)
+        found = execution.values
         return {name: found[name][0] for name in wanted}
 
 

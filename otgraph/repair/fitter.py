@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import fx
 
-from otgraph.calibrate.normal import SINGLE, Choice, Correction, Normal, choose, solve, solve_rows
+from otgraph.calibrate.normal import SINGLE, Correction, Normal, RidgeChoice, choose, solve, solve_rows
 from otgraph.calibrate.rows import Geometry
 from otgraph.graph.affine import Affine, is_shared, lay_weight, norm_of, read_weight
 from otgraph.graph.graph import label
@@ -46,7 +46,7 @@ class Fitter:
     fixed: Mapping[str, float | None] | None = None
     precision: torch.dtype = torch.float64
     depthwise: bool = True
-    choices: dict[str, Choice] = field(default_factory=dict)
+    choices: dict[str, RidgeChoice] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
 
     def before(self, node: fx.Node) -> None:
@@ -108,7 +108,7 @@ class Fitter:
 
     def _choose(
         self, affine: Affine, geometry: Geometry, target: Target, constant: Literal["fitted", "old"]
-    ) -> Choice:
+    ) -> RidgeChoice:
         importance = target.importance.reshape(geometry.groups, geometry.out)
         intercept = constant == "fitted"
         if self.fixed is None:
@@ -118,13 +118,13 @@ class Fitter:
         assert ridge is not None
         if self.precision == torch.float32 and ridge >= SINGLE and self._rows(affine) < geometry.width:
             rows, residuals = self._side_by_side(affine, geometry, target)
-            return Choice(
+            return RidgeChoice(
                 solve_rows(rows, residuals, ridge, intercept=intercept, shrunk=True), ridge, 0.0, 0.0
             )
         fit, _, _ = self._equations(affine, geometry, target, importance)
         precision = self.precision if ridge >= SINGLE else torch.float64
         found = solve(fit, (ridge,), intercept=intercept, shrunk=True, precision=precision)
-        return Choice(found[0], ridge, 0.0, 0.0)
+        return RidgeChoice(found[0], ridge, 0.0, 0.0)
 
     def _equations(
         self, affine: Affine, geometry: Geometry, target: Target, importance: torch.Tensor
@@ -163,13 +163,13 @@ class Fitter:
     ) -> Iterator[tuple[bool, torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Whether they are held out, rows, targets and what the old weights leave of these, block by block;
         of the held-out batches only where a ridge is chosen on them."""
-        program = self.pair.new
-        old = geometry.columns(read_weight(program.graph, affine)).to(self.precision)
+        execution = self.pair.new
+        old = geometry.columns(read_weight(execution.graph, affine)).to(self.precision)
         bias = torch.zeros(geometry.groups, 1, geometry.out, dtype=torch.float64)
         if affine.bias is not None:
-            bias = program.tensor(affine.bias).double().reshape(bias.shape)
+            bias = execution.tensor(affine.bias).double().reshape(bias.shape)
         bias = bias.to(self.precision)
-        values = program.values[affine.data.name]
+        values = execution.values[affine.data.name]
         space = math.prod(geometry.space(values[0]))
         for index, data in enumerate(values):
             held = self.held_out[index]
@@ -180,18 +180,20 @@ class Fitter:
                 yield held, rows, wanted, wanted - rows @ old - bias
 
     def _write(self, affine: Affine, correction: Correction, intercept: str | None) -> None:
-        program = self.pair.new
-        weight = read_weight(program.graph, affine)
+        execution = self.pair.new
+        weight = read_weight(execution.graph, affine)
         geometry = Geometry(affine.window)
         new = geometry.weight(geometry.columns(weight) + correction.weight, weight)
-        program.overrides[affine.weight] = lay_weight(affine, new).contiguous()
+        execution.overrides[affine.weight] = lay_weight(affine, new).contiguous()
         if intercept is None:
             return
-        stored = program.tensor(intercept)
+        stored = execution.tensor(intercept)
         sign = 1 if intercept == affine.bias else -1  # BN(y + δ) is BN with mean − δ
-        program.overrides[intercept] = (stored.double() + sign * correction.bias.reshape(-1)).to(stored.dtype)
+        execution.overrides[intercept] = (stored.double() + sign * correction.bias.reshape(-1)).to(
+            stored.dtype
+        )
 
-    def _report(self, affine: Affine, target: Target, choice: Choice) -> None:
+    def _report(self, affine: Affine, target: Target, choice: RidgeChoice) -> None:
         metrics: dict[str, float | int | str] = {
             "ridge": "kept" if choice.ridge is None else choice.ridge,
             "target": target.mode.value,

@@ -1,4 +1,4 @@
-"""``Program``: a graph executed over *all* batches, holding only the values still needed."""
+"""``Execution``: a graph executed over *all* batches, holding only the values still needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from otgraph.graph.graph import Graph
 from otgraph.repair.memory import Memory, Values
 
 
-class Program:
+class Execution:
     """One graph and its values so far.
 
     ``values[name]`` has one entry per batch, present from when the node is executed until its last user is.
@@ -62,7 +62,7 @@ class Program:
             self._values.pop(name, None)
 
     def advance_to(self, name: str) -> None:
-        """Step, in program order, through everything up to and including ``name``."""
+        """Step, in execution order, through everything up to and including ``name``."""
         while name not in self.done:
             self.step(self._order[self._cursor])
             self._cursor += 1
@@ -86,7 +86,7 @@ class Program:
     def finish(self, batches: Iterable[int] | None = None) -> list[tuple[torch.Tensor, ...]]:
         """Step to the end: one tuple of outputs per batch, or of those in ``batches`` only.
 
-        With ``batches`` what was put off runs for these alone, and the program cannot be used any further.
+        With ``batches`` what was put off runs for these alone, and the execution cannot be used any further.
         """
         last = next(name for name, node in self.nodes.items() if node.op == "output")
         self.advance_to(last)
@@ -106,7 +106,7 @@ class Program:
             for name, value in found.items():
                 self._values.setdefault(name, Values(self.memory)).append(value)
 
-    def share(self, node: fx.Node, other: Program) -> None:
+    def share(self, node: fx.Node, other: Execution) -> None:
         """Take the values of the node of the same name from ``other``, which has just executed it."""
         found = other.values[node.name]
         self.done.add(node.name)

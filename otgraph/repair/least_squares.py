@@ -19,7 +19,7 @@ from otgraph.graph.notes import stood_for
 from otgraph.heap import give_back
 from otgraph.remark import Remark
 from otgraph.repair.fitter import SOURCE, Fitter
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.lockstep import outputs_of, run_with, same_nodes
 from otgraph.repair.memory import Memory
 from otgraph.repair.system import largest_system
@@ -30,41 +30,44 @@ from otgraph.task import Task
 Ridges = Mapping[str, float | None] | float | None
 """The ridge of each node, or of all; None where each is yet to be chosen."""
 
-RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
+REPAIR_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 3.0, float("inf"))
 """Relative ridges; inf corrects the constant alone. The unchanged layer is always one more candidate."""
 
 
 @dataclass(frozen=True)
 class LeastSquaresOptions:
-    """What can be chosen.
+    """What can be chosen of a repair."""
 
-    ``ridges``: candidates for λ, chosen layer by layer. ``common``: candidates for all layers alike, which
-    win where the outputs on held-out inputs say so. ``ridge``: the λ of all layers, where it is known
-    already, which saves the walks that choose one; ``strength``: how much of its correction to take, where
-    that is known too, which saves all walks but the last.
-    ``strengths``: how much of the whole correction to try (0 always is). One part in ``folds`` of the
-    inputs, of which at most ``inputs`` are used, is held out to choose both. Nodes with more than
-    ``max_width`` im2col columns are not fitted. ``sampling``: which output positions of a convolution are
-    used. ``depthwise``: refit those too; on EfficientNet-Lite0 they gained nothing for half of the cost.
-    ``memory``: bytes of intermediate values, samples and normal equations before values go to files.
-    ``task``: how the outputs are read when strengths are judged.
-    """
-
-    ridges: tuple[float, ...] = RIDGES
+    ridges: tuple[float, ...] = REPAIR_RIDGES
+    """Candidates for λ, relative to the mean square of the inputs, chosen layer by layer."""
     common: tuple[float, ...] = (0.2, 5.0)
+    """Candidates for all layers alike, which win where the outputs on held-out inputs say so."""
     ridge: float | None = None
+    """The λ of all layers, where it is known already, which saves the walks that choose one."""
     strength: float | None = None
+    """How much of the correction to take, where that is known too, which saves all walks but the last."""
     strengths: tuple[float, ...] = (0.5, 0.75, 1.0)
+    """How much of the whole correction to try; 0 always is."""
     folds: int = 4
+    """One part in so many of the inputs is held out to choose λ and strength."""
     inputs: int = 512
+    """How many inputs are used at most."""
     target: TargetMode = TargetMode.STREAM
+    """What the least squares aim at."""
     max_width: int = 6000
+    """Nodes with more im2col columns are not fitted."""
     sampling: Sampling = field(default_factory=Sampling)
+    """Which output positions of a convolution are used."""
     memory: int = 1024 << 20
+    """Bytes of intermediate values, samples and normal equations before values go to files."""
     depthwise: bool = False
+    """Refit those too; on EfficientNet-Lite0 they gained nothing for half of the cost."""
     seed: int = 0
+    """Of the sampling."""
     precision: torch.dtype = torch.float64
+    """Of the normal equations."""
     task: Task = "auto"
+    """How the outputs are read when strengths are judged."""
 
     @staticmethod
     def quick(ridge: float = 3e-2, inputs: int = 48) -> LeastSquaresOptions:
@@ -99,7 +102,7 @@ def repair_least_squares(
     options: LeastSquaresOptions | None = None,
     scratch: Path | None = None,
 ) -> Repair:
-    """Refit every affine node of ``new`` whose input changed, in program order.
+    """Refit every affine node of ``new`` whose input changed, in execution order.
 
     Each node's inputs come from the new network *as repaired so far*, its target from the original (which
     positions are left is what the nodes note, ``graph.notes.KEPT``). The normal equations are streamed, and
@@ -202,14 +205,14 @@ def walk(
     ``fixed``: the ridge of each node or of all; None to choose each on the held-out batches. With ``whole``
     the outputs are computed too, else the walk ends at the last layer.
     """
-    program = Program(new, teacher.batches[: len(held_out)], memory)
+    execution = Execution(new, teacher.batches[: len(held_out)], memory)
     same = same_nodes(new, teacher.original)
     views = {view.node.name: view for view in affine_nodes(new)}
     memory.watch(teacher)
     memory.reserve(largest_system(new, views.values(), options.max_width))
-    teacher.enter(program, same)
+    teacher.enter(execution, same)
     fitter = Fitter(
-        pair=Taught(program, teacher),
+        pair=Taught(execution, teacher),
         settled=_settled(new, teacher.original, same),
         views=views,
         held_out=held_out,
@@ -229,7 +232,7 @@ def walk(
             fitter.before(node)
             left -= node.name in views
             if left or whole:
-                program.step(node)
+                execution.step(node)
     return fitter
 
 

@@ -1,4 +1,4 @@
-"""Two versions of a network executed side by side in program order, aligned by node name."""
+"""Two versions of a network executed side by side in execution order, aligned by node name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import fx
 from otgraph.calibrate.feeds import Feed
 from otgraph.calibrate.rows import Sampling, gathered
 from otgraph.graph.graph import Graph
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.memory import UNLIMITED, Memory
 
 Visit = Callable[[fx.Node], None]
@@ -72,8 +72,8 @@ class Lockstep:
     ) -> None:
         self.sampling = sampling or Sampling()
         self.samples = sum(len(batch[0]) for batch in batches)
-        self.new = Program(new, batches, memory)
-        self.original = Program(original, batches, memory)
+        self.new = Execution(new, batches, memory)
+        self.original = Execution(original, batches, memory)
         self.same = same_nodes(new, original)
         self.batches = len(batches)
 
@@ -133,15 +133,17 @@ def run_with(
     found: list[tuple[torch.Tensor, ...]] = []
     with torch.no_grad():
         for batch in batches:
-            program = Program(graph, [batch], Memory(UNLIMITED))
-            program.overrides.update(overrides)
-            found += outputs_of(program)
+            execution = Execution(graph, [batch], Memory(UNLIMITED))
+            execution.overrides.update(overrides)
+            found += outputs_of(execution)
     return found
 
 
-def outputs_of(program: Program, batches: Collection[int] | None = None) -> list[tuple[torch.Tensor, ...]]:
-    """Run ``program`` to its end: one tuple of outputs per batch.
+def outputs_of(
+    execution: Execution, batches: Collection[int] | None = None
+) -> list[tuple[torch.Tensor, ...]]:
+    """Run ``execution`` to its end: one tuple of outputs per batch.
 
-    With ``batches`` (as ``Program.finish``) of those only, and the program is of no further use.
+    With ``batches`` (as ``Execution.finish``) of those only, and the execution is of no further use.
     """
-    return program.finish(batches)
+    return execution.finish(batches)

@@ -168,11 +168,11 @@ class _Run:
 
     def _norm(self, norm: BatchNorm, found: MeanVariance, wanted: MeanVariance) -> None:
         """BN(x) = g (x − μ)/σ + β has mean g (m − μ)/σ + β and deviation |g| s/σ; solve for μ and σ."""
-        program = self.pair.new
-        mean, var = (program.tensor(name).double().numpy() for name in (norm.mean, norm.var))
+        execution = self.pair.new
+        mean, var = (execution.tensor(name).double().numpy() for name in (norm.mean, norm.var))
         sigma = np.sqrt(var + norm.eps)
-        gain = np.ones_like(mean) if norm.weight is None else program.tensor(norm.weight).double().numpy()
-        bias = np.zeros_like(mean) if norm.bias is None else program.tensor(norm.bias).double().numpy()
+        gain = np.ones_like(mean) if norm.weight is None else execution.tensor(norm.weight).double().numpy()
+        bias = np.zeros_like(mean) if norm.bias is None else execution.tensor(norm.bias).double().numpy()
         if found.mean.shape != wanted.mean.shape:
             self._miss(norm.node, "the original's batch norm has other channels")
             return
@@ -187,25 +187,25 @@ class _Run:
         goal = move.scale * out.mean + move.shift
         new_mean = np.where(live, found.mean - (goal - bias) * new_sigma / np.where(live, gain, 1.0), mean)
         for name, value in ((norm.mean, new_mean), (norm.var, new_var)):
-            program.overrides[name] = torch.from_numpy(value).to(program.tensor(name).dtype)
+            execution.overrides[name] = torch.from_numpy(value).to(execution.tensor(name).dtype)
 
     def _map(self, affine: Affine, move: AffineMap) -> None:
-        program = self.pair.new
+        execution = self.pair.new
         scale, shift = torch.from_numpy(move.scale), torch.from_numpy(move.shift)
-        stored = program.tensor(affine.weight)
+        stored = execution.tensor(affine.weight)
         weight = stored.double() if affine.layout == "oi" else stored.double().transpose(0, 1)
         scaled = weight * scale.view(-1, *([1] * (weight.dim() - 1)))
-        program.overrides[affine.weight] = lay_weight(affine, scaled).to(stored.dtype).contiguous()
+        execution.overrides[affine.weight] = lay_weight(affine, scaled).to(stored.dtype).contiguous()
         assert affine.bias is not None
-        bias = program.tensor(affine.bias)
-        program.overrides[affine.bias] = (bias.double() * scale + shift).to(bias.dtype)
-        values = program.values.get(affine.output.name)
+        bias = execution.tensor(affine.bias)
+        execution.overrides[affine.bias] = (bias.double() * scale + shift).to(bias.dtype)
+        values = execution.values.get(affine.output.name)
         if values is None:
             return
         shape = [1] * values[0].dim()
         shape[affine.axis] = -1
         a, b = (part.to(values[0].dtype).view(shape) for part in (scale, shift))
-        program.replace(affine.output.name, (value * a + b for value in values))
+        execution.replace(affine.output.name, (value * a + b for value in values))
 
     def _miss(self, node: fx.Node, text: str) -> None:
         self.remarks.append(Remark("missed", SOURCE, label(node), text))

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from otgraph.errors import OutputError
+from otgraph.scratch import scratch_file
+
+MORE_ROOM = "set TMPDIR to a folder with room"
+
 
 class SpillFile:
-    """Bytes are appended; the file has no name any more, so nothing is ever left behind.
+    """Bytes are appended; the file has no name, so nothing is ever left behind.
 
-    It is read and written, not mapped: mapped pages would count as memory of the process.
+    It is read and written, not mapped: mapped pages would count as memory of the process. Raises
+    ``OutputError`` where there is no room for it.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._handle, name = tempfile.mkstemp(prefix="otgraph-", suffix=".frontier", dir=folder)
-        os.unlink(name)
-        weakref.finalize(self, os.close, self._handle)
+        file = scratch_file(folder)
+        self._handle = file.fileno()
+        weakref.finalize(self, file.close)
         self._end = 0
 
     def write(self, data: memoryview) -> int:
         """Append ``data``; returns where it begins."""
         start = self._end
         while len(data):
-            written = os.pwrite(self._handle, data, self._end)
+            try:
+                written = os.pwrite(self._handle, data, self._end)
+            except OSError as error:
+                raise OutputError(
+                    f"intermediate values: cannot be written ({error.strerror}); {MORE_ROOM}"
+                ) from error
             self._end += written
             data = data[written:]
         return start
@@ -37,7 +47,7 @@ class SpillFile:
         while len(into):
             count = os.preadv(self._handle, [into], start)
             if count == 0:
-                raise OSError("a file of intermediate values ended early; is the disk full?")
+                raise OutputError(f"intermediate values: their file ended early; {MORE_ROOM}")
             start += count
             into = into[count:]
 

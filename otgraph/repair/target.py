@@ -16,7 +16,7 @@ from otgraph.graph.affine import Affine, BatchNorm, norm_of, read_affine
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.notes import FITTED_ON, Kept, is_stand_in, kept_of, original_name
 from otgraph.graph.pointwise import ADDITIONS
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 
 
 class TargetMode(enum.Enum):
@@ -48,7 +48,7 @@ class Pair(Protocol):
     """The new network as far as it is executed, and the original's values by node name."""
 
     @property
-    def new(self) -> Program:
+    def new(self) -> Execution:
         """The new network."""
         ...
 
@@ -139,12 +139,12 @@ def _wanted(pair: Pair, node: fx.Node, axis: int) -> tuple[tuple[int, ...], At] 
     return tuple(left), lambda index, at: pair.sample(name, index, axis, at).index_select(1, chosen)
 
 
-def _gain(program: Program, norm: BatchNorm | None, channels: int) -> torch.Tensor:
+def _gain(execution: Execution, norm: BatchNorm | None, channels: int) -> torch.Tensor:
     """What the batch norm multiplies each channel by (ones without one), shape (channels,), float64."""
     if norm is None:
         return torch.ones(channels, dtype=torch.float64)
-    weight = torch.ones(channels) if norm.weight is None else program.tensor(norm.weight)
-    return weight.double() / (program.tensor(norm.var).double() + norm.eps).sqrt()
+    weight = torch.ones(channels) if norm.weight is None else execution.tensor(norm.weight)
+    return weight.double() / (execution.tensor(norm.var).double() + norm.eps).sqrt()
 
 
 def _stream(pair: Pair, affine: Affine, gain: torch.Tensor, shape: tuple[int, ...], plain: At) -> At | None:
@@ -168,12 +168,12 @@ def _stream(pair: Pair, affine: Affine, gain: torch.Tensor, shape: tuple[int, ..
     return at
 
 
-def _shift(program: Program, norm: BatchNorm | None, gain: torch.Tensor) -> torch.Tensor:
+def _shift(execution: Execution, norm: BatchNorm | None, gain: torch.Tensor) -> torch.Tensor:
     """What the batch norm adds to ``gain`` times its input, shape (channels,)."""
     if norm is None:
         return torch.zeros_like(gain)
-    bias = torch.zeros_like(gain) if norm.bias is None else program.tensor(norm.bias).double()
-    return bias - program.tensor(norm.mean).double() * gain
+    bias = torch.zeros_like(gain) if norm.bias is None else execution.tensor(norm.bias).double()
+    return bias - execution.tensor(norm.mean).double() * gain
 
 
 _DEAD = 1e-4

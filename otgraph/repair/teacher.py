@@ -15,7 +15,7 @@ from otgraph.graph.affine import affine_nodes, read_weight
 from otgraph.graph.graph import Graph, op_name
 from otgraph.graph.pointwise import ADDITIONS
 from otgraph.repair.checkpoints import Checkpoints
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.memory import add_storages
 from otgraph.repair.target import addition_of
 
@@ -71,16 +71,16 @@ class Teacher:
         """The value of a node at that many positions, as ``gathered`` takes it."""
         return self._samples[name, batch, axis % len(self.shapes[name]), positions]
 
-    def enter(self, program: Program, same: frozenset[str], batches: Sequence[int] | None = None) -> None:
-        """Give ``program``, a changed version, the original's values where its changed part begins.
+    def enter(self, execution: Execution, same: frozenset[str], batches: Sequence[int] | None = None) -> None:
+        """Give ``execution``, a changed version, the original's values where its changed part begins.
 
-        ``batches``: those that the program runs over, by number; the first ones by default.
+        ``batches``: those that the execution runs over, by number; the first ones by default.
         """
-        executed = {name for name in same if program.nodes[name].op != "get_attr"}
+        executed = {name for name in same if execution.nodes[name].op != "get_attr"}
         border = [
-            name for name in executed if any(user.name not in same for user in program.nodes[name].users)
+            name for name in executed if any(user.name not in same for user in execution.nodes[name].users)
         ]
-        program.begin_with(executed, self._values.values(border, batches or range(len(program.batches))))
+        execution.begin_with(executed, self._values.values(border, batches or range(len(execution.batches))))
 
     def _visit(self, node: fx.Node, batch: int, value: Any) -> None:
         if not isinstance(value, torch.Tensor) or value.dim() < 2:
@@ -112,9 +112,9 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Taught:
-    """A program and the teacher of its targets (a ``Pair``)."""
+    """A execution and the teacher of its targets (a ``Pair``)."""
 
-    new: Program
+    new: Execution
     teacher: Teacher
 
     def shape(self, name: str) -> tuple[int, ...] | None:

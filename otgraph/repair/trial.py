@@ -12,7 +12,7 @@ from otgraph.calibrate.divergence import Divergence, output_divergence
 from otgraph.data import Data
 from otgraph.graph.graph import Graph
 from otgraph.repair.fitter import Fitter
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.least_squares import LeastSquaresOptions, walk
 from otgraph.repair.lockstep import outputs_of, same_nodes
 from otgraph.repair.memory import UNLIMITED, Memory
@@ -75,10 +75,10 @@ class TrialRepair:
         """
         reference = self._teacher.outputs
         if ridge == math.inf:
-            program = Program(new, [self._teacher.batches[i] for i in self._judged], Memory(UNLIMITED))
-            self._teacher.enter(program, same_nodes(new, self._teacher.original), self._judged)
+            execution = Execution(new, [self._teacher.batches[i] for i in self._judged], Memory(UNLIMITED))
+            self._teacher.enter(execution, same_nodes(new, self._teacher.original), self._judged)
             with torch.no_grad():
-                return [reference[i] for i in self._judged], outputs_of(program)
+                return [reference[i] for i in self._judged], outputs_of(execution)
         walked = self._walk(new, len(reference), whole=True, ridge=ridge).pair.new
         return [reference[i] for i in self._judged], outputs_of(walked, self._judged)
 

@@ -15,6 +15,7 @@ from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.graph import Graph
 from otgraph.graph.span import Collapse
 from otgraph.rewrite.options import format_options
+from otgraph.seed import check_seed
 from otgraph.transport.coupling import Coupling
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Context:
     seed: int = 0
     spared: frozenset[str] = frozenset()
     axes: AxisMap | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     def axes_of(self, graph: Graph) -> AxisMap:
         """The axes of ``graph``: the known ones where it has the nodes of the original, else its own."""

@@ -12,6 +12,7 @@ from otgraph.graph.graph import Graph
 from otgraph.remark import Remark
 from otgraph.rewrite.claims import Check, Outputs, check_transform, check_unchanged, run_probes
 from otgraph.rewrite.contract import Context, Exactness, Pass
+from otgraph.rewrite.finite import check_finite
 from otgraph.rewrite.instrument import Instrument
 from otgraph.rewrite.probes import Inputs, probe_inputs
 from otgraph.rewrite.rewriter import Rewriter
@@ -21,7 +22,7 @@ from otgraph.rewrite.sparing import dims_to_spare
 @dataclass(frozen=True)
 class Record:
     """What one pass did: its text, its edits, the seconds it took, its check, why it was undone, the dims
-    that had to stay whole, and how many of the CPU seconds the check took."""
+    that had to stay whole, how many of the CPU seconds the check took, and the dims that were cut."""
 
     step: str
     edits: int
@@ -31,6 +32,7 @@ class Record:
     undone: str | None = None
     spared: tuple[str, ...] = ()
     check_seconds: float = 0.0
+    cut: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class PassManager:
         """Run the passes on a copy of ``graph``.
 
         Raises:
-            PassError: a pass crashed or broke its claim; names the pass, the claim and the figure.
+            PassError: a pass crashed or broke its claim; names the pass, the claim and the figure. Or the
+                outputs are no longer finite on the calibration inputs (see ``check_finite``).
         """
         context = context or Context()
         context = replace(context, original=context.original or graph)
@@ -87,6 +90,8 @@ class PassManager:
             state, said, record = self._step(step, state, probes, context)
             remarks.extend(said)
             records.append(record)
+        if self.checked and any(record.edits for record in records):
+            check_finite(graph, state.graph, context.data, probes)
         return Result(state.graph, tuple(remarks), tuple(records))
 
     def _step(
@@ -118,7 +123,14 @@ class PassManager:
             instrument.after(step, attempt.after.graph)
         said = [*_with_divergence(step, attempt.rewriter.remarks, attempt.check), *_left_whole(step, spared)]
         record = Record(
-            str(step), attempt.rewriter.edits, *spent, attempt.check, None, spared, attempt.check_seconds
+            str(step),
+            attempt.rewriter.edits,
+            *spent,
+            attempt.check,
+            None,
+            spared,
+            attempt.check_seconds,
+            tuple(_narrowed(attempt)),
         )
         return attempt.after, said, record
 
@@ -176,7 +188,7 @@ def _spare(broken: _Attempt) -> tuple[_Attempt, tuple[str, ...]] | None:
     """The attempt that leaves whole what breaks the law, and those dims; None where that does not help."""
     if broken.step.exactness is not Exactness.MASKED or not broken.rewriter.cuts:
         return None
-    dims = [name for cut in broken.rewriter.cuts for name, mask in cut.keep.items() if not mask.all()]
+    dims = _narrowed(broken)
 
     def attempt(cut: frozenset[str]) -> _Attempt | None:
         another = broken.without(frozenset(dims) - cut)
@@ -191,6 +203,11 @@ def _spare(broken: _Attempt) -> tuple[_Attempt, tuple[str, ...]] | None:
     spared = dims_to_spare(dims, lambda cut: attempt(cut) is not None)
     best = attempt(frozenset(dims) - frozenset(spared))
     return None if best is None else (best, spared)
+
+
+def _narrowed(attempt: _Attempt) -> list[str]:
+    """The dims that were cut, in order."""
+    return [name for cut in attempt.rewriter.cuts for name, mask in cut.keep.items() if not mask.all()]
 
 
 def _left_whole(step: Pass, spared: Sequence[str]) -> list[Remark]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import cast
 
-import numpy as np
 import torch
 from torch import fx
 
 from otgraph.graph.axes.axis_map import AxisMap, Keep
 from otgraph.graph.graph import Graph, op_name
+from otgraph.graph.quantized import zeros_of
 
 _DIVISORS = {
     "aten.batch_norm": 4,
@@ -22,12 +22,14 @@ _DIVISORS = {
     "aten.rsqrt": 0,
     "aten.log": 0,
     "onnx.Log": 0,
+    "onnx.QuantizeLinear": 1,
 }
 """Operators that divide by an argument (as by a running variance) or take its logarithm, and its position."""
 
 
 def mask_graph(graph: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
     """``graph`` with every stored tensor zeroed at the removed positions, what is divided by set to 1 there.
+    Of integers that are dequantized those are put there that stand for zero.
 
     Args:
         axis_map: the axes of ``graph``.
@@ -38,15 +40,36 @@ def mask_graph(graph: Graph, axis_map: AxisMap, keep: Keep) -> Graph:
     """
     masked = graph.copy()
     divisors = _divisors(masked)
+    removed = {name: _removed(tensor, name, axis_map, keep) for name, tensor in masked.tensors().items()}
     with torch.no_grad():
         for name, tensor in masked.tensors().items():
-            for axis, expression in enumerate(axis_map.tensors.get(name, ())):
-                mask = expression.mask(keep)
-                if mask.all():
-                    continue
-                removed = torch.tensor(np.flatnonzero(~mask).tolist(), device=tensor.device)
-                tensor.data.index_fill_(axis, removed, 1.0 if name in divisors else 0.0)
+            for axis, gone in enumerate(removed[name]):
+                _fill(tensor, axis, gone, torch.tensor(1 if name in divisors else 0))
+        for name, tensor in masked.tensors().items():  # now that zero points are what they will be
+            zeros = zeros_of(masked, name) if any(gone.any() for gone in removed[name]) else None
+            for axis, gone in enumerate(removed[name] if zeros is not None else ()):
+                assert zeros is not None
+                _fill(tensor, axis, gone, zeros)
     return masked
+
+
+def _removed(tensor: torch.Tensor, name: str, axis_map: AxisMap, keep: Keep) -> list[torch.Tensor]:
+    """Per axis of a stored tensor, where it is removed."""
+    return [
+        torch.tensor((~expression.mask(keep)).tolist(), dtype=torch.bool, device=tensor.device)
+        for expression in axis_map.tensors.get(name, ())
+    ]
+
+
+def _fill(tensor: torch.Tensor, axis: int, gone: torch.Tensor, value: torch.Tensor) -> None:
+    """Put ``value``, which broadcasts, where ``gone`` is along ``axis``."""
+    if not bool(gone.any()):
+        return
+    if value.dim() == 0 and tensor.is_floating_point():  # in place: a weight may be large
+        tensor.data.index_fill_(axis, gone.nonzero().flatten(), float(value))
+    else:
+        places = gone.reshape([-1 if i == axis else 1 for i in range(tensor.dim())])
+        tensor.data.copy_(torch.where(places, value.to(tensor), tensor))
 
 
 def relative_error(reference: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> float:

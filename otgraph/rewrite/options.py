@@ -30,11 +30,19 @@ Written = Word | tuple[Word, ...]
 def format_options(instance: Any) -> str:
     """``{a=1 b=[x,y]}`` with the fields that differ from their defaults, or nothing."""
     shown = [
-        f"{field.name.replace('_', '-')}={_format_value(getattr(instance, field.name))}"
-        for field in dataclasses.fields(instance)
-        if getattr(instance, field.name) != _default(field)
+        f"{name}={_format_value(getattr(instance, name.replace('-', '_')))}"
+        for name in changed_options(instance)
     ]
     return "{" + " ".join(shown) + "}" if shown else ""
+
+
+def changed_options(instance: Any) -> tuple[str, ...]:
+    """The options of a pass that differ from their defaults, as they are written."""
+    return tuple(
+        field.name.replace("_", "-")
+        for field in dataclasses.fields(instance)
+        if getattr(instance, field.name) != _default(field)
+    )
 
 
 def default_options(kind: type) -> dict[str, str | None]:

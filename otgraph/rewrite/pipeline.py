@@ -16,6 +16,9 @@ from otgraph.rewrite.catalog import load_catalog, load_pipelines
 from otgraph.rewrite.contract import Pass
 from otgraph.rewrite.options import Word, Written, option_names, read_option, required_options, suggest
 
+MOST = 200
+"""Passes in one pipeline: each is checked, which takes seconds where the network is large."""
+
 _TOKEN = re.compile(
     r'\s*(?:(?P<mark>[,={}\[\]])|"(?P<text>(?:[^"\\]|\\.)*)"|(?P<word>[^\s,={}\[\]"]+))', re.DOTALL
 )
@@ -34,7 +37,8 @@ def parse_pipeline(
             those that are installed, or none where a catalog is given.
 
     Raises:
-        PipelineError: with the column and, where there is one, the nearest name.
+        PipelineError: with the column and, where there is one, the nearest name; or there are more than
+            ``MOST`` passes.
     """
     known = load_catalog() if catalog is None else catalog
     named = load_pipelines() if catalog is None and pipelines is None else pipelines or {}
@@ -44,6 +48,8 @@ def parse_pipeline(
             passes.extend(parse_pipeline(named[spec.name], known, {}))
         else:
             passes.append(_build(spec, known, named))
+    if len(passes) > MOST:
+        raise PipelineError(f"pipeline: has {len(passes):,} passes, and {MOST} are the most; take some out")
     return tuple(passes)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from otgraph.transport.cost import FloatArray
+from otgraph.transport.rounding import GROWTH
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +60,16 @@ def gaussian_transport(source: Gaussian, target: Gaussian, floor: float = 1e-6) 
     """The matrix A, symmetric and positive, with x → m2 + A (x − m1) the optimal map between the Gaussians.
 
     A = S1^-½ (S1^½ S2 S1^½)^½ S1^-½. Directions in which the source varies less than ``floor`` times its
-    largest variance cannot be scaled up to the target's: there A is the identity.
+    largest variance cannot be scaled up to the target's: there A is the identity. In none does A exceed
+    ``GROWTH`` times the ratio of the largest deviations, or ``GROWTH`` where the target's is the smaller one.
     """
     values, vectors = np.linalg.eigh(source.covariance)
     alive = values > floor * max(float(values[-1]), 1e-300)
     basis, scale = vectors[:, alive], np.sqrt(values[alive])
     inner = (basis * scale).T @ target.covariance @ (basis * scale)
     middle = _root(inner) / scale[:, None] / scale[None, :]
+    largest = np.linalg.eigvalsh(target.covariance)[-1] / max(float(values[-1]), 1e-300)
+    middle = _clipped(middle, GROWTH * float(np.sqrt(max(largest, 1.0))))
     return basis @ middle @ basis.T + vectors[:, ~alive] @ vectors[:, ~alive].T
 
 
@@ -86,6 +90,14 @@ def rank_floor_of(samples: FloatArray, rank: int) -> float:
     m, n = centered.shape
     gram = centered @ centered.T if m < n else centered.T @ centered
     return rank_floor(gram / m, rank)
+
+
+def _clipped(matrix: FloatArray, limit: float) -> FloatArray:
+    """A symmetric matrix with no eigenvalue above ``limit``; as it is where none was."""
+    if not len(matrix) or float(np.linalg.norm(matrix)) <= limit:
+        return matrix
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.minimum(values, limit)) @ vectors.T
 
 
 def _root(matrix: FloatArray) -> FloatArray:

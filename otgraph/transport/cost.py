@@ -16,13 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from otgraph.errors import DataError
+from otgraph.transport.rounding import CANCELLATION, FLOOR, GROWTH, floored
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-CANCELLATION = 1e-12
-"""A variance below this part of its second moment is rounding noise of ``moment - mean meanᵀ``."""
-
 
 REEXPRESSION = 1e-3
 """Of the mean energy, added to each channel's: re-expression by few inputs explains no more than that."""
@@ -35,7 +32,8 @@ class Reading:
     ``name``: the weight that reads. ``moment``: E[x xᵀ] of the reader's input, uncentered, shape (n, n).
     ``gain``: H = Σ_taps WᵀW, shape (n, n). ``mean``: E[x], shape (n,). ``centered``: the reader has a bias
     that can absorb constants, so a channel is only worth what varies in it; costs then use the
-    covariance ``moment − mean meanᵀ``. Raises ``DataError`` where shapes disagree or a value is not finite.
+    covariance ``moment − mean meanᵀ``. ``rounding``: the part of its mean square below which a variance is
+    rounding (``transport.rounding``). Raises ``DataError`` where shapes disagree or a value is not finite.
     """
 
     name: str
@@ -43,6 +41,7 @@ class Reading:
     gain: FloatArray
     mean: FloatArray | None = None
     centered: bool = False
+    rounding: float = CANCELLATION
 
     def __post_init__(self) -> None:
         n = len(self.gain)
@@ -67,17 +66,37 @@ class Reading:
     def second_moment(self) -> FloatArray:
         """The moment that costs are made of, shape (n, n): centered where the bias absorbs the mean.
 
-        Rows and columns of dead channels (no energy, or only rounding noise of centering) are exactly zero.
+        Rows and columns of dead channels are exactly zero: of those that are constant where a bias takes
+        constants, and of those whose part in what the reader gives is rounding of the whole (at a gain of at
+        least the mean one, since more may come to be read of a channel).
         """
         moment = np.asarray(self.moment, np.float64)
         energy = np.diagonal(moment)
+        dead = self.constant() if self.centered else energy <= 0.0
         if self.centered and self.mean is not None:
             mean = np.asarray(self.mean, np.float64)
             moment = moment - np.multiply.outer(mean, mean)
-        dead = np.diagonal(moment) <= CANCELLATION * energy if self.centered else energy <= 0.0
+        read = np.maximum(np.diagonal(self.gain), max(float(np.mean(np.diagonal(self.gain))), 0.0))
+        dead = dead | (read * np.diagonal(moment) < self.rounding * float(np.mean(read * energy)))
         if dead.any():
             moment = moment * np.multiply.outer(~dead, ~dead)
         return moment
+
+    def energy(self) -> FloatArray:
+        """E[x²], shape (n,)."""
+        return np.diagonal(self.moment).astype(np.float64)
+
+    def constant(self) -> npt.NDArray[np.bool_]:
+        """The channels that vary by no more than rounding does, shape (n,)."""
+        energy = self.energy()
+        mean = np.zeros(len(energy)) if self.mean is None else np.asarray(self.mean, np.float64)
+        return energy - mean * mean <= self.rounding * energy
+
+    def bounds(self) -> FloatArray:
+        """The largest factor by which another channel may stand for each, shape (n,): with it no column of
+        the reader grows beyond ``GROWTH`` times the largest that it has."""
+        read = np.sqrt(np.maximum(np.diagonal(self.gain), 0.0))
+        return np.divide(GROWTH * read.max(initial=0.0), read, out=np.zeros_like(read), where=read > 0.0)
 
 
 def merge_readings(readings: Sequence[Reading]) -> list[Reading]:
@@ -109,9 +128,9 @@ def rerouting_cost(readings: Sequence[Reading]) -> tuple[FloatArray, FloatArray]
     """``(C, drop)``: what it costs to re-route channel j (row) through i (column), and to drop it.
 
     ``C[j, i] = Σ_r H_r[j,j] (S_r[j,j] − S_r[j,i]² / S_r[i,i])``, shape (n, n), is the damage under the best
-    scalar per reader (the least-squares slope of x_j on x_i); ``drop[j] = Σ_r H_r[j,j] S_r[j,j]``, (n,).
-    Both in units of the readers' squared outputs. The diagonal is 0; through a dead channel nothing can be
-    routed (``C = drop``).
+    scalar per reader (the least-squares slope of x_j on x_i, within the bounds of ``routing_scales``);
+    ``drop[j] = Σ_r H_r[j,j] S_r[j,j]``, (n,). Both in units of the readers' squared outputs. The diagonal is
+    0; through a dead channel nothing can be routed (``C = drop``).
     """
     merged = merge_readings(readings)
     n = _common_size(merged)
@@ -120,8 +139,10 @@ def rerouting_cost(readings: Sequence[Reading]) -> tuple[FloatArray, FloatArray]
         moment = reading.second_moment()
         energy = np.diagonal(moment).copy()
         gain = np.maximum(np.diagonal(reading.gain), 0.0)
-        explained = moment * moment
-        explained *= inverse_or_zero(energy)
+        slope = _slopes(reading, moment)
+        explained = 2.0 * moment
+        explained -= slope * energy
+        explained *= slope
         np.subtract(energy[:, None], explained, out=explained)
         np.maximum(explained, 0.0, out=explained)  # Cauchy–Schwarz, up to rounding
         explained *= gain[:, None]
@@ -135,15 +156,26 @@ def routing_scales(reading: Reading, target: IntArray) -> FloatArray:
     """The factor per channel, (n,), that the reader's column of ``target[j]`` takes of its column j.
 
     The least-squares slope ``S[j,t] / S[t,t]``; 1 for a kept channel (``target[j] == j``), 0 for a dropped
-    one (-1) and for one whose target is dead in this reader. Where the reading is centered, the reader's bias
-    takes the rest: ``W_j (mean_j − scale_j mean_target[j])``.
+    one (-1) and for one whose target is dead in this reader. Two bounds keep a slope that the moments hardly
+    determine from growing: a target counts as varying at least ``1 / GROWTH`` of its root mean square, so
+    that ``|scale_j| · rms_t ≤ GROWTH · deviation_j``; and ``Reading.bounds``. Where the reading is centered,
+    the reader's bias takes the rest: ``W_j (mean_j − scale_j mean_target[j])``.
     """
     moment = reading.second_moment()
     channels = np.arange(reading.size)
     routed = (target >= 0) & (target != channels)
     through = np.where(routed, target, 0)
-    slope = moment[channels, through] * inverse_or_zero(np.diagonal(moment)[through])
+    inverse = inverse_or_zero(floored(np.diagonal(moment), reading.energy()))
+    bounds = reading.bounds()
+    slope = np.clip(moment[channels, through] * inverse[through], -bounds, bounds)
     return np.where(routed, slope, (target == channels).astype(np.float64))
+
+
+def _slopes(reading: Reading, moment: FloatArray) -> FloatArray:
+    """``routing_scales`` of every channel (row) through every other (column), (n, n)."""
+    bounds = reading.bounds()[:, None]
+    slope = moment * inverse_or_zero(floored(np.diagonal(moment), reading.energy()))
+    return np.clip(slope, -bounds, bounds, out=slope)
 
 
 def reconstruction(moment: FloatArray, kept: IntArray, ridge: float = 1e-8) -> FloatArray:
@@ -168,16 +200,26 @@ def reexpression(reading: Reading, kept: IntArray) -> FloatArray:
     """``A`` (n, k) with ``x ≈ A x_kept`` as far as a few inputs tell; kept rows are exact unit rows.
 
     Unlike ``reconstruction``, which gives the cost in the limit of many inputs, this one is to be used on
-    others than those of the moments. ``REEXPRESSION`` of the mean energy counts as noise of every channel, so
-    that a channel of little energy cannot stand for one of much. Where the reading is centered, the rest,
-    ``mean − A mean_kept``, is for the reader's bias.
+    others than those of the moments: every channel counts with some noise (``reexpression_noise``). Where the
+    reading is centered, the rest, ``mean − A mean_kept``, is for the reader's bias.
     """
     moment = reading.second_moment()
-    noise = REEXPRESSION * max(float(np.diagonal(moment).mean()), 1e-30)
-    gram = moment[np.ix_(kept, kept)] + noise * np.eye(len(kept))
+    noise = reexpression_noise(reading, moment)
+    gram = moment[np.ix_(kept, kept)] + np.diag(noise[kept])
     answer = np.linalg.solve(gram, moment[kept]).T
     answer[kept] = np.eye(len(kept))
     return np.asarray(answer, np.float64)
+
+
+def reexpression_noise(reading: Reading, moment: FloatArray) -> FloatArray:
+    """The variance of the noise that each channel counts with, (n,); ``moment`` is its ``second_moment``.
+
+    ``REEXPRESSION`` of the mean energy, so that a channel of little energy cannot stand for one of much; and
+    at least ``FLOOR / 4`` of the channel's own mean square, so that one that hardly varies about its mean
+    cannot either: since ``‖A_j √noise‖ ≤ deviation_j / 2``, ``|A_ji| · rms_i ≤ GROWTH · deviation_j``.
+    """
+    common = REEXPRESSION * max(float(np.diagonal(moment).mean()), 1e-30)
+    return np.maximum(common, FLOOR / 4.0 * reading.energy())
 
 
 def reconstruction_cost(readings: Sequence[Reading], kept: IntArray, ridge: float = 1e-8) -> float:

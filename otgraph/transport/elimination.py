@@ -29,6 +29,10 @@ BLOCK = 64
 SINGULAR = 1e-11
 """A pivot below this part of its first value is rounding: nothing is left to explain."""
 
+TIE = 1e-12
+"""Scores below this part of all that could be lost are rounding of 0: among them the damage of dropping a
+channel outright decides, so that constants go before channels that others happen to explain."""
+
 
 def eliminate_backward(readings: Sequence[Reading], ridge: float = 1e-6) -> RateDistortion:
     """Remove the channel whose absence costs least after least squares, until none is left. O(n³).
@@ -37,8 +41,9 @@ def eliminate_backward(readings: Sequence[Reading], ridge: float = 1e-6) -> Rate
     channels; it also keeps few samples from explaining everything. The distortion is the reconstruction cost
     under these moments, in units of the readers' squared outputs.
     """
-    pairs = [(_inverse(moment), gain) for moment, gain in _stabilized(readings, ridge)]
-    order, scores = _Elimination(pairs).run(-1.0)
+    stabilized = _stabilized(readings, ridge)
+    pairs = [(_inverse(moment), gain) for moment, gain in stabilized]
+    order, scores = _Elimination(pairs, *_ties(readings)).run(-1.0)
     return RateDistortion(order[::-1].copy(), np.concatenate([[0.0], np.cumsum(scores)])[::-1].copy())
 
 
@@ -48,27 +53,46 @@ def eliminate_forward(readings: Sequence[Reading], ridge: float = 1e-6) -> RateD
     Arguments, units and the meaning of the distortion as in ``eliminate_backward``.
     """
     stabilized = _stabilized(readings, ridge)
-    order, scores = _Elimination([(moment, moment @ gain @ moment) for moment, gain in stabilized]).run(1.0)
+    pairs = [(moment, moment @ gain @ moment) for moment, gain in stabilized]
+    order, scores = _Elimination(pairs, *_ties(readings)).run(1.0)
     return RateDistortion(order, _remainders(stabilized, scores))
 
 
 def reconstruction_along(readings: Sequence[Reading], order: IntArray, ridge: float = 1e-6) -> RateDistortion:
     """The curve of nested sets that something else chose: their reconstruction costs. O(n³)."""
-    pairs = [(_inverse(moment), gain) for moment, gain in _stabilized(readings, ridge)]
-    removed, scores = _Elimination(pairs).run(-1.0, order[::-1])
+    stabilized = _stabilized(readings, ridge)
+    pairs = [(_inverse(moment), gain) for moment, gain in stabilized]
+    removed, scores = _Elimination(pairs, *_ties(readings)).run(-1.0, order[::-1])
     return RateDistortion(removed[::-1].copy(), np.concatenate([[0.0], np.cumsum(scores)])[::-1].copy())
 
 
 def _stabilized(readings: Sequence[Reading], ridge: float) -> list[tuple[FloatArray, FloatArray]]:
-    """(moment with ridge, gain) per reader; a dead channel becomes one of energy 1 that nobody reads."""
+    """(moment with ridge, gain) per reader, in units of each channel's deviation; a dead channel becomes one
+    of energy 1 that nobody reads. Scores are the same in any units, and rounding is least in these."""
     pairs: list[tuple[FloatArray, FloatArray]] = []
     for reading in merge_readings(readings):
         moment = reading.second_moment()
         energy = np.diagonal(moment)
         alive = energy > 0.0
-        moment = moment + np.diag(np.where(alive, ridge * energy, 1.0))
-        pairs.append((moment, reading.gain * np.multiply.outer(alive, alive)))
+        unit = np.where(alive, np.sqrt(energy), 1.0)
+        moment = moment / np.multiply.outer(unit, unit) + np.diag(np.where(alive, ridge, 1.0))
+        read = np.where(alive, unit, 0.0)
+        pairs.append((moment, reading.gain * np.multiply.outer(read, read)))
     return pairs
+
+
+def _ties(readings: Sequence[Reading]) -> tuple[IntArray, float]:
+    """The place of each channel, (n,), by the damage of dropping it outright, then by all that it gives (of
+    constants those first that are 0 to begin with, and read the least); and below which score it decides."""
+    drop, given, gain = np.zeros((3, readings[0].size))
+    for reading in merge_readings(readings):
+        read = np.maximum(np.diagonal(reading.gain), 0.0)
+        drop += read * np.diagonal(reading.second_moment())
+        given += read * reading.energy()
+        gain += read
+    rank = np.empty(len(drop), np.int64)
+    rank[np.lexsort((gain, given, drop))] = np.arange(len(drop))
+    return rank, TIE * float(drop.sum())
 
 
 def _inverse(moment: FloatArray) -> FloatArray:
@@ -130,8 +154,9 @@ class _Pair:
 class _Elimination:
     """All readers' pairs, eliminated in one common order."""
 
-    def __init__(self, pairs: Sequence[tuple[FloatArray, FloatArray]]) -> None:
+    def __init__(self, pairs: Sequence[tuple[FloatArray, FloatArray]], rank: IntArray, tie: float) -> None:
         self.pairs = [_Pair(a, b) for a, b in pairs]
+        self.rank, self.tie = rank, tie
         self.channels: IntArray = np.arange(len(pairs[0][1]), dtype=np.int64)
 
     def run(self, sign: float, forced: IntArray | None = None) -> tuple[IntArray, FloatArray]:
@@ -150,13 +175,20 @@ class _Elimination:
             total += pair.scores()
         return total
 
+    def _pick(self, sign: float, score: FloatArray, open_: npt.NDArray[np.bool_]) -> int:
+        """The open channel of the best ``sign × score``, scores that are rounding counting as equal."""
+        worth = np.where(score <= self.tie, 0.0, score)
+        best = np.where(open_, sign * worth, -np.inf)
+        tied = np.flatnonzero(best == best.max())
+        return int(tied[np.argmax(sign * self.rank[self.channels[tied]])])
+
     def _block(self, sign: float, held: int, forced: IntArray | None) -> tuple[IntArray, FloatArray]:
         open_: npt.NDArray[np.bool_] = np.ones(len(self.channels), bool)
         pivots, scores = np.empty(held, np.int64), np.empty(held)
         for step in range(held):
             score = self._scores()
             if forced is None:
-                pivot = int(np.argmax(np.where(open_, sign * score, -np.inf)))
+                pivot = self._pick(sign, score, open_)
             else:
                 pivot = int(np.flatnonzero(self.channels == forced[step])[0])
             pivots[step], scores[step], open_[pivot] = self.channels[pivot], score[pivot], False

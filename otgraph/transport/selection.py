@@ -20,6 +20,10 @@ from otgraph.transport.coupling import Coupling
 from otgraph.transport.curve import RateDistortion
 from otgraph.transport.problem import SelectionProblem
 
+TIE = 1e-12
+"""Losses below this part of all that could be lost are rounding of 0: of the channels that cost nothing to
+remove the one goes first that would cost least to drop outright, so constants before duplicates."""
+
 
 def select(problem: SelectionProblem) -> RateDistortion:
     """Nested sets for every k and their re-routing costs."""
@@ -52,6 +56,8 @@ class _Servers:
 
     def __init__(self, problem: SelectionProblem) -> None:
         self.table = problem.facilities()
+        self.drop = self.table[:, -1].copy()
+        self.tie = TIE * float(self.drop.sum())
         n = problem.size
         self.gone = np.zeros(n, bool)
         rows = np.arange(n)
@@ -67,8 +73,10 @@ class _Servers:
     def cheapest_removal(self) -> int:
         loss = np.bincount(self.first, self.second_price - self.price, minlength=len(self.gone) + 1)[:-1]
         loss[self.gone] = np.inf
+        tied = np.flatnonzero(loss <= max(float(loss.min()), self.tie))
+        tied = tied[self.drop[tied] == self.drop[tied].min()]
         # Of equals the last, as servers are looked up from the first: then few have to look again.
-        return len(loss) - 1 - int(np.argmin(loss[::-1]))
+        return int(tied[-1])
 
     def remove(self, channel: int) -> None:
         self.gone[channel] = True
@@ -158,7 +166,7 @@ def couple(
 ) -> Coupling:
     """The optimal semi-relaxed plan onto ``kept``: each channel to its cheapest target, or dropped.
 
-    ``readings`` give the scales, by reader name (a reader's moments decide them, its gain does not);
+    ``readings`` give the scales, by reader name (its moments decide them, its gain only how far they go);
     ``bound`` is carried along.
     """
     kept = np.sort(kept).astype(np.int64)

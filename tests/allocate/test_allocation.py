@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from otgraph.allocate.allocation import Allocation, minimize_damage, minimize_time
 from otgraph.allocate.cost import Term
-from otgraph.allocate.cp_sat import Limits
+from otgraph.allocate.cp_sat import SearchLimits
 from otgraph.allocate.greedy import least_damage_start, least_time_start
 from otgraph.allocate.problem import TOLERANCE, DimOptions, Problem
 from otgraph.errors import UsageError
@@ -149,7 +149,7 @@ def test_a_search_without_effort_still_answers_and_says_so() -> None:
     problem = _chain(40)
     budget = 0.35 * problem.time(problem.full())
     start = least_damage_start(problem, budget)
-    result = minimize_damage(problem, budget, Limits(effort=1e-6))
+    result = minimize_damage(problem, budget, SearchLimits(effort=1e-6))
     assert result.status == "feasible"
     assert result.time <= budget * NARROW
     assert result.damage <= problem.damage(start)

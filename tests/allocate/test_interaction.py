@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from otgraph.allocate.allocation import Allocation, minimize_damage, minimize_time
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cost import NodeTime, Term, TimeTable
-from otgraph.allocate.cp_sat import Limits
+from otgraph.allocate.cost import Term, TimeTable, TimeTerm
+from otgraph.allocate.cp_sat import SearchLimits
 from otgraph.allocate.interaction import FloatArray, Interaction, Key
 from otgraph.allocate.option import Option
 from otgraph.allocate.problem import TOLERANCE, DimOptions, Problem
@@ -43,11 +43,11 @@ def _built(seed: int, count: int, taken: int, samples: int, weight: float) -> Pr
     vectors: dict[Key, FloatArray] = {}
     common = random.standard_normal(samples)
     dims = [_dim(f"d{at}", each, vectors, random, common) for at, each in enumerate(widths)]
-    nodes = [NodeTime(f"n{at}", (Term(float(random.integers(1, 9)), (f"d{at}",)),)) for at in range(count)]
+    nodes = [TimeTerm(f"n{at}", (Term(float(random.integers(1, 9)), (f"d{at}",)),)) for at in range(count)]
     for at in range(count - 1):
         keys = list(itertools.product(widths[at], widths[at + 1]))
         values = {key: float(key[0] * key[1] + random.integers(0, 40)) for key in keys}
-        nodes.append(NodeTime(f"m{at}", (), TimeTable((f"d{at}", f"d{at + 1}"), values)))
+        nodes.append(TimeTerm(f"m{at}", (), TimeTable((f"d{at}", f"d{at + 1}"), values)))
     options: list[Option] = []
     for at in range(taken):
         first = int(random.integers(0, count))
@@ -57,7 +57,7 @@ def _built(seed: int, count: int, taken: int, samples: int, weight: float) -> Pr
         vector = _scale(random, common, samples)
         damage = float(vector @ vector)
         vectors[f"o{at}"] = vector
-        added = (NodeTime(f"new{at}", (Term(float(random.integers(0, 30))),)),)
+        added = (TimeTerm(f"new{at}", (Term(float(random.integers(0, 30))),)),)
         absorbed = frozenset(f"d{each}" for each in inner)
         options.append(Option(f"o{at}", damage, frozenset(gone & {n.node for n in nodes}), added, absorbed))
     some = {key: vector for key, vector in vectors.items() if random.random() < 0.9}
@@ -252,7 +252,7 @@ def test_tangents_lie_below_and_touch(problem: Problem, data: st.DataObject) -> 
 def _pair(weight: float) -> Problem:
     """Two dims whose effects undo each other, a third that goes with neither; each is as cheap to cut."""
     dims = tuple(DimOptions(name, (16, 8), (0.0, 0.25)) for name in "abc")
-    nodes = tuple(NodeTime(f"n{name}", (Term(1.0, (name,)),)) for name in "abc")
+    nodes = tuple(TimeTerm(f"n{name}", (Term(1.0, (name,)),)) for name in "abc")
     vectors: dict[Key, FloatArray] = {
         ("a", 8): np.array([0.5, 0.0]),
         ("b", 8): np.array([-0.5, 0.0]),
@@ -285,7 +285,7 @@ def test_the_same_twice_and_without_effort() -> None:
     budget = 0.6 * problem.time(problem.full())
     result = minimize_damage(problem, budget)
     assert result == minimize_damage(_many(12), budget)
-    hasty = minimize_damage(problem, budget, Limits(effort=1e-6))
+    hasty = minimize_damage(problem, budget, SearchLimits(effort=1e-6))
     assert hasty.time <= budget * (1 + TOLERANCE)
     assert hasty.bound <= hasty.damage
 
@@ -342,8 +342,8 @@ def test_vectors_are_scaled_to_damages() -> None:
     interaction = Interaction({("a", 8): np.array([3.0, 4.0]), "o": np.zeros(2)}, 1.0)
     dims, options = (DimOptions("a", (16, 8), (0.0, 0.25)),), (Option("o", 0.1, frozenset({"n"})),)
     with pytest.raises(ValueError, match=r"a at 8: its vector does 25, more than its damage alone, 0\.25"):
-        Problem(dims, (NodeTime("n"),), options, interaction=interaction)
-    problem = Problem(dims, (NodeTime("n"),), options)
+        Problem(dims, (TimeTerm("n"),), options, interaction=interaction)
+    problem = Problem(dims, (TimeTerm("n"),), options)
     scaled = interaction.scaled(problem.damages)
     assert np.allclose(scaled.vectors["a", 8], [0.3, 0.4])
     assert np.allclose(scaled.vectors["o"], 0.0)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otgraph.allocate.allocation import minimize_damage
-from otgraph.allocate.cost import NodeTime, Term
+from otgraph.allocate.cost import Term, TimeTerm
 from otgraph.allocate.interaction import Interaction, Key
 from otgraph.allocate.layers import LayerGraph, LayerNode
 from otgraph.allocate.option import Option
@@ -52,7 +52,7 @@ def problem_from(seed: int, *, interacting: bool, dims: int = 0) -> Problem:
     return Problem(
         wide,
         tuple(
-            NodeTime(node.name, (Term(time, names),))
+            TimeTerm(node.name, (Term(time, names),))
             for node, time, names in zip(nodes, times, read, strict=True)
         ),
         tuple(options),
@@ -169,7 +169,7 @@ def _residual(blocks: int) -> Problem:
         options.append(Option(f"drop {at}", 1.2 + 0.1 * at, gone))
         options.append(Option(f"merge {at}", 0.4 + 0.1 * at, gone))
         adds[f"merge {at}"] = {names[-1]: 1}
-    times = tuple(NodeTime(node.name, (Term(1.0),)) for node in nodes)
+    times = tuple(TimeTerm(node.name, (Term(1.0),)) for node in nodes)
     return Problem((), times, tuple(options), layers=LayerGraph(tuple(nodes), adds))
 
 

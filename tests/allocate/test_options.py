@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from otgraph.allocate import scope
 from otgraph.allocate.allocation import Allocation, minimize_damage, minimize_time
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cost import NodeTime, Term, TimeTable
+from otgraph.allocate.cost import Term, TimeTable, TimeTerm
 from otgraph.allocate.greedy import least_damage_start, least_time_start
 from otgraph.allocate.option import Option, absorbed_by
 from otgraph.allocate.problem import TOLERANCE, DimOptions, Problem
@@ -61,16 +61,16 @@ def _terms(choices: list[DimOptions]) -> st.SearchStrategy[tuple[Term, ...]]:
 
 
 @st.composite
-def _times(draw: st.DrawFn, name: str, choices: list[DimOptions]) -> NodeTime:
+def _times(draw: st.DrawFn, name: str, choices: list[DimOptions]) -> TimeTerm:
     terms = draw(_terms(choices))
     over = draw(st.lists(st.sampled_from(choices), max_size=2, unique_by=lambda c: c.name))
     if not over:
-        return NodeTime(name, terms)
+        return TimeTerm(name, terms)
     keys = list(itertools.product(*(c.widths for c in over)))
     value = _NUMBERS.map(lambda number: 100 * number) | st.sampled_from([0.0, 1.0, 1000.0])
     values = draw(st.lists(value, min_size=len(keys), max_size=len(keys)))
     table = TimeTable(tuple(c.name for c in over), dict(zip(keys, values, strict=True)))
-    return NodeTime(name, terms, table)
+    return TimeTerm(name, terms, table)
 
 
 def _everything(problem: Problem) -> Iterator[tuple[float, float]]:
@@ -231,14 +231,14 @@ def _two_blocks() -> Problem:
     choices = tuple(DimOptions(name, (16, 8), (0.0, 0.3)) for name in ("a", "b"))
     table = {(16,): 10.0, (8,): 6.0}
     nodes = (
-        NodeTime("x", (Term(0.25, ("a",)),), TimeTable(("a",), table)),
-        NodeTime("y", (), TimeTable(("b",), table)),
-        NodeTime("free"),
+        TimeTerm("x", (Term(0.25, ("a",)),), TimeTable(("a",), table)),
+        TimeTerm("y", (), TimeTable(("b",), table)),
+        TimeTerm("free"),
     )
     options = (
         Option("drop x", 0.5, frozenset({"x"}), (), frozenset({"a"})),
         Option(
-            "merge y", 0.1, frozenset({"y"}), (NodeTime("z", (), TimeTable(("b",), {(16,): 5.0, (8,): 7.0})),)
+            "merge y", 0.1, frozenset({"y"}), (TimeTerm("z", (), TimeTable(("b",), {(16,): 5.0, (8,): 7.0})),)
         ),
         Option("drop y", 0.4, frozenset({"y", "free"}), (), frozenset({"b"})),
         Option("drop both", 0.7, frozenset({"x", "y", "free"}), (), frozenset({"a", "b"})),
@@ -288,8 +288,8 @@ def test_a_choice_names_what_it_changes() -> None:
 def test_what_absorbing_saves_can_meet_a_limit() -> None:
     """The dim does damage at any width; only the option, which leaves it out, does less."""
     choice = DimOptions("a", (16, 8), (0.5, 0.9))
-    node = NodeTime("x", (Term(1.0, ("a",)),))
-    slow = NodeTime("new", (Term(100.0),))
+    node = TimeTerm("x", (Term(1.0, ("a",)),))
+    slow = TimeTerm("new", (Term(100.0),))
     option = Option("swap", 0.2, frozenset({"x"}), (slow,), frozenset({"a"}))
     problem = Problem((choice,), (node,), (option,))
     assert minimize_time(problem, 0.3).choice.options == ("swap",)
@@ -300,7 +300,7 @@ def test_what_absorbing_saves_can_meet_a_limit() -> None:
 
 def test_a_narrower_layer_may_be_slower() -> None:
     table = TimeTable(("a",), {(16,): 4.0, (12,): 9.0, (8,): 3.0, (4,): 5.0})
-    problem = Problem((DimOptions("a", (16, 12, 8, 4), (0.0, 0.1, 0.2, 0.3)),), (NodeTime("x", (), table),))
+    problem = Problem((DimOptions("a", (16, 12, 8, 4), (0.0, 0.1, 0.2, 0.3)),), (TimeTerm("x", (), table),))
     assert minimize_damage(problem, 3.5).choice.widths == {"a": 8}
     with pytest.raises(UsageError) as error:
         minimize_damage(problem, 2.0)
@@ -311,9 +311,9 @@ def test_a_start_that_only_the_tolerance_lets_in() -> None:
     """Nothing that keeps the budget to the letter is as good: the program has no solution, which is proof."""
     table, merged = TimeTable(("b",), {(3,): 2.0, (2,): 0.0}), TimeTable(("a",), {(30,): 0.0, (29,): 1.0})
     choices = (DimOptions("a", (30, 29), (0.0, 0.0)), DimOptions("b", (3, 2), (0.0, 0.02)))
-    option = Option("merge", 1e-6, frozenset({"x"}), (NodeTime("new", (), merged),))
+    option = Option("merge", 1e-6, frozenset({"x"}), (TimeTerm("new", (), merged),))
     cubed = (Term(42.0, ("a", "a", "a")),)
-    problem = Problem(choices, (NodeTime("x", (), table),), (option,), terms=cubed)
+    problem = Problem(choices, (TimeTerm("x", (), table),), (option,), terms=cubed)
     result = minimize_damage(problem, 42.0 * 29**3)
     assert (result.damage, result.bound, result.status) == (1e-6, 1e-6, "optimal")
 
@@ -321,8 +321,8 @@ def test_a_start_that_only_the_tolerance_lets_in() -> None:
 def test_no_limit_is_no_limit() -> None:
     """0.5 + 0.1276… - 0.5 is less than 0.1276…: a limit made of sums would rule the narrow dim out."""
     choices = (DimOptions("a", (1,), (0.5,)), DimOptions("b", (2, 1), (0.0, 0.1276176258648463)))
-    node = NodeTime("x", (), TimeTable(("b",), {(2,): 2.0, (1,): 0.0}))
-    option = Option("swap", 0.0, frozenset({"x"}), (NodeTime("new", (Term(1.0),)),))
+    node = TimeTerm("x", (), TimeTable(("b",), {(2,): 2.0, (1,): 0.0}))
+    option = Option("swap", 0.0, frozenset({"x"}), (TimeTerm("new", (Term(1.0),)),))
     assert minimize_time(Problem(choices, (node,), (option,)), math.inf).time == 0.0
 
 
@@ -338,11 +338,11 @@ def _long_chain() -> Problem:
         DimOptions(f"d{at}", each, tuple(0.01 * (1 + at % 5) * (1 - k / each[0]) ** 1.7 for k in each))
         for at, each in enumerate(widths)
     )
-    nodes = tuple(NodeTime(f"n{at}", (), _conv(widths, at, at + 1)) for at in range(59))
+    nodes = tuple(TimeTerm(f"n{at}", (), _conv(widths, at, at + 1)) for at in range(59))
     options: list[Option] = []
     for at in range(40):
         first, size = 7 * at % 53, 2 + at % 4
-        added = (NodeTime(f"new{at}", (), _conv(widths, first, first + size)),) if at % 2 else ()
+        added = (TimeTerm(f"new{at}", (), _conv(widths, first, first + size)),) if at % 2 else ()
         gone = range(first, first + size)
         inner = frozenset(f"d{each}" for each in gone[1:])
         options.append(Option(f"o{at}", 0.01 * size, frozenset(f"n{each}" for each in gone), added, inner))
@@ -377,7 +377,7 @@ def test_sixty_dims_and_forty_options() -> None:
         (lambda: Option("o", 1.0, frozenset()), "o: removes no node"),
         (
             lambda: Option(
-                "o", 1.0, frozenset({"x"}), (NodeTime("n", (Term(1.0, ("a",)),)),), frozenset("a")
+                "o", 1.0, frozenset({"x"}), (TimeTerm("n", (Term(1.0, ("a",)),)),), frozenset("a")
             ),
             "o: its new nodes read a, which it absorbs",
         ),
@@ -402,11 +402,11 @@ def test_sixty_dims_and_forty_options() -> None:
             "drop x: absorbs a, which a term of the problem still reads",
         ),
         (
-            lambda: _with(nodes=(NodeTime("x", (), TimeTable(("a",), {(16,): 1.0})),), options=()),
+            lambda: _with(nodes=(TimeTerm("x", (), TimeTable(("a",), {(16,): 1.0})),), options=()),
             r"x: its table over \('a',\) lacks \(8,\)",
         ),
         (
-            lambda: _with(nodes=(NodeTime("x", (Term(1.0, ("c",)),)),), options=()),
+            lambda: _with(nodes=(TimeTerm("x", (Term(1.0, ("c",)),)),), options=()),
             "the time of x names a dim that has no candidates: c",
         ),
         (lambda: _two_blocks().time(Choice({}, ("nothing",))), "nothing: no option of the problem"),
@@ -425,7 +425,7 @@ def _with(**parts: Any) -> Problem:
 
 
 def test_what_excludes_what() -> None:
-    reads = (NodeTime("n", (Term(1.0, ("a",)),)),)
+    reads = (TimeTerm("n", (Term(1.0, ("a",)),)),)
     x, y = frozenset({"x"}), frozenset({"y"})
     a = frozenset({"a"})
     absorbing = Option("o", 1.0, x, (), a)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otgraph.allocate.choice import Choice
-from otgraph.allocate.cost import NodeTime, Term, TimeTable
+from otgraph.allocate.cost import Term, TimeTable, TimeTerm
 from otgraph.allocate.option import Option
 from otgraph.allocate.prices import Prices
 from otgraph.allocate.problem import Caps, DimOptions, Problem
@@ -26,14 +26,14 @@ def _problem(seed: int) -> tuple[Problem, Prices]:
     widths = [tuple(sorted(random.choice(20, 3, replace=False) + 1)[::-1]) for _ in range(3)]
     widths = [tuple(int(width) for width in each) for each in widths]
     dims = tuple(DimOptions(f"d{at}", each, (0.0, 0.1, 0.2)) for at, each in enumerate(widths))
-    nodes = [NodeTime(f"n{at}", (Term(float(random.integers(1, 9)), (f"d{at}",)),)) for at in range(3)]
+    nodes = [TimeTerm(f"n{at}", (Term(float(random.integers(1, 9)), (f"d{at}",)),)) for at in range(3)]
     for at in range(2):
         values = {key: float(random.integers(0, 200)) for key in itertools.product(*widths[at : at + 2])}
-        nodes.append(NodeTime(f"m{at}", (), TimeTable((f"d{at}", f"d{at + 1}"), values)))
+        nodes.append(TimeTerm(f"m{at}", (), TimeTable((f"d{at}", f"d{at + 1}"), values)))
     triple = (Term(0.01, ("d0", "d1", "d2")),) if random.uniform() < 0.3 else ()
     free = frozenset[str]() if triple else frozenset({"d0"})
     options = (
-        Option("first", 0.2, frozenset({"n0", "m0"}), (NodeTime("x", (Term(2.0, ("d1",)),)),), free),
+        Option("first", 0.2, frozenset({"n0", "m0"}), (TimeTerm("x", (Term(2.0, ("d1",)),)),), free),
         Option("middle", 0.2, frozenset({"n1", "m0", "m1"})),
         Option("last", 0.2, frozenset({"n2"})),
     )

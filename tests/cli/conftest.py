@@ -15,13 +15,13 @@ import pytest
 from rich.text import Text
 
 import otgraph
-from otgraph.cli import audit as audit_command
-from otgraph.cli import optimize as optimize_command
+from otgraph.audit import text
 from otgraph.cli.main import run_command
 from otgraph.engines.artifact import Built, Layer
 from otgraph.errors import ModelError, PlanError
+from otgraph.optimize.settings import Settings
 from otgraph.remark import Remark
-from otgraph.task import Reading
+from otgraph.task import OutputReading
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,15 @@ class FakeGraph:
     def __init__(self, tag: str) -> None:
         self.tag = tag
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path) -> tuple[Remark, ...]:
         Path(path).write_text(self.tag)
+        return ()
 
 
 class FakePlan:
     """Prints one line with brackets, which must not be read as markup."""
+
+    remarks: tuple[Remark, ...] = ()
 
     def __str__(self) -> str:
         return "conv1 [16] → [8]  damage 0.001"
@@ -86,6 +89,14 @@ class FakeAudit:
         Path(path).write_text("<html>")
 
 
+class FakeSettings(SimpleNamespace):
+    """Takes what ``Settings`` takes."""
+
+    def __init__(self, budget: Any, **fields: Any) -> None:
+        assert fields.keys() <= Settings.__dataclass_fields__.keys()
+        super().__init__(budget=budget, **fields)
+
+
 class FakeApi(SimpleNamespace):
     """Records what each function was called with; a test sets ``credible``, ``passed`` or ``fail``."""
 
@@ -95,6 +106,8 @@ class FakeApi(SimpleNamespace):
         )
         self.calls = {}
         self.Plan = FakePlan
+        self.Settings = FakeSettings
+        self.DEFAULT_CRITERION = "rerouting"
 
     def _note(self, name: str, *args: Any, **kwargs: Any) -> None:
         on_reading = kwargs.pop("on_reading", None)
@@ -102,7 +115,7 @@ class FakeApi(SimpleNamespace):
         if self.fail is not None and name in self.fail:
             raise self.fail[name]
         if on_reading is not None:
-            on_reading(Reading("classifier", "auto", "y: rows look like logits", "y", "logits", 2))
+            on_reading(OutputReading("classifier", "auto", "y: rows look like logits", "y", "logits", 2))
 
     def load_model(self, spec: str, shapes: Any) -> FakeGraph:
         self._note("load_model", spec, shapes)
@@ -110,9 +123,9 @@ class FakeApi(SimpleNamespace):
             raise ModelError(f"{spec}: no such file; give an .onnx file")
         return FakeGraph("original")
 
-    def optimize(self, graph: FakeGraph, data: Any, **options: Any) -> Any:
-        self._note("optimize", graph, data, **options)
-        options["progress"]("thinking")
+    def optimize(self, graph: FakeGraph, data: Any, settings: FakeSettings, **options: Any) -> Any:
+        self._note("optimize", graph, data, **vars(settings), **options)
+        settings.progress("thinking")
         return SimpleNamespace(
             graph=FakeGraph("optimized"),
             plan=FakePlan(),
@@ -123,8 +136,8 @@ class FakeApi(SimpleNamespace):
             missed=self.missed,
         )
 
-    def make_plan(self, graph: FakeGraph, data: Any, **options: Any) -> FakePlan:
-        self._note("make_plan", graph, data, **options)
+    def make_plan(self, graph: FakeGraph, data: Any, settings: FakeSettings) -> FakePlan:
+        self._note("make_plan", graph, data, **vars(settings))
         return FakePlan()
 
     def audit(self, a: str, b: str, data: Any, **options: Any) -> FakeAudit:
@@ -187,8 +200,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     monkeypatch.setattr(otgraph, "api", fake, raising=False)
     monkeypatch.setitem(sys.modules, "otgraph.device", fake)
     monkeypatch.setattr(otgraph, "device", fake, raising=False)
-    for module in (audit_command, optimize_command):
-        monkeypatch.setattr(module, "summary", lambda audit: Text(f"AUDIT passed={audit.passed}"))
+    monkeypatch.setattr(text, "summary", lambda audit: Text(f"AUDIT passed={audit.passed}"))
     return fake
 
 

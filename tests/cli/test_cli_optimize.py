@@ -12,6 +12,7 @@ from typer.models import OptionInfo
 from otgraph.cli.main import app
 from otgraph.cli.options import read_shapes
 from otgraph.errors import UsageError
+from otgraph.plan.budget import make_budget
 from otgraph.remark import Remark
 from otgraph.sample import model_path
 
@@ -68,21 +69,19 @@ def test_every_option_reaches_the_api(command, api) -> None:
     _, given = api.calls["optimize"]
     evaluation, show = given.pop("evaluation"), given.pop("progress")
     assert given.pop("metric") == "m:f"
+    assert given.pop("names") == ("net.onnx", "out.onnx")
     assert given.pop("cache").is_dir()
     assert len(evaluation) == 3 and callable(show)
     assert given == {
-        "latency": None,
-        "layers": None,
-        "max_drop": None,
-        "keep": 0.5,
+        "budget": make_budget(keep=0.5),
         "dims": "inner",
         "moves": "both",
         "task": "classifier",
         "engine": "ort",
         "threads": 2,
         "criterion": "magnitude",
-        "include": ["a.*", "b"],
-        "exclude": ["c"],
+        "include": ("a.*", "b"),
+        "exclude": ("c",),
         "multiple": 4,
         "seed": 7,
         "refit": True,
@@ -135,7 +134,7 @@ def test_moves_that_leave_nothing_are_refused_before_the_model_is_read(
 def test_a_budget_in_layers_reaches_the_api(command, api, name: str, asked: str) -> None:
     output = "out.onnx" if name == "optimize" else "plan.json"
     assert command(name, "net.onnx", "--calib", "calib.npz", "--layers", "0.75x", "-o", output).code == 0
-    assert api.calls[asked][1]["layers"] == "0.75x" and api.calls[asked][1]["latency"] is None
+    assert api.calls[asked][1]["budget"] == make_budget(layers="0.75x")
 
 
 def test_inputs_to_judge_by_are_the_users_or_left_to_be_chosen(command, api) -> None:
@@ -340,7 +339,8 @@ def test_plan_writes_a_plan_and_apply_carries_it_out(command, api) -> None:
     assert ran.code == 0 and ran.out.endswith("conv1 [16] → [8]  damage 0.001\nwrote plan.json\n")
     assert ran.out.index("task   classifier of 2 classes") < ran.out.index("conv1")
     _, given = api.calls["make_plan"]
-    assert given["max_drop"] == 0.02 and given["multiple"] == 8 and given["criterion"] is None
+    assert given["budget"] == make_budget(max_drop=0.02) and given["multiple"] == 8
+    assert given["criterion"] == api.DEFAULT_CRITERION
     ran = command("apply", "net.onnx", "plan.json", "-o", "out.onnx", "--calib", "calib.npz", "--remarks")
     assert ran.code == 0 and "applied: prune-channels: conv1: 16 to 8\nwrote out.onnx\n" in ran.out
     assert Path("out.onnx").read_text() == "applied with 4"
@@ -360,7 +360,7 @@ def test_the_demo_runs_on_the_embedded_sample(command, api) -> None:
     assert ran.code == 0
     (graph, data), given = api.calls["optimize"]
     assert graph.tag == "original" and len(data) == 256
-    assert len(given["evaluation"]) == 1000 and given["latency"] == "0.6x"
+    assert len(given["evaluation"]) == 1000 and given["budget"] == make_budget("0.6x")
     assert "digits_resnet20.onnx" in ran.out and "wrote" not in ran.out
     assert command("demo", "-o", "small.onnx", "--json").document["output"] == "small.onnx"
     assert Path("small.onnx").read_text() == "optimized"

@@ -56,7 +56,7 @@ def bad_data(kind: str) -> None:
     arrays = {
         "name": {"picture": image, "other": image},
         "shape": {"image": image[:, :, :5]},
-        "type": {"image": image.astype(np.float64)},
+        "type": {"image": image.astype(np.float64) * 1e300},
         "empty": {"image": image[:0]},
         "nan": {"image": np.where(image > 2, np.float32(np.nan), image)},
         "infinite": {"image": np.where(image > 2, np.float32(np.inf), image)},
@@ -67,7 +67,7 @@ def bad_data(kind: str) -> None:
 DATA = {
     "name": "bad.npz: no array for input 'image' (has: other, picture); rename it",
     "shape": "bad.npz: image: has shape (…, 3, 5, 6), the model wants (N, 3, 6, 6)",
-    "type": "bad.npz: image: float64, the model wants float32; convert it with .astype(np.float32)",
+    "type": " in sample 0 is float64, and no such number is float32, which the model wants; mend or",
     "empty": "bad.npz: is empty (no samples); give at least one",
     "nan": "NaN in sample 0; remove or mend it",
     "infinite": "infinite values in sample 0; remove or mend it",

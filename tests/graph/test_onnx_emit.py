@@ -62,7 +62,7 @@ def conv_net(opset: int = 17, ir_version: int = 8) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
     model.producer_name, model.producer_version, model.domain, model.model_version = "maker", "7", "zoo", 3
     model.doc_string = "a model"
-    helper.set_model_props(model, {"licence": "free", "author": "me"})
+    helper.set_model_props(model, {"license": "free", "author": "me"})
     onnx.checker.check_model(model)
     return model
 
@@ -149,7 +149,7 @@ def test_a_changed_weight_is_written_and_nothing_else_changes() -> None:
     assert emitted == model
 
 
-def test_a_changed_constant_becomes_an_initialiser() -> None:
+def test_a_changed_constant_becomes_an_initializer() -> None:
     graph = import_model(conv_net())
     graph.module.get_buffer("axes/0").data = torch.tensor([-1, 6])
     emitted, _ = emitted_outputs(graph)
@@ -273,7 +273,7 @@ def test_an_output_that_is_an_input_is_copied() -> None:
     assert [node.op_type for node in emitted.graph.node][-2:] == ["Identity", "Identity"]
 
 
-def test_initialisers_that_are_inputs_stay_inputs_with_their_new_shapes() -> None:
+def test_initializers_that_are_inputs_stay_inputs_with_their_new_shapes() -> None:
     graph = import_model(conv_net_without_constants())
     assert [port.name for port in graph.signature.inputs] == ["x"]
     for name in ("conv.weight", "bn.w", "bn.b", "bn.mean", "bn.var"):
@@ -446,7 +446,7 @@ def test_inputs_of_rank_zero_and_chains_of_identity() -> None:
     assert emitted_outputs(graph)[0] == model
 
 
-def test_initialisers_that_nothing_reads_stay() -> None:
+def test_initializers_that_nothing_reads_stay() -> None:
     model = conv_net()
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "spare"))
     graph = import_model(model)
@@ -492,7 +492,7 @@ ODD = {
         [helper.make_node("BatchNormalization", ["x", *["s"] * 4], [*"ymvnw"])], Y, (PAIR,), 9
     ),
     "missing last inputs": tiny([helper.make_node("Clip", ["x", "", ""], ["y"])], Y),
-    "output is an initialiser": tiny([RELU], [*Y, ("s", F32, [2])], (PAIR,)),
+    "output is an initializer": tiny([RELU], [*Y, ("s", F32, [2])], (PAIR,)),
     "output is the input": tiny([RELU], [*Y, ("x", F32, ["b", 2, 6])]),
     "output twice": tiny([RELU], [*Y, *Y]),
     "output is a constant": tiny(

@@ -85,7 +85,8 @@ def test_external_data_cut_short(tmp_path: Path) -> None:
     path = save_outside(tmp_path)
     (tmp_path / "weights.bin").write_bytes(b"\0" * 100)
     with pytest.raises(
-        ModelError, match=r"its external data file 'weights\.bin' is cut short; copy it again"
+        ModelError,
+        match=r"its external data file 'weights\.bin' is cut short \(it has 100 bytes, 9600 are needed\)",
     ):
         load_onnx(path)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from otgraph.allocate.cost import NodeTime, Polynomial, Term, multiply
+from otgraph.allocate.cost import Polynomial, Term, TimeTerm, multiply
 from otgraph.calibrate import output_gain
 from otgraph.calibrate.pullback import Reach
 from otgraph.data import Data
@@ -109,10 +109,10 @@ class Times:
 
     def nodes(self, graph: Graph, axes: Any, *arguments: Any) -> Any:
         shapes = {name: tuple(a.size for a in results[0]) for name, results in axes.values.items() if results}
-        return [NodeTime(c.node, c.terms) for c in macs_terms(graph, axes, shapes)], ()
+        return [TimeTerm(c.node, c.terms) for c in macs_terms(graph, axes, shapes)], ()
 
     def others(self, nodes: Any, candidates: Any) -> Any:
-        return {node.name: NodeTime(node.name, kernel_macs(node, candidates)) for node in nodes}
+        return {node.name: TimeTerm(node.name, kernel_macs(node, candidates)) for node in nodes}
 
 
 @pytest.fixture
@@ -460,8 +460,8 @@ def test_too_few_or_foreign_inputs(net: Graph, data: Data) -> None:
     settings = Settings(Budget("keep", 0.5))
     with pytest.raises(DataError, match="holds 3 samples; give at least 4"):
         make_plan(net, data.take(3), settings)
-    other = Data.from_arrays({"x": np.zeros((8, 3, 10, 11))})
-    with pytest.raises(DataError, match="x: float64, the model wants float32"):
+    other = Data.from_arrays({"x": np.zeros((8, 3, 10, 11), np.int32)})
+    with pytest.raises(DataError, match="x: int32, the model wants float32"):
         make_plan(net, other, settings)
 
 

@@ -15,14 +15,13 @@ from otgraph.allocate.choice import Choice
 from otgraph.calibrate.feeds import feeds
 from otgraph.calibrate.metric import OutputMetric
 from otgraph.data import Data
-from otgraph.files import cache_folder
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.optimize.saved import Saved
 from otgraph.optimize.sensitivity import PROBES, Sensitivity, measure_sensitivities, scaled_curve
 from otgraph.optimize.settings import Settings
 from otgraph.optimize.study import Study, study
-from otgraph.optimize.trial import RIDGES, Trial
+from otgraph.optimize.trial import TRIAL_RIDGES, Trial
+from otgraph.optimize.trial_cache import TrialCache
 from otgraph.plan.budget import Budget
 
 LOCAL = np.array([100.0, 40.0, 20.0, 12.0, 8.0, 5.0, 3.0, 1.0, 0.0])
@@ -66,7 +65,7 @@ def found(graph: Graph) -> Study:
     return study(graph, Data.from_arrays({"": x}), Settings(Budget("ratio", 0.5)))
 
 
-def trial(found: Study, saved: Saved) -> Trial:
+def trial(found: Study, saved: TrialCache) -> Trial:
     return Trial(found.graph, found.axes, found.widths, found.fit, found.held, saved)
 
 
@@ -76,7 +75,7 @@ def measured(run: Trial, seconds: float = 120.0) -> dict[str, Sensitivity]:
 
 @pytest.fixture(scope="module")
 def curves(found: Study) -> dict[str, Sensitivity]:
-    return measured(trial(found, Saved(None)))
+    return measured(trial(found, TrialCache(None)))
 
 
 def test_every_dim_has_a_falling_curve(curves: dict[str, Sensitivity], found: Study) -> None:
@@ -96,7 +95,7 @@ def test_copies_are_seen_to_cost_nothing(curves: dict[str, Sensitivity], found: 
 
 
 def test_a_trial_of_nothing_is_nothing_and_more_cut_is_more_damage(found: Study) -> None:
-    run = trial(found, Saved(None))
+    run = trial(found, TrialCache(None))
     full = {name: width.size for name, width in found.widths.items()}
     half = {name: size // 2 for name, size in full.items()}
     assert run.damage(Choice(full)) == run.damage(Choice({})) == 0
@@ -107,7 +106,7 @@ def test_a_trial_of_nothing_is_nothing_and_more_cut_is_more_damage(found: Study)
 def test_the_ridge_is_the_one_that_repairs_best_if_that_is_worth_it(
     found: Study, monkeypatch: pytest.MonkeyPatch, plain: float, settled: float
 ) -> None:
-    run = trial(found, Saved(None))
+    run = trial(found, TrialCache(None))
     cut = Choice({name: width.size // 2 for name, width in found.widths.items()})
     damages = {3e-3: 5.0, 0.03: 1.0, 0.3: 4.0, 3.0: 6.0, math.inf: plain}  # 3e-4 is not looked at
     monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: damages[ridge])
@@ -116,18 +115,18 @@ def test_the_ridge_is_the_one_that_repairs_best_if_that_is_worth_it(
     assert run.damage(cut) == damages[settled]
 
 
-@pytest.mark.parametrize("best", RIDGES)
+@pytest.mark.parametrize("best", TRIAL_RIDGES)
 def test_any_ridge_can_be_the_best(found: Study, monkeypatch: pytest.MonkeyPatch, best: float) -> None:
-    run = trial(found, Saved(None))
-    place = RIDGES.index(best)
-    monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: 1 + abs(RIDGES.index(ridge) - place))
+    run = trial(found, TrialCache(None))
+    place = TRIAL_RIDGES.index(best)
+    monkeypatch.setattr(Trial, "_measure", lambda _, cut, ridge: 1 + abs(TRIAL_RIDGES.index(ridge) - place))
     assert run.settle([Choice(dict.fromkeys(found.widths, 1))]) == best
     assert run.ridge(run.count) == best
-    assert run.ridge(16 * run.count) == pytest.approx(best / 4 if math.isfinite(best) else RIDGES[-2])
+    assert run.ridge(16 * run.count) == pytest.approx(best / 4 if math.isfinite(best) else TRIAL_RIDGES[-2])
 
 
 def test_where_nothing_is_refitted_the_network_is_as_it_was_cut(found: Study) -> None:
-    run = trial(found, Saved(None))
+    run = trial(found, TrialCache(None))
     cut = Choice({name: width.size // 2 for name, width in found.widths.items()})
     small = run._carried_out(cut)  # pyright: ignore[reportPrivateUsage]
     inputs = list(feeds(found.graph, run.judged))
@@ -138,7 +137,7 @@ def test_where_nothing_is_refitted_the_network_is_as_it_was_cut(found: Study) ->
 
 
 def test_no_time_means_one_probe_each(found: Study) -> None:
-    quick = measured(trial(found, Saved(None)), seconds=0.0)
+    quick = measured(trial(found, TrialCache(None)), seconds=0.0)
     assert all(len(curve.measured) == 1 for curve in quick.values())
 
 
@@ -148,41 +147,27 @@ def test_no_time_means_one_probe_each(found: Study) -> None:
 def test_an_interrupted_run_goes_on_where_it_was(
     found: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = measured(trial(found, Saved(tmp_path, "this")))
+    first = measured(trial(found, TrialCache(tmp_path, "this")))
 
     def fail(*_: object) -> float:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(Trial, "_measure", fail)
-    again = measured(trial(found, Saved(tmp_path, "this")))
+    again = measured(trial(found, TrialCache(tmp_path, "this")))
     for name, curve in first.items():
         assert np.array_equal(curve.damage, again[name].damage)
     with pytest.raises(AssertionError, match="measured again"):
-        measured(trial(found, Saved(tmp_path, "that")))
+        measured(trial(found, TrialCache(tmp_path, "that")))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": "b"}', "null"])
 def test_a_spoilt_file_is_measured_anew(tmp_path: Path, text: str) -> None:
-    saved = Saved(tmp_path, "x")
+    saved = TrialCache(tmp_path, "x")
     saved.put("k", 1.5)
     (path,) = tmp_path.iterdir()
-    assert Saved(tmp_path, "x").get("k") == 1.5
+    assert TrialCache(tmp_path, "x").get("k") == 1.5
     path.write_text(text)
-    spoilt = Saved(tmp_path, "x")
+    spoilt = TrialCache(tmp_path, "x")
     assert spoilt.get("k") is None
     spoilt.put("k", 2.5)
     assert json.loads(path.read_text()) == {"k": 2.5}
-
-
-def test_where_measurements_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTGRAPH_CACHE", str(tmp_path / "a" / "b"))
-    assert cache_folder() == tmp_path / "a" / "b" and (tmp_path / "a" / "b").is_dir()
-    monkeypatch.delenv("OTGRAPH_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
-    assert cache_folder() == tmp_path / "c" / "otgraph"
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("OTGRAPH_CACHE", str(tmp_path / "file"))
-    assert cache_folder() is None
-    monkeypatch.setenv("OTGRAPH_CACHE", str(tmp_path / "a"))
-    monkeypatch.setattr("os.access", lambda *_: False)
-    assert cache_folder() is None

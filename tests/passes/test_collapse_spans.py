@@ -290,8 +290,9 @@ def test_a_plan_with_depth_is_applied_again_byte_for_byte(graphs: dict[str, Grap
 
 
 def test_a_plan_without_its_inputs_says_what_it_left_out(graphs: dict[str, Graph]) -> None:
+    both = "collapse-spans,linearize-activations"
     graph = graphs["aten"]
-    plan = replace(plan_for(graph, data(graph)), calibration=None, pipeline="collapse-spans")
+    plan = replace(plan_for(graph, data(graph)), calibration=None, dims=(), pipeline=both)
     result = plan.apply_with_records(graph)
     first, second = blocks(graph)
     left = [str(r) for r in result.remarks if r.source == "plan"]

@@ -170,6 +170,27 @@ def test_transposed_convolution() -> None:
     assert cost.at({}) == 25 * 4 * 6 * 9
 
 
+class Computed(nn.Module):
+    """A convolution and a product by weights that are made of others, as dequantized ones are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(6, 4, 3, 3))
+        self.matrix = nn.Parameter(torch.randn(5, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = nn.functional.conv2d(x, self.kernel * 2).mean((2, 3))
+        return nn.functional.linear(pooled, self.matrix * 2)
+
+
+def test_computed_weights_are_counted_as_stored_ones_are() -> None:
+    graph = capture(Computed().eval(), (torch.zeros(2, 4, 5, 5),))
+    costs = macs_terms(graph, NOTHING, _shapes(graph))
+    assert [cost.at({}) for cost in costs] == [9 * 6 * 4 * 9, 6 * 5]
+    axes = analyze(graph)
+    assert [cost.at({"kernel": 3}) for cost in macs_terms(graph, axes, _shapes(graph))] == [9 * 3 * 4 * 9, 15]
+
+
 @pytest.mark.parametrize(("wide", "narrow"), [(16, 8), (8, 4), (12, 1)])
 def test_narrower_networks_by_the_analysis(wide: int, narrow: int) -> None:
     graph = capture(Inverted(16, 8).eval(), (torch.zeros(2, 3, 8, 8),))

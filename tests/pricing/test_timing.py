@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from otgraph.allocate.cost import NodeTime, TimeTable, evaluate
+from otgraph.allocate.cost import TimeTable, TimeTerm, evaluate
 from otgraph.graph.axes.analysis import analyze
 from otgraph.graph.axes.axis_map import AxisMap
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression
@@ -87,7 +87,7 @@ def candidates(axes: AxisMap) -> dict[str, tuple[int, ...]]:
     return {dim.name: candidate_widths(dim.size, 8) for dim in axes.prunable()}
 
 
-def by_node(graph: Graph, axes: AxisMap, whole: float = WHOLE) -> tuple[dict[str, NodeTime], float]:
+def by_node(graph: Graph, axes: AxisMap, whole: float = WHOLE) -> tuple[dict[str, TimeTerm], float]:
     nodes, rest = node_times(graph, axes, ENGINE, whole, OPTIONS, candidates(axes))
     return {node.node: node for node in nodes}, evaluate(rest, {})
 
@@ -145,7 +145,7 @@ OPTIONS = TimingOptions()
 
 def kernel_time(
     name: str, kernel: Kernel, reads: Expression, makes: Expression, widths: Candidates
-) -> NodeTime | None:
+) -> TimeTerm | None:
     return affine_times([TimedNode(name, kernel, reads, makes)], ENGINE, OPTIONS, widths).get(name)
 
 
@@ -157,19 +157,19 @@ def test_a_new_node_between_two_dims_has_a_table(wanted: dict[Kernel, Grid]) -> 
     time = kernel_time("new", CONV, A, B, WIDTHS)
     assert time is not None
     values = {(i, o): steps(CONV, i, o) for i in WIDTHS["a"] for o in WIDTHS["b"]}
-    assert time == NodeTime("new", table=TimeTable(("a", "b"), values))
+    assert time == TimeTerm("new", table=TimeTable(("a", "b"), values))
     assert kernel_time("new", UNRUNNABLE, A, B, WIDTHS) is None
 
 
 def test_one_dim_on_both_sides_gives_a_table_over_it(wanted: dict[Kernel, Grid]) -> None:
     kernel = CONV.at(32, 32)
     time = kernel_time("new", kernel, A, A, WIDTHS)
-    assert time == NodeTime("new", table=TimeTable(("a",), {(w,): steps(kernel, w, w) for w in (32, 16)}))
+    assert time == TimeTerm("new", table=TimeTable(("a",), {(w,): steps(kernel, w, w) for w in (32, 16)}))
 
 
 def test_dims_without_candidates_are_constant(wanted: dict[Kernel, Grid]) -> None:
     time = kernel_time("new", CONV, A, B, {"b": (24, 8)})
-    assert time == NodeTime("new", table=TimeTable(("b",), {(w,): steps(CONV, 32, w) for w in (24, 8)}))
+    assert time == TimeTerm("new", table=TimeTable(("b",), {(w,): steps(CONV, 32, w) for w in (24, 8)}))
     time = kernel_time("new", CONV, A, B, {})
     assert time is not None
     assert time.at({}) == pytest.approx(steps(CONV, 32, 24))

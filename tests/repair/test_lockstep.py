@@ -16,7 +16,7 @@ from otgraph.calibrate.batches import split_batches
 from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.lockstep import Lockstep
 from otgraph.repair.memory import Memory
 from otgraph.repair.spill import SpillFile, spill
@@ -48,13 +48,13 @@ def test_outputs_are_those_of_both_networks() -> None:
 
 def test_each_node_is_executed_once_and_the_common_prefix_once(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: Counter[str] = Counter()
-    plain = Program.evaluate
+    plain = Execution.evaluate
 
-    def counted(self: Program, node: torch.fx.Node, index: int, found: Mapping[str, Any]):
+    def counted(self: Execution, node: torch.fx.Node, index: int, found: Mapping[str, Any]):
         counts[node.name] += 1
         return plain(self, node, index, found)
 
-    monkeypatch.setattr(Program, "evaluate", counted)
+    monkeypatch.setattr(Execution, "evaluate", counted)
     pair = Lockstep(chain(3, 0.5), chain(3), batches(), Memory(1 << 40))
     walk(pair)
     assert all(n == 3 * (1 if name in pair.same else 2) for name, n in counts.items())
@@ -73,7 +73,7 @@ def test_memory_is_the_frontier_not_the_depth() -> None:
 
 def test_pinned_values_are_held_and_then_freed() -> None:
     graph = chain(3)
-    program = Program(graph, batches(), Memory(1 << 40))
+    program = Execution(graph, batches(), Memory(1 << 40))
     first = next(n.name for n in graph.module.graph.nodes if n.op == "call_function")
     program.pin(first)
     program.advance_to("output")

@@ -16,7 +16,7 @@ from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.repair import memory as memory_module
 from otgraph.repair.checkpoints import Checkpoints, Smallest
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.least_squares import LeastSquaresOptions, repair_least_squares
 from otgraph.repair.memory import Memory, Values
 from otgraph.repair.teacher import Teacher
@@ -58,12 +58,12 @@ class Watched(Memory):
 def test_what_only_put_off_nodes_need_is_never_held() -> None:
     graph = wide()
     memory = Memory(1 << 40)
-    program = Program(graph, inputs(), memory)
+    program = Execution(graph, inputs(), memory)
     program.advance_to("output")
     assert list(program.values) == ["output"]
     assert memory.peak == 6 * 2 * KB  # the outputs; a wide value alone would be 6 * 32 KB
     eager = Memory(1 << 40)
-    other = Program(graph, inputs(), eager)
+    other = Execution(graph, inputs(), eager)
     for node in graph.module.graph.nodes:
         if node.op != "get_attr":
             other.step(node)
@@ -77,7 +77,7 @@ def test_what_only_put_off_nodes_need_is_never_held() -> None:
 def test_a_program_holds_no_more_than_its_limit(limit: int, tmp_path: Path) -> None:
     graph = wide()
     memory = Watched(limit, tmp_path)
-    program = Program(graph, inputs(), memory)
+    program = Execution(graph, inputs(), memory)
     for node in graph.module.graph.nodes:
         if node.op != "get_attr":
             program.step(node)
@@ -155,7 +155,7 @@ def test_values_are_freed_with_their_program_and_not_when_somebody_collects() ->
     gc.disable()
     try:
         memory = Memory(1 << 40)
-        program = Program(wide(), inputs(), memory)
+        program = Execution(wide(), inputs(), memory)
         program.advance_to("output")
         value = weakref.ref(program.values["output"][0][0])
         assert value() is not None and memory.used() > 0
@@ -175,7 +175,7 @@ def test_a_tuple_goes_to_a_file_too_and_a_view_costs_nothing(tmp_path: Path) -> 
     assert torch.equal(back[0], pair[0]) and back[1].shape == (0,) and back[2] == 3
 
     roomy = Memory(100, tmp_path)
-    holder = Program(wide(), [], roomy)
+    holder = Execution(wide(), [], roomy)
     whole = torch.zeros(20)
     assert roomy.admit(whole)
     assert not roomy.admit(torch.zeros(26)) and holder is not None

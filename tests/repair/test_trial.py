@@ -16,7 +16,7 @@ from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.repair.checkpoints import Checkpoints
-from otgraph.repair.frontier import Program
+from otgraph.repair.frontier import Execution
 from otgraph.repair.least_squares import LeastSquaresOptions
 from otgraph.repair.lockstep import run_with
 from otgraph.repair.trial import TrialRepair
@@ -81,13 +81,13 @@ def test_a_trial_begins_where_the_networks_part(
     original, new = pair
     trial = TrialRepair(original, data(24))
     executed: set[str] = set()
-    plain = Program.evaluate
+    plain = Execution.evaluate
 
-    def noted(self: Program, node: torch.fx.Node, index: int, found: Mapping[str, Any]):
+    def noted(self: Execution, node: torch.fx.Node, index: int, found: Mapping[str, Any]):
         executed.add(node.name)
         return plain(self, node, index, found)
 
-    monkeypatch.setattr(Program, "evaluate", noted)
+    monkeypatch.setattr(Execution, "evaluate", noted)
     trial.repair(new)
     names = [n.name for n in new.module.graph.nodes if n.op == "call_function"]
     assert executed == set(names[2:-1])  # neither the stem nor the last layer, which is only fitted

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from otgraph.errors import DataError, PassError
-from otgraph.graph.axes.axis_map import AxisMap, Dim, Port
+from otgraph.graph.axes.axis_map import AxisMap, AxisPort, Dim
 from otgraph.graph.axes.expression import Atom
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
@@ -74,7 +74,7 @@ def scale_weight(factor: float) -> Action:
 def cut(keep: np.ndarray, *, normalized: bool = False, wrong: bool = False, silent: bool = False) -> Action:
     dim, free = Atom("c", 3), Atom(None, 4)
     tensors = {"0.weight": (dim, free), "0.bias": (dim,), "2.weight": (Atom(None, 2), dim)}
-    ports = (Port("0.weight", 0, "writes"), Port("2.weight", 1, "reads"))
+    ports = (AxisPort("0.weight", 0, "writes"), AxisPort("2.weight", 1, "reads"))
     axis_map = AxisMap({"c": Dim("c", 3, ports, normalized=normalized)}, {}, tensors)
 
     def act(rewriter: Rewriter, context: Context) -> None:

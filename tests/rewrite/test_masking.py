@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from otgraph.graph.axes.axis_map import AxisMap, Dim, Port
+from otgraph.graph.axes.axis_map import AxisMap, AxisPort, Dim
 from otgraph.graph.axes.expression import Atom, Product
 from otgraph.graph.capture import capture
 from otgraph.rewrite.masking import mask_graph, masking_error, relative_error
@@ -28,7 +28,7 @@ def axes(width: int) -> AxisMap:
         "4.weight": (fixed(None, 3), Product((dim, fixed(None, 4)))),
         **dict.fromkeys(("0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"), (dim,)),
     }
-    return AxisMap({"c": Dim("c", width, (Port("0.weight", 0, "writes"),))}, {}, tensors)
+    return AxisMap({"c": Dim("c", width, (AxisPort("0.weight", 0, "writes"),))}, {}, tensors)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_nothing_is_divided_by_what_is_removed() -> None:
     original = capture(Frequencies(), (torch.randn(2, 5, 1),))
     dim = (Atom("c", 4),)
     tensors = {"frequency": dim, "square": dim, "out.weight": (Atom(None, 3), *dim)}
-    found = AxisMap({"c": Dim("c", 4, (Port("out.weight", 1, "reads"),))}, {}, tensors)
+    found = AxisMap({"c": Dim("c", 4, (AxisPort("out.weight", 1, "reads"),))}, {}, tensors)
     keep = np.array([True, False, True, True])
     masked = mask_graph(original, found, {"c": keep})
     assert masked.tensor("frequency").tolist() == [1.0, 1.0, 5.0, 9.0]

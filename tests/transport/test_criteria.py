@@ -13,7 +13,6 @@ from otgraph.transport.criteria.catalog import CRITERIA, criterion
 from otgraph.transport.criteria.cholesky import Cholesky
 from otgraph.transport.criteria.criterion import ChannelStatistics
 from otgraph.transport.criteria.distributions import activation_quantiles, squared_distances
-from otgraph.transport.criteria.intra_fusion import IntraFusion
 from otgraph.transport.criteria.magnitude import Magnitude
 from otgraph.transport.pot import line_distance
 from otgraph.transport.problem import rerouting_problem
@@ -124,20 +123,6 @@ def test_the_distance_on_the_line_is_that_of_a_shift():
     one, other = np.zeros(11), np.zeros(11)
     one[[1, 2]] = other[[4, 5]] = 0.5
     assert line_distance(support, one, other) == pytest.approx(0.09)
-
-
-def test_intra_fusion_is_balanced_and_the_plan_is_optimal(inputs):
-    kept = IntraFusion().curve(inputs).kept(6)
-    plan = IntraFusion().plan(inputs, kept)
-    np.testing.assert_allclose(plan.sum(axis=1), 1.0)
-    np.testing.assert_allclose(plan.sum(axis=0), 4.0)
-    coupling = IntraFusion().couple(inputs, kept)
-    np.testing.assert_array_equal(coupling.target[kept], kept)
-    assert set(coupling.target) == set(kept)
-    rows = inputs.writers / np.linalg.norm(inputs.writers, axis=1, keepdims=True)
-    ground = np.abs(rows[:, None] - rows[None, kept]).sum(axis=2)
-    balanced = ot.emd2(np.full(24, 1 / 24), np.full(6, 1 / 6), ground.astype(np.float64))
-    assert np.sum(plan * ground) / 24 == pytest.approx(balanced, rel=1e-5)
 
 
 def test_statistics_that_do_not_fit_are_refused(inputs):

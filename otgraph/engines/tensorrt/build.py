@@ -28,7 +28,7 @@ Inspect = Callable[[bytes], tuple[Layer, ...]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SerializedEngine:
     """A serialized engine, the network it was made of, and what was said on the way."""
 
     data: bytes
@@ -56,7 +56,7 @@ def build_file(
     return Built(seconds, (output,), plan.layers, table, said)
 
 
-def build_plan(trt: Any, engine: str, model: Path, options: BuildOptions) -> Plan:
+def build_plan(trt: Any, engine: str, model: Path, options: BuildOptions) -> SerializedEngine:
     """The engine's bytes.
 
     Raises:
@@ -83,7 +83,7 @@ def build_plan(trt: Any, engine: str, model: Path, options: BuildOptions) -> Pla
         with write_aside(options.timing_cache) as aside:
             aside.write_bytes(bytes(cache.serialize()))
     del parser  # it owns the weights until the build is over
-    return Plan(bytes(data), layers, (*said, *remarks(lines, names, engine)))
+    return SerializedEngine(bytes(data), layers, (*said, *remarks(lines, names, engine)))
 
 
 def make_builder(trt: Any, logger: Any, lines: Sequence[Line], engine: str) -> Any:

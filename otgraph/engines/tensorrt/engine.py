@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,11 @@ from otgraph.engines.tensorrt.cuda_runtime import CudaRuntime
 from otgraph.engines.tensorrt.features import read_features
 from otgraph.engines.tensorrt.inspector import engine_layers
 from otgraph.engines.tensorrt.launcher import Launch
-from otgraph.engines.tensorrt.runtime import cache_file, deserialize, make_context, write_cache
+from otgraph.engines.tensorrt.runtime import cache_file, deserialize, make_context, read_cache, write_cache
 from otgraph.engines.tensorrt.session import TensorRtSession
 from otgraph.errors import EngineMissing, ModelError
-from otgraph.files import cache_folder
+from otgraph.files import cache_folder, why_no_file
+from otgraph.scratch import scratch_folder
 
 PLANS = 4
 """So many engines built of ONNX files are kept in memory."""
@@ -60,7 +60,7 @@ class _Tensorrt(Engine):
         loaded = deserialize(self.trt, data, where, self.name, self.unavailable)
         cuda = self._cuda()
         kernels = cache_file(self.kernels, data, sorted(self.describe().values()))
-        known = kernels.read_bytes() if kernels is not None and kernels.is_file() else None
+        known = None if kernels is None else read_cache(kernels)
         context, cache = make_context(loaded, self.features, where, capture=self.capture, cached=known)
         session = TensorRtSession(self.trt, cuda, loaded.engine, context, where, self._launch())
         session.keep(loaded.runtime)
@@ -105,11 +105,11 @@ class _Tensorrt(Engine):
         """The bytes of an engine file, or of the engine built of an ONNX model."""
         if isinstance(model, Path) and model.suffix in self.suffixes:
             if not model.is_file():
-                raise ModelError(f"{model}: no such file; check the path")
+                raise ModelError(f"{model}: {why_no_file(model)}")
             return model.read_bytes()
         if isinstance(model, Path):
             return self._built(model)
-        with tempfile.TemporaryDirectory(prefix="otgraph-") as folder:
+        with scratch_folder() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
             return build_plan(self.trt, self.name, path, BuildOptions()).data
@@ -117,7 +117,7 @@ class _Tensorrt(Engine):
     def _built(self, model: Path) -> bytes:
         """A measurement loads the same file several times, and a build may take minutes."""
         if not model.is_file():
-            raise ModelError(f"{model}: no such file; check the path")
+            raise ModelError(f"{model}: {why_no_file(model)}")
         state = model.stat()
         key = (model.resolve(), state.st_mtime_ns, state.st_size)
         if key not in self._plans:

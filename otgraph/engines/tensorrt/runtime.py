@@ -77,10 +77,19 @@ def cache_file(folder: Path | None, data: bytes, described: Sequence[str]) -> Pa
     return folder / f"kernels-{digest.hexdigest()[:24]}.bin"
 
 
+def read_cache(path: Path) -> bytes | None:
+    """The runtime cache, if there is one that can be read; TensorRT itself refuses one that is damaged."""
+    with suppress(OSError):
+        return path.read_bytes()
+    return None
+
+
 def write_cache(path: Path, data: bytes) -> None:
     """Keep a runtime cache; a folder that cannot be written to costs only time."""
-    with suppress(OutputError), write_aside(path) as aside:
-        aside.write_bytes(data)
+    with suppress(OutputError, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_aside(path) as aside:
+            aside.write_bytes(data)
 
 
 def _present(context: Any, where: str) -> Any:

@@ -14,12 +14,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _pop_mode_temporarily  # pyright: ignore[reportPrivateUsage]
 
 from otgraph.graph.axes.algebra import Axis, atoms, block, index_of, resolve
-from otgraph.graph.axes.axis_map import AxisMap, Dim, Port, Role
+from otgraph.graph.axes.axis_map import AxisMap, AxisPort, Dim, Role
 from otgraph.graph.axes.composite import Composites
 from otgraph.graph.axes.expression import Atom, Concatenation, Expression, Indexed, Product
+from otgraph.graph.axes.quantizers import apply_quantizer
 from otgraph.graph.axes.rules import RULES
-from otgraph.graph.axes.tracker import Tracked, Tracker
+from otgraph.graph.axes.tracker import Integers, Tracked, Tracker
 from otgraph.graph.graph import Graph, label, op_name
+from otgraph.graph.quantized import is_quantizer, stored_steps
 from otgraph.remark import Remark
 
 AVERAGES = frozenset({"aten.mean", "aten.rms_norm", "onnx.ReduceMean", "onnx.RMSNormalization"})
@@ -30,8 +32,8 @@ def analyze(graph: Graph) -> AxisMap:
     """Find the dims of ``graph``.
 
     Runs the program once on its example inputs: on fake tensors for the ``aten`` dialect, on real ones for
-    ``onnx``, whose shape arithmetic must stay concrete. Model inputs and outputs, integer tensors, and
-    whatever an operator without a rule touches are blocked.
+    ``onnx``, whose shape arithmetic must stay concrete. Model inputs and outputs, integer tensors but those
+    of quantizers, and whatever an operator without a rule touches are blocked.
     """
     tracker = Tracker(RULES)
     run = _run_on_fake if graph.dialect == "aten" else _run_on_real
@@ -60,9 +62,11 @@ def _run_on_real(graph: Graph, tracker: Tracker) -> tuple[Values, Tensors]:
 def _run(
     graph: Graph, tracker: Tracker, weights: Mapping[str, torch.Tensor], inputs: Sequence[torch.Tensor]
 ) -> tuple[Values, Tensors]:
+    steps = stored_steps(graph)
     for name, tensor in weights.items():
         axes = [Axis(size) for size in tensor.shape]
-        tracker.register(tensor, Tracked(axes, [False] * tensor.dim(), weights=frozenset({name})))
+        integers = Integers("an integer tensor", tuple(axes), steps=True) if name in steps else None
+        tracker.register(tensor, Tracked(axes, [False] * tensor.dim(), False, frozenset({name}), integers))
     for port, tensor in zip(graph.signature.inputs, inputs, strict=True):
         axes = [Axis(size, blocked=f"model input {port.name}") for size in tensor.shape]
         tracker.register(tensor, Tracked(axes, [True] * tensor.dim(), computed=True))
@@ -70,7 +74,7 @@ def _run(
     with tracker, Composites(tracker):
         outputs = interpreter.run(*inputs)
     for port, tensor in zip(graph.signature.outputs, pytree.tree_leaves(outputs), strict=True):
-        for axis in tracker.tracked(tensor).axes:
+        for axis in tracker.read(tensor).axes:
             block(axis, f"model output {port.name}")
     return interpreter.values, {name: tracker.tracked(tensor).axes for name, tensor in weights.items()}
 
@@ -91,6 +95,11 @@ class _Interpreter(fx.Interpreter):
             result = self.weights[str(n.target)]
         elif n.op == "call_module":
             result = self._run_opaque(n)
+        elif is_quantizer(n):
+            with _pop_mode_temporarily():
+                result = super().run_node(n)
+            operands, _ = self.fetch_args_kwargs_from_env(n)
+            apply_quantizer(self.tracker, n, operands, result)
         elif isinstance(n.target, HigherOrderOperator):
             with _pop_mode_temporarily():  # the tracker cannot look into branches and loops
                 result = super().run_node(n)
@@ -119,7 +128,7 @@ class _Interpreter(fx.Interpreter):
 def _freeze(graph: Graph, tracker: Tracker, values: Values, tensors: Tensors) -> AxisMap:
     roles = _roles(tracker)
     involved = {key for _, key in roles}
-    ports: dict[int, list[Port]] = {}
+    ports: dict[int, list[AxisPort]] = {}
     cells: dict[int, Axis] = {}
     for name, axes in tensors.items():
         for number, axis in enumerate(axes):
@@ -128,7 +137,7 @@ def _freeze(graph: Graph, tracker: Tracker, values: Values, tensors: Tensors) ->
                     continue  # a kernel, a table of constants, scales: no index set of the network
                 role = roles.get((name, id(atom)), "carries")
                 cells[id(atom)] = atom
-                ports.setdefault(id(atom), []).append(Port(name, number, role))
+                ports.setdefault(id(atom), []).append(AxisPort(name, number, role))
     names = _names(ports)
     dims = {names[key]: _dim(names[key], cells[key], ports[key]) for key in ports}
     freeze = _Freezer(names)
@@ -144,7 +153,7 @@ def _distinct_atoms(axis: Axis) -> Iterator[Axis]:
     yield from {id(atom): atom for atom in atoms(axis) if atom.size > 1}.values()
 
 
-def _dim(name: str, atom: Axis, ports: list[Port]) -> Dim:
+def _dim(name: str, atom: Axis, ports: list[AxisPort]) -> Dim:
     return Dim(name, atom.size, tuple(ports), atom.blocked, atom.normalized, atom.residual)
 
 
@@ -161,7 +170,7 @@ def _roles(tracker: Tracker) -> dict[tuple[str, int], Role]:
     return found
 
 
-def _names(ports: dict[int, list[Port]]) -> dict[int, str]:
+def _names(ports: dict[int, list[AxisPort]]) -> dict[int, str]:
     """A dim is called after the tensor that writes it first, else after the first that holds it."""
     names: dict[int, str] = {}
     taken: set[str] = set()

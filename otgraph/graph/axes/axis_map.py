@@ -18,7 +18,7 @@ Keep = Mapping[str, npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Port:
+class AxisPort:
     """One axis of one stored tensor over which a dim runs, and what the tensor does with it."""
 
     tensor: str
@@ -37,7 +37,7 @@ class Dim:
 
     name: str
     size: int
-    ports: tuple[Port, ...]
+    ports: tuple[AxisPort, ...]
     blocked: str | None = None
     normalized: bool = False
     residual: bool = False

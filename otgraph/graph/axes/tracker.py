@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,18 +32,35 @@ from otgraph.graph.axes.rule import AxisRule, Pattern
 from otgraph.graph.axes.rules.elementwise import is_pointwise, pointwise
 
 
+@dataclass(frozen=True)
+class Integers:
+    """What is known of integers: the axes that stay whole as soon as something reads them, and why.
+
+    ``steps``: they are those of a quantizer, and stand for numbers; a quantizer may read them, and no axis
+    then stays whole. The one that stands for zero is ``zero`` (None: 0), or one per index of ``axis``.
+    """
+
+    why: str
+    axes: tuple[Axis, ...]
+    steps: bool = False
+    zero: torch.Tensor | None = None
+    axis: int = 0
+
+
 @dataclass
 class Tracked:
     """What is known of one tensor.
 
-    Its axes; per axis whether a removed index may hold something other than zero when its weights are zeroed;
-    whether it depends on the model's inputs; if not, the weights it was made of.
+    Its axes; per axis whether a removed index may hold something other than zero (of a quantizer's integers:
+    than what stands for it) when its weights are zeroed; whether it depends on the model's inputs; if not,
+    the weights it was made of; of integers more.
     """
 
     axes: list[Axis]
     dirty: list[bool]
     computed: bool = False
     weights: frozenset[str] = frozenset()
+    integers: Integers | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,17 @@ class Tracker(TorchDispatchMode):
     def register(self, tensor: torch.Tensor, record: Tracked) -> None:
         """Declare a weight or an input."""
         self._known[tensor] = record
-        self._fix_integers(tensor, record)
+        if record.integers is None:
+            self._fix_integers(tensor, record)
+
+    def read(self, tensor: torch.Tensor) -> Tracked:
+        """The record of ``tensor``, for something that reads it and is no quantizer: what becomes of integers
+        when an axis is cut that they run along, or were computed along, is not known."""
+        record = self.tracked(tensor)
+        if record.integers is not None:
+            for axis in record.integers.axes:
+                block(axis, record.integers.why)
+        return record
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -143,7 +170,7 @@ class Tracker(TorchDispatchMode):
     ) -> None:
         """Declare that nothing is known of what lies between ``operands`` and ``results``."""
         why = f"{operator} at {self.where}"
-        touched = [axis for t in operands for axis in self.tracked(t).axes]
+        touched = [axis for t in operands for axis in self.read(t).axes]
         fresh = [(t, [Axis(size, blocked=why) for size in t.shape]) for t in results]
         self.unknown.append(
             Unknown(operator, self.where, (*touched, *(a for _, axes in fresh for a in axes)))
@@ -157,7 +184,19 @@ class Tracker(TorchDispatchMode):
         self.opaque(f"aten.{call.name}", call.operands, call.results)
 
     def _unify(self, call: Call, rule: AxisRule) -> None:
-        records = [self.tracked(t) for t in call.operands]
+        records = [self.read(t) for t in call.operands]
+        for tensor, record in zip(call.results, self.relate(call, rule, records), strict=True):
+            if _is_integer(tensor):
+                self._known[tensor] = _integer_record(tensor, record, f"{_family(rule.name)} at {self.where}")
+                continue
+            if rule.fresh and not record.computed and _holds_zeros(tensor):
+                record.dirty = [False] * len(record.axes)
+            self._known[tensor] = record
+            if self._blank and (views := self._blank.get(_storage(tensor))) is not None:
+                views.append(record)
+
+    def relate(self, call: Call, rule: AxisRule, records: list[Tracked]) -> list[Tracked]:
+        """Unify the axes of the operands as ``rule`` says, and give the records of the results."""
         bound: dict[str, Axis] = {}
         for record, patterns in zip(records, rule.operands, strict=True):
             for axis, pattern in zip(record.axes, patterns, strict=True):
@@ -166,17 +205,15 @@ class Tracker(TorchDispatchMode):
         self._mark(call, rule, records, bound, dirty)
         computed = any(record.computed for record in records)
         weights = frozenset[str]().union(*(r.weights for r in records)) if not computed else frozenset[str]()
-        for tensor, patterns in zip(call.results, rule.results, strict=True):
-            if _is_integer(tensor):  # places and counts: they do not tie the axes they were computed from
-                self._known[tensor] = replace(_integer_record(tensor), computed=computed, weights=weights)
-                continue
-            axes = [self._make(pattern, rule, bound) for pattern in patterns]
-            spots = [any(dirty.get(f, False) for f in p.factors) for p in patterns]
-            if rule.fresh and not computed and _holds_zeros(tensor):
-                spots = [False] * len(axes)
-            self._known[tensor] = Tracked(axes, spots, computed, weights)
-            if self._blank and (views := self._blank.get(_storage(tensor))) is not None:
-                views.append(self._known[tensor])
+        return [
+            Tracked(
+                [self._make(pattern, rule, bound) for pattern in patterns],
+                [any(dirty.get(f, False) for f in p.factors) for p in patterns],
+                computed,
+                weights,
+            )
+            for patterns in rule.results
+        ]
 
     def _bind(self, axis: Axis, pattern: Pattern, rule: AxisRule, bound: dict[str, Axis]) -> None:
         sizes = [rule.sizes[f] for f in pattern.factors]
@@ -377,9 +414,12 @@ def _is_integer(tensor: torch.Tensor) -> bool:
     return not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and not tensor.dtype.is_complex
 
 
-def _integer_record(tensor: torch.Tensor) -> Tracked:
+def _integer_record(tensor: torch.Tensor, record: Tracked, why: str) -> Tracked:
+    """Places and counts. They tie the axes they were computed along only where something reads them, as
+    nothing does the places that come with a maximum."""
     axes = [Axis(size, blocked="an integer tensor") for size in tensor.shape]
-    return Tracked(axes, [True] * tensor.dim())
+    along = Integers(why, tuple(record.axes)) if record.computed else None
+    return Tracked(axes, [True] * tensor.dim(), record.computed, record.weights, along)
 
 
 def _family(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import keyword
 import operator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from otgraph.graph.onnx.ops.table import TUPLES, Function, function_of
 from otgraph.graph.onnx.origin import OnnxOrigin
 from otgraph.graph.onnx.subgraphs import captured_names
 from otgraph.graph.onnx.tensors import put_tensor, sparse_to_torch, to_torch
+from otgraph.graph.onnx.uninterpreted import Uninterpreted, stand_in
 from otgraph.remark import Remark
 
 
@@ -80,6 +82,16 @@ class Builder:
     def opaque_module(self, target: str) -> torch.nn.Module:
         """The module that ``make_opaque`` made last under this name."""
         return self.root.get_submodule(target)
+
+    def uninterpreted(self, node: fx.Node, read: Sequence[Any], sizes: Mapping[str, int]) -> Uninterpreted:
+        """What takes the place of the module that an opaque ``node`` calls; arguments as in ``stand_in``.
+
+        Raises:
+            ModelError: not enough is declared.
+        """
+        origin: OnnxOrigin = node.meta["onnx"]
+        assert origin.index is not None
+        return stand_in(self._model.graph.node[origin.index], self._model, read, sizes)
 
     def _parameter(self, name: str) -> str:
         """A name for a parameter of the Python function that fx writes, unlike the others."""

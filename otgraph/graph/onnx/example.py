@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from otgraph.errors import ModelError
 from otgraph.graph.graph import Port
+from otgraph.graph.onnx.bounds import LARGEST_VALUE, in_words
 from otgraph.graph.onnx.opaque import ORT_ERRORS
 from otgraph.graph.onnx.write_file import LARGEST, inner_bytes
 from otgraph.remark import Remark
@@ -43,20 +45,20 @@ def find_example(
     the first sizes with which the model runs in ONNX Runtime, and a remark says which.
 
     Raises:
-        ModelError: it runs with none of them.
+        ModelError: it runs with none of them, or an input would be too large to make one.
     """
     free = {size for port in inputs for size in port.shape if isinstance(size, str)}
     candidates = list(_candidates(inputs)) if free else [{}]
     if not free:
-        return _inputs(inputs, {}), ()
+        return _inputs(inputs, {}, where), ()
     session = _session(model, folder)
     if session is None:
         chosen = candidates[0]
-        return _inputs(inputs, chosen), (
+        return _inputs(inputs, chosen, where), (
             _remark(where, chosen, "guessed: ONNX Runtime cannot open the model"),
         )
     for sizes in candidates:
-        example = _inputs(inputs, sizes)
+        example = _inputs(inputs, sizes, where)
         if _runs(session, inputs, example):
             guessed = any(
                 port.shape[1:] and any(isinstance(s, str) for s in port.shape[1:]) for port in inputs
@@ -84,11 +86,17 @@ def _candidates(inputs: tuple[Port, ...]) -> Iterator[dict[str, int]]:
             yield sizes
 
 
-def _inputs(ports: tuple[Port, ...], sizes: dict[str, int]) -> tuple[torch.Tensor, ...]:
+def _inputs(ports: tuple[Port, ...], sizes: dict[str, int], where: str) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     made = []
     for port in ports:
         shape = [sizes[s] if isinstance(s, str) else s for s in port.shape]
+        size = math.prod(shape) * port.dtype.itemsize
+        if size > LARGEST_VALUE:
+            raise ModelError(
+                f"{where}: input {port.name!r} of shape {shape} would be {in_words(size)}; export the model"
+                " with smaller axes"
+            )
         if port.dtype.is_floating_point:
             made.append(torch.randn(shape, generator=generator).to(port.dtype))
         else:

@@ -11,13 +11,13 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from otgraph.errors import ModelError
-from otgraph.graph.graph import Graph
+from otgraph.graph.graph import Graph, Port
 from otgraph.graph.onnx.build import Builder
+from otgraph.graph.onnx.check import check_readable
 from otgraph.graph.onnx.example import find_example
+from otgraph.graph.onnx.first_run import run_once
 from otgraph.graph.onnx.ports import input_ports, output_ports
-from otgraph.graph.onnx.read_file import check_external, read_file
-from otgraph.graph.onnx.trial import run_once
+from otgraph.graph.onnx.read_file import external_files, read_file
 from otgraph.remark import Remark
 
 Example = Sequence[torch.Tensor]
@@ -32,10 +32,13 @@ def load_onnx(path: Path, example: Example | None = None) -> Graph:
 
     Raises:
         ModelError: the file is missing, no ONNX model or cut short; its external data is missing or outside
-            its folder; or neither torch nor ONNX Runtime can run it.
+            its folder; or neither torch nor ONNX Runtime can run it, and a node that they do not know does
+            not declare what it returns.
     """
     path = Path(path)
-    return replace(_build(read_file(path), path.parent, str(path), example), name=path.stem)
+    model = read_file(path)
+    sources = (path.resolve(), *external_files(model, path.parent))
+    return replace(_build(model, path.parent, str(path), example), name=path.stem, sources=sources)
 
 
 def import_model(
@@ -48,9 +51,7 @@ def import_model(
     """
     proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
     where = proto.graph.name or "model"
-    if not proto.graph.output:
-        raise ModelError(f"{where}: is not an ONNX model (it has no graph outputs); export it again")
-    check_external(proto, base_dir or Path(), where)
+    check_readable(proto, base_dir or Path(), where)
     return _build(proto, base_dir, where, example)
 
 
@@ -60,7 +61,7 @@ def _build(model: onnx.ModelProto, folder: Path | None, where: str, given: Examp
     module = fx.GraphModule(builder.root, graph)
     inputs = input_ports(model, where)
     example, remarks = (tuple(given), ()) if given else find_example(model, folder, inputs, where)
-    results, opaque = run_once(module, builder, example)
+    results, opaque = run_once(module, builder, example, _sizes(inputs, example))
     signature = output_ports(model, inputs, example, results)
     return Graph(
         module,
@@ -71,6 +72,16 @@ def _build(model: onnx.ModelProto, folder: Path | None, where: str, given: Examp
         header=builder.header(),
         remarks=(*remarks, *_once((*builder.remarks, *opaque))),
     )
+
+
+def _sizes(inputs: Sequence[Port], example: Sequence[torch.Tensor]) -> dict[str, int]:
+    """What the named axes of the inputs are in the example."""
+    return {
+        name: size
+        for port, tensor in zip(inputs, example, strict=False)
+        for name, size in zip(port.shape, tensor.shape, strict=False)
+        if isinstance(name, str)
+    }
 
 
 def _once(remarks: Sequence[Remark]) -> list[Remark]:

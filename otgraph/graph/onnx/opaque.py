@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,20 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
 )
 """What a session raises; its exceptions have no common base but ``Exception``."""
+
+
+class UnknownOperator(ModelError):
+    """ONNX Runtime has no such operator, or none for these types; ``reason`` is what it says."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+_UNKNOWN = re.compile(
+    "not a registered function/op|No [Oo]p registered|No opset import for domain"
+    "|Could not find an implementation"
+)
 
 
 class OrtOp(torch.nn.Module):
@@ -63,7 +78,8 @@ class OrtOp(torch.nn.Module):
         """One value per input of the node, then the captured ones; always a tuple, None for a missing output.
 
         Raises:
-            ModelError: ONNX Runtime cannot run the node.
+            ModelError: ONNX Runtime cannot run the node; ``UnknownOperator`` where it cannot whatever its
+                inputs hold.
         """
         fed = {
             name: value
@@ -78,6 +94,8 @@ class OrtOp(torch.nn.Module):
             named = [name for name in self._outputs if name]
             arrays = iter(self._session.run(named, {name: _to_numpy(value) for name, value in fed.items()}))
         except ORT_ERRORS as error:
+            if _UNKNOWN.search(str(error)):
+                raise UnknownOperator(self._message(error), _first_line(error)) from error
             raise ModelError(self._message(error)) from error
         return tuple(_from_numpy(next(arrays)) if name else None for name in self._outputs)
 
@@ -92,9 +110,12 @@ class OrtOp(torch.nn.Module):
 
     def _message(self, error: Exception) -> str:
         name = f"node {self.node_name!r}" if self.node_name else f"the node that makes {self._outputs[0]!r}"
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         what = f"{self._title} has no torch form and ONNX Runtime cannot run it"
-        return f"{name}: {what} ({lines[0]}); replace it"
+        return f"{name}: {what} ({_first_line(error)}); replace it"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _template(

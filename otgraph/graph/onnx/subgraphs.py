@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
@@ -20,6 +20,14 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
 
 
+def all_graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The graph of a file and the graphs inside it, in functions too."""
+    yield model.graph
+    yield from _inner_graphs(model.graph.node)
+    for function in model.functions:
+        yield from _inner_graphs(function.node)
+
+
 def rename_captured(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
     """Make the subgraphs of ``node`` read their outer values under new names (old → new), in place."""
     for graph in subgraphs(node):
@@ -29,6 +37,13 @@ def rename_captured(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
             rename_captured(inner, outer)
         for output in graph.output:
             output.name = outer.get(output.name, output.name)
+
+
+def _inner_graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
+        for graph in subgraphs(node):
+            yield graph
+            yield from _inner_graphs(graph.node)
 
 
 def _free(graph: onnx.GraphProto) -> list[str]:

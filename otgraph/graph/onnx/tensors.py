@@ -12,6 +12,8 @@ import onnx
 import torch
 from onnx import SparseTensorProto, TensorProto
 
+from otgraph.errors import ModelError
+
 TORCH_TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.UINT8: torch.uint8,
@@ -53,8 +55,18 @@ def _read_external(proto: TensorProto, folder: Path) -> npt.NDArray[Any]:
 
 
 def sparse_to_torch(proto: SparseTensorProto, folder: Path | None = None) -> torch.Tensor:
-    """The dense tensor that a sparse one means. Its indices are of flat positions, or one row per value."""
+    """The dense tensor that a sparse one means. Its indices are of flat positions, or one row per value.
+
+    Raises:
+        ModelError: an index lies outside the dims.
+    """
     values, indices = to_torch(proto.values, folder), to_torch(proto.indices, folder)
+    sizes = torch.tensor([math.prod(proto.dims)] if indices.dim() == 1 else list(proto.dims))
+    if bool(((indices < 0) | (indices >= sizes)).any()):
+        raise ModelError(
+            f"sparse tensor {proto.values.name!r}: an index lies outside its dims {list(proto.dims)}; export"
+            " the model again"
+        )
     dense = torch.zeros(tuple(proto.dims), dtype=values.dtype)
     places = (indices,) if indices.dim() == 1 else tuple(indices.t())
     (dense.reshape(-1) if indices.dim() == 1 else dense)[places] = values

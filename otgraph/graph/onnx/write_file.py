@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from otgraph.errors import ModelError
-from otgraph.files import check_writable, write_aside
+from otgraph.files import check_writable, through_links, write_aside
 from otgraph.graph.onnx.copy_fields import copy_fields
-from otgraph.graph.onnx.read_file import stored_tensors
+from otgraph.graph.onnx.stored_tensors import data_bytes, stored_tensors
 from otgraph.graph.onnx.tensors import flat_bytes
+from otgraph.scratch import scratch_folder
 
 LARGEST = 2**31 - 2**24
 """Protobuf holds 2 GB in one file; what is no number of a tensor needs less than the difference."""
@@ -53,6 +53,11 @@ def write_inside(model: onnx.ModelProto, folder: Path | None, path: Path) -> Non
         aside.write_bytes(_with_data(model, folder).SerializeToString())
 
 
+def beside(path: Path) -> Path:
+    """Where the weights of the model file ``path`` go if not into it."""
+    return path.with_name(f"{path.name}.data")
+
+
 def write_beside(
     model: onnx.ModelProto, folder: Path | None, path: Path, held: Mapping[str, torch.Tensor] | None = None
 ) -> None:
@@ -63,16 +68,16 @@ def write_beside(
     Raises:
         OutputError: ``path`` cannot be written.
     """
-    data = path.with_name(f"{path.name}.data")
     check_writable(path)
+    path = through_links(path)  # the data lie beside the file, not beside a link to it
+    data = path.with_name(f"{path.name}.data")
     with write_aside(path) as aside, write_aside(data) as data_aside:
         skeleton = _without_initializers(model)
+        for tensor in stored_tensors(skeleton):
+            _take_in(tensor, folder)
         with data_aside.open("wb") as file:
             for tensor in model.graph.initializer:
                 skeleton.graph.initializer.append(_put(tensor, folder, file, data.name, held or {}))
-        for tensor in stored_tensors(skeleton):
-            if _location(tensor) != data.name:
-                _take_in(tensor, folder)
         aside.write_bytes(skeleton.SerializeToString())
 
 
@@ -97,9 +102,7 @@ def check_model(model: onnx.ModelProto, held: Container[str] = ()) -> None:
     for tensor in stored_tensors(outline):
         if _location(tensor):
             _point_to(tensor, "weights", 0, 1)
-    with (
-        tempfile.TemporaryDirectory() as name
-    ):  # the checker asks whether the file is there, not what is in it
+    with scratch_folder() as name:  # the checker asks whether the file is there, not what is in it
         (Path(name) / "weights").write_bytes(b"\0")
         (Path(name) / "model.onnx").write_bytes(outline.SerializeToString())
         onnx.checker.check_model(os.fspath(Path(name) / "model.onnx"))
@@ -108,18 +111,12 @@ def check_model(model: onnx.ModelProto, held: Container[str] = ()) -> None:
 def stored_bytes(model: onnx.ModelProto) -> int:
     """The bytes of all numbers of the model, wherever they lie. ``ByteSize`` would write the whole message to
     count it, at several times its size in memory."""
-    return sum(_bytes(tensor) for tensor in stored_tensors(model))
+    return sum(data_bytes(tensor) for tensor in stored_tensors(model))
 
 
 def inner_bytes(model: onnx.ModelProto) -> int:
     """The bytes of the numbers that the model itself holds."""
-    return sum(_bytes(tensor) for tensor in stored_tensors(model) if not _location(tensor))
-
-
-def _bytes(tensor: TensorProto) -> int:
-    if tensor.data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
-        return 0
-    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return sum(data_bytes(tensor) for tensor in stored_tensors(model) if not _location(tensor))
 
 
 def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -145,9 +142,12 @@ def _put(
     """``tensor`` as the model file has it: data that is large is added to ``file``, which is ``name``."""
     outside = tensor.data_location == TensorProto.EXTERNAL
     raw = flat_bytes(held[tensor.name]).data if tensor.name in held else memoryview(tensor.raw_data)
-    length = _length(tensor, folder) if outside else raw.nbytes
+    length = data_bytes(tensor) if outside else raw.nbytes
     if length <= _INSIDE:
-        return tensor
+        held_inside = TensorProto()
+        held_inside.CopyFrom(tensor)
+        _take_in(held_inside, folder)  # its file may have the name of the new one, and other data in it
+        return held_inside
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
     placed = _bare(tensor, name, file.tell(), length)
     if outside:
@@ -192,17 +192,11 @@ def _offset(tensor: TensorProto) -> int:
     return _entry(tensor, "offset")
 
 
-def _length(tensor: TensorProto, folder: Path | None) -> int:
-    """How many bytes a tensor has outside."""
-    file = (folder or Path()) / _location(tensor)
-    return _entry(tensor, "length") or file.stat().st_size - _offset(tensor)
-
-
 def _take_in(tensor: TensorProto, folder: Path | None) -> None:
     if tensor.data_location == TensorProto.EXTERNAL:
         with ((folder or Path()) / _location(tensor)).open("rb") as file:
             file.seek(_offset(tensor))
-            tensor.raw_data = file.read(_length(tensor, folder))
+            tensor.raw_data = file.read(data_bytes(tensor))
         del tensor.external_data[:]
         tensor.ClearField("data_location")
 

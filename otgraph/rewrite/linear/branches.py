@@ -24,7 +24,7 @@ _SUMS = {"aten.add": 1.0, "aten.sub": -1.0, "onnx.Add": 1.0, "onnx.Sub": -1.0, "
 
 
 @dataclass(frozen=True)
-class Limits:
+class BranchLimits:
     """``growth``, ``spent`` and ``refused`` as of a ``Chain``."""
 
     growth: float
@@ -49,7 +49,7 @@ class Branch:
 
 
 def fuse_sum(
-    graph: Graph, node: fx.Node, kind: Kind, pieces: Pieces, values: Values, limits: Limits
+    graph: Graph, node: fx.Node, kind: Kind, pieces: Pieces, values: Values, limits: BranchLimits
 ) -> Fusion | str | None:
     """The addition ``node`` and the branches it adds as one map; why not; or None where it adds no two
     branches of one value."""

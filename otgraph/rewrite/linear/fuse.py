@@ -10,7 +10,7 @@ from torch import fx
 
 from otgraph.graph.graph import label
 from otgraph.graph.pieces import Kind, Piece, Value
-from otgraph.rewrite.linear.branches import Limits, fuse_sum
+from otgraph.rewrite.linear.branches import BranchLimits, fuse_sum
 from otgraph.rewrite.linear.chains import Chain, Pieces, chains, read_pieces
 from otgraph.rewrite.linear.fusion import Accept, Fusion, accept_all, not_finite
 from otgraph.rewrite.linear.identities import drop_identities
@@ -93,7 +93,7 @@ class _State:
         return Chain(self.rewriter.graph, run, self.growth, self.spent, self.refused)
 
     def _sums(self, kind: Kind, pieces: Pieces) -> Iterator[tuple[fx.Node, Fusion | str | None]]:
-        limits = Limits(self.growth, self.spent, self.refused)
+        limits = BranchLimits(self.growth, self.spent, self.refused)
         graph = self.rewriter.graph
         for node in list(graph.module.graph.nodes):
             yield node, fuse_sum(graph, node, kind, pieces, self.values, limits)

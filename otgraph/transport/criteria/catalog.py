@@ -10,7 +10,6 @@ from otgraph.transport.criteria.barycenter import Barycenter
 from otgraph.transport.criteria.cholesky import Cholesky
 from otgraph.transport.criteria.criterion import Criterion
 from otgraph.transport.criteria.energy import Energy
-from otgraph.transport.criteria.intra_fusion import IntraFusion
 from otgraph.transport.criteria.magnitude import Magnitude
 from otgraph.transport.criteria.random import Random
 from otgraph.transport.criteria.rerouting import Rerouting
@@ -23,7 +22,6 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         # (tools/bench_width.py).
         "cholesky": Cholesky(ridge=0.1),
         "energy": Energy(),
-        "intra-fusion": IntraFusion(),
         "magnitude": Magnitude(),
         "random": Random(),
         "rerouting": Rerouting(),

@@ -9,6 +9,8 @@ from otgraph.graph.onnx.ops.unsupported import Unsupported
 from otgraph.graph.onnx.tensors import TORCH_TYPES
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.uint16)
+_REALS = (torch.float32, torch.float64)
+"""No file quantizes float64; programs that are compared beyond the rounding of float32 do."""
 
 
 def QuantizeLinear(
@@ -24,11 +26,11 @@ def QuantizeLinear(
 ) -> Tensor:
     """Halves are rounded to the even neighbor, as by ONNX Runtime; the result saturates."""
     dtype = zero_point.dtype if zero_point is not None else TORCH_TYPES.get(output_dtype, torch.uint8)
-    if {x.dtype, scale.dtype} != {torch.float32} or precision not in (0, 1) or dtype not in _INTEGERS:
+    if x.dtype != scale.dtype or x.dtype not in _REALS or precision not in (0, 1) or dtype not in _INTEGERS:
         raise Unsupported(f"quantizing {x.dtype} by {scale.dtype} to {dtype}")
-    steps = torch.round(x / _spread(scale, x, axis, block_size))
+    steps = torch.round(x / spread(scale, x, axis, block_size))
     if zero_point is not None:
-        steps = steps + _spread(zero_point.to(x.dtype), x, axis, block_size)
+        steps = steps + spread(zero_point.to(x.dtype), x, axis, block_size)
     range_ = torch.iinfo(dtype)
     return torch.clamp(steps, range_.min, range_.max).to(dtype)
 
@@ -43,15 +45,15 @@ def DequantizeLinear(
     output_dtype: int = 0,
 ) -> Tensor:
     """The difference to the zero point is of integers, the product of floats."""
-    if scale.dtype != torch.float32 or output_dtype not in (0, 1) or x.dtype not in (*_INTEGERS, torch.int32):
+    if scale.dtype not in _REALS or output_dtype not in (0, 1) or x.dtype not in (*_INTEGERS, torch.int32):
         raise Unsupported(f"dequantizing {x.dtype} by {scale.dtype}")
     steps = x.to(torch.int32)
     if zero_point is not None:
-        steps = steps - _spread(zero_point.to(torch.int32), x, axis, block_size)
-    return steps.to(scale.dtype) * _spread(scale, x, axis, block_size)
+        steps = steps - spread(zero_point.to(torch.int32), x, axis, block_size)
+    return steps.to(scale.dtype) * spread(scale, x, axis, block_size)
 
 
-def _spread(values: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
+def spread(values: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
     """``values`` (one; one per index of ``axis``; one per block of that) in a shape that broadcasts."""
     if values.numel() == 1:
         return values.reshape(())
