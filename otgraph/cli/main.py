@@ -30,6 +30,8 @@ from otgraph.scratch import clear_stale
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
+UNREAD = 141
+"""128 + SIGPIPE: who reads the output has seen enough."""
 BROKEN = 2
 """A mistake of otgraph itself; never 1, which means that a threshold was missed."""
 USAGE_ERROR: type[Exception] = next(
@@ -53,9 +55,11 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             raise typer.Exit(INTERRUPTED) from stop
-        except (
-            SystemExit
-        ) as stop:  # no command ends so; foreign code (a plug-in) must not choose the exit code
+        except SystemExit as stop:
+            # no command ends so, but rich does where its reader has gone (| head); foreign code (a plug-in) must
+            # not choose the exit code
+            if isinstance(stop.__context__, BrokenPipeError):
+                raise typer.Exit(UNREAD) from stop
             text = f"{blame(stop)}; a command is never ended by sys.exit: take it out of that code"
             raise OtgraphError(text) from stop
 

@@ -228,3 +228,15 @@ def test_a_signal_while_writing_leaves_no_half_written_output(
     if sent is signal.SIGINT:
         assert err == "error: interrupted; nothing is left half-written\n"
         assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_has_gone_is_no_mistake(tmp_path: Path) -> None:
+    """As in ``otgraph passes | head -1``."""
+    script = "from otgraph.cli.main import main; main(['passes'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, "")

@@ -159,7 +159,7 @@ AUDITS = {
     "no kind of model": (("net.onnx", "calib.npz"), "no .pt2 file and no package.module:callable; give one"),
     "a callable that fails": (
         ("net.onnx", "spoilt_functions:fails"),
-        "raised RuntimeError: on purpose (spoilt_functions.py:2); mend it: it is called without arguments",
+        "spoilt_functions.py:2); mend it: it is called without arguments",
     ),
     "a callable without a model": (
         ("net.onnx", "spoilt_functions:word"),
@@ -175,7 +175,7 @@ AUDITS = {
     "no metric": (("net.onnx", "net.onnx", "--metric", "mine"), "write it as package.module:callable"),
     "a metric that fails": (
         ("net.onnx", "net.onnx", "--metric", "spoilt_functions:fails"),
-        "on purpose (spoilt_functions.py:2); mend it: it is called with (outputs, labels)",
+        "spoilt_functions.py:2); mend it: it is called with (outputs, labels)",
     ),
     "a metric without a number": (
         ("net.onnx", "net.onnx", "--metric", "spoilt_functions:word"),
