@@ -56,8 +56,8 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             raise typer.Exit(INTERRUPTED) from stop
         except SystemExit as stop:
-            # no command ends so, but rich does where its reader has gone (| head); foreign code (a plug-in) must
-            # not choose the exit code
+            # no command ends so, but rich does where its reader has gone (| head); foreign code (a plug-in)
+            # must not choose the exit code
             if isinstance(stop.__context__, BrokenPipeError):
                 raise typer.Exit(UNREAD) from stop
             text = f"{blame(stop)}; a command is never ended by sys.exit: take it out of that code"
