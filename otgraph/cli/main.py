@@ -193,5 +193,6 @@ def _mistake(error: Exception) -> str:
 def _fail(message: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    sys.stderr.write(f"error: {message}\n")
+    line = " ".join(message.splitlines())  # names in damaged files hold whatever ends a line
+    sys.stderr.write(f"error: {line}\n")
     return code

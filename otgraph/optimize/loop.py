@@ -229,6 +229,8 @@ are seldom worse than either."""
 def _exchanged(problem: Problem, choice: Choice, most: float, seen: Collection[str]) -> Choice | None:
     """The choice of least damage that takes a step of width from one dim and gives one to another, within the
     time ``most``, and was not tried; None where there is none."""
+    if not set(choice.options) <= problem.position.keys():
+        return None  # the clock has refused one of its merges since
     chosen = [option for option in problem.options if option.name in choice.options]
     absorbed = {name for option in chosen for name in option.absorbs}
     free = [dim for dim in problem.dims if dim.name not in absorbed]

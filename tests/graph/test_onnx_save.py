@@ -139,7 +139,7 @@ def test_saving_over_the_file_that_was_read(tmp_path: Path) -> None:
     graph = load_outside(tmp_path)
     before = outputs(str(tmp_path / "model.onnx"), graph)
     graph.save(tmp_path / "model.onnx", overwrite=True)
-    load_onnx(tmp_path / "model.onnx").save(tmp_path / "model.onnx")
+    load_onnx(tmp_path / "model.onnx").save(tmp_path / "model.onnx", overwrite=True)
     np.testing.assert_array_equal(outputs(str(tmp_path / "model.onnx"), graph)[0], before[0])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,10 +184,12 @@ class Tracker(TorchDispatchMode):
         self.opaque(f"aten.{call.name}", call.operands, call.results)
 
     def _unify(self, call: Call, rule: AxisRule) -> None:
-        records = [self.read(t) for t in call.operands]
+        places = _passed_on(call.results, [self.tracked(t) for t in call.operands])
+        records = [self.tracked(t) if places else self.read(t) for t in call.operands]
         for tensor, record in zip(call.results, self.relate(call, rule, records), strict=True):
             if _is_integer(tensor):
-                self._known[tensor] = _integer_record(tensor, record, f"{_family(rule.name)} at {self.where}")
+                why = f"{_family(rule.name)} at {self.where}"
+                self._known[tensor] = _integer_record(tensor, record, why, places)
                 continue
             if rule.fresh and not record.computed and _holds_zeros(tensor):
                 record.dirty = [False] * len(record.axes)
@@ -414,11 +416,24 @@ def _is_integer(tensor: torch.Tensor) -> bool:
     return not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and not tensor.dtype.is_complex
 
 
-def _integer_record(tensor: torch.Tensor, record: Tracked, why: str) -> Tracked:
+def _passed_on(results: Sequence[torch.Tensor], operands: Sequence[Tracked]) -> tuple[Integers, ...]:
+    """The places and counts among ``operands``, where integers are all that is made of them: as the places of
+    a maximum over one axis, which only lose an axis before nothing reads them."""
+    known = tuple(record.integers for record in operands if record.integers is not None)
+    only = all(map(_is_integer, results)) and not any(integers.steps for integers in known)
+    return known if only else ()
+
+
+def _integer_record(
+    tensor: torch.Tensor, record: Tracked, why: str, places: Sequence[Integers] = ()
+) -> Tracked:
     """Places and counts. They tie the axes they were computed along only where something reads them, as
     nothing does the places that come with a maximum."""
     axes = [Axis(size, blocked="an integer tensor") for size in tensor.shape]
     along = Integers(why, tuple(record.axes)) if record.computed else None
+    if places:
+        axes_before = tuple(axis for integers in places for axis in integers.axes)
+        along = Integers(places[0].why, (*axes_before, *(along.axes if along else ())))
     return Tracked(axes, [True] * tensor.dim(), record.computed, record.weights, along)
 
 
