@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from otgraph.errors import ModelError, UsageError
 from otgraph.files import why_no_file
 from otgraph.graph.affine import affine_nodes
 from otgraph.graph.capture import capture, load_program
-from otgraph.graph.graph import Graph
+from otgraph.graph.graph import Graph, Port
+from otgraph.graph.onnx.bounded import Bounded, TooLarge
+from otgraph.graph.onnx.bounds import LARGEST_VALUE, in_words
 from otgraph.graph.onnx.importer import load_onnx
 from otgraph.named_callable import call_named, import_callable, is_named_callable
 
@@ -99,18 +102,38 @@ def _with_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> Graph:
     unknown = sorted(set(shapes) - set(names))
     if unknown:
         raise UsageError(f"shape of {unknown[0]!r}: the model has no such input (it has {', '.join(names)})")
+    for port in graph.signature.inputs:
+        if port.name in shapes:
+            _check_shape(port, tuple(shapes[port.name]))
     example = [
         tensor if name not in shapes else _resized(tensor, tuple(shapes[name]))
         for name, tensor in zip(names, graph.example, strict=True)
     ]
-    for port, tensor in zip(graph.signature.inputs, example, strict=True):
-        fits = len(port.shape) == tensor.dim() and all(
-            isinstance(want, str) or want == have
-            for want, have in zip(port.shape, tensor.shape, strict=False)
-        )
-        if not fits:
-            raise UsageError(f"shape of {port.name!r}: {tuple(tensor.shape)} does not fit {port}")
-    return graph.with_example(tuple(example))
+    return _try_sizes(graph.with_example(tuple(example)))
+
+
+def _check_shape(port: Port, shape: tuple[int, ...]) -> None:
+    fits = len(port.shape) == len(shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(port.shape, shape, strict=False)
+    )
+    if not fits:
+        raise UsageError(f"shape of {port.name!r}: {shape} does not fit {port}")
+    size = math.prod(shape) * port.dtype.itemsize
+    if size > LARGEST_VALUE:
+        raise UsageError(f"shape of {port.name!r}: {shape} are {in_words(size)}, too much to go on with")
+
+
+def _try_sizes(graph: Graph) -> Graph:
+    """``graph``, which runs on its example, and makes no value there that is too large."""
+    try:
+        with torch.no_grad(), Bounded(LARGEST_VALUE):
+            graph.module(*graph.example)
+    except TooLarge as error:
+        raise UsageError(f"shapes of the inputs: the model {error}, too much to go on with") from error
+    except Exception as error:  # (torch has no type of its own for a size that an operator does not take)
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"shapes of the inputs: the model does not run on them: {said}") from error
+    return graph
 
 
 def _resized(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

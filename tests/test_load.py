@@ -131,8 +131,23 @@ Shapes = dict[str, tuple[int, ...]]
             r"shape of 'image': \(2, 3, 5, 9\) does not fit image: float32\[N, 3, H, 8\]",
         ),
         ({"image": (2, 3, 5)}, r"shape of 'image': \(2, 3, 5\) does not fit"),
+        ({"image": (1, 3, 10**9, 8)}, r"shape of 'image': \(1, 3, 1000000000, 8\) are 96 GB, too much"),
     ],
 )
 def test_shapes_that_do_not_fit(models: Path, shapes: Shapes, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_model("net.onnx", shapes)
+
+
+def test_shapes_that_make_large_values(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["otgraph.load"], "LARGEST_VALUE", 10_000_000)
+    with pytest.raises(UsageError, match=r"the model makes a value of 12\.8 MB, too much to go on with"):
+        load_model("net.onnx", {"image": (1, 3, 100_000, 8)})
+
+
+def test_shapes_that_the_model_does_not_run_on(models: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        sums (float[N,3] a, float[M,3] b) => (float[N,3] y) { y = Add (a, b) }"""
+    onnx.save(parser.parse_model(text), "sums.onnx")
+    with pytest.raises(UsageError, match="the model does not run on them: The size of tensor a"):
+        load_model("sums.onnx", {"a": (4, 3), "b": (5, 3)})
