@@ -6,6 +6,7 @@ that it imports need NumPy, ONNX and ONNX Runtime, and an engine's own package w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from otgraph.audit.compare import audit as audit_files
 from otgraph.audit.report import Audit
 from otgraph.data import Array, Data
+from otgraph.data_bounds import machine_memory
 from otgraph.data_check import TensorSpec
 from otgraph.data_model import ModelData
 from otgraph.engines.artifact import BuildOptions, Built
@@ -30,6 +32,9 @@ from otgraph.scratch import scratch_folder
 from otgraph.seed import check_seed
 
 __all__ = ["Bench", "audit", "bench_all", "build"]
+
+DRAWN = 8
+"""Bytes of a made-up value while it is drawn."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,10 @@ def _made_up(spec: TensorSpec, shape: Sequence[int] | None, draw: np.random.Gene
     )
     if not fits:
         raise UsageError(f"shape of {spec.name!r}: {tuple(sizes)} does not fit {spec}")
+    if math.prod(sizes) * max(spec.dtype.itemsize, DRAWN) > machine_memory() // 2:
+        raise UsageError(
+            f"input {spec}: {tuple(sizes)} is more than half of the memory; give --shape or --data"
+        )
     if spec.dtype.kind == "f":
         return draw.random(sizes).astype(spec.dtype)
     return np.zeros(sizes, spec.dtype)

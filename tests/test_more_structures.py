@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from otgraph.graph.axes.algebra import Axis, resolve
 from otgraph.graph.axes.rules import RULES
-from otgraph.graph.axes.tracker import Tracker
+from otgraph.graph.axes.tracker import Tracked, Tracker
 
 
 def _sibling(name: str) -> ModuleType:
@@ -412,6 +413,22 @@ class ConvNext(nn.Module):
 
 
 MAP, WORDS = (torch.randn(2, 3, 4, 4),), (torch.randn(2, 5, 8),)
+
+
+class Vector(nn.Module):
+    """A vector times a matrix and the reverse: torch gives the vector an axis and takes it away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Linear(8, 16)
+        self.matrix, self.vector = nn.Parameter(torch.randn(16, 12)), nn.Parameter(torch.randn(12))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = torch.relu(self.lift(x)).flatten(0, 1)
+        pooled = torch.relu(rows.sum(0) @ self.matrix)
+        return torch.relu(rows @ self.matrix) @ self.vector + pooled @ self.vector
+
+
 STRUCTURES: dict[str, tuple[Callable[[], nn.Module], tuple[torch.Tensor, ...], float]] = {
     "channel shuffle": (ChannelShuffle, MAP, 0.45),
     "channel shuffle between groups": (GroupShuffle, MAP, 0.5),
@@ -436,6 +453,7 @@ STRUCTURES: dict[str, tuple[Callable[[], nn.Module], tuple[torch.Tensor, ...], f
     "states handed on, gru": (lambda: Translator(nn.GRU), WORDS, 0.4),
     "states handed on, rnn": (lambda: Translator(nn.RNN), WORDS, 0.4),
     "learnt states": (Learnt, WORDS, 0.4),
+    "vectors times matrices": (Vector, WORDS, 0.4),
     "norms by permuting, layer scale": (ConvNext, MAP, 0.4),
 }
 
@@ -561,6 +579,31 @@ def test_zeros_that_are_written_into_are_zeros_no_more() -> None:
         view = blank[:, 1:]
         view.add_(1.0)
     assert all(tracker.tracked(blank).dirty) and not any(tracker.tracked(other).dirty)
+
+
+@pytest.mark.parametrize("name", ["t_", "transpose_", "squeeze_", "unsqueeze_"])
+def test_what_reshapes_in_place_is_seen_with_the_axes_it_had(name: str) -> None:
+    tracker = Tracker(RULES)
+    with tracker:
+        x = torch.ones(1, 3, 4) if name != "t_" else torch.ones(3, 4)
+        first, last = tracker.tracked(x).axes[-2:]
+        y = getattr(torch.ops.aten, name)(
+            x, *((1, 2) if name == "transpose_" else () if name == "t_" else (0,))
+        )
+    expected = [last, first] if name in ("t_", "transpose_") else [first, last]
+    found = tracker.tracked(y).axes
+    assert [axis.size for axis in found] == list(y.shape)
+    assert [resolve(axis) for axis in found[-2:]] == [resolve(axis) for axis in expected]
+    assert not tracker.unknown
+
+
+def test_an_operand_of_another_shape_than_was_recorded_blocks_and_does_not_crash() -> None:
+    tracker = Tracker(RULES)
+    with tracker:
+        x = torch.ones(3, 4)
+        tracker.register(x, Tracked([Axis(3), Axis(5)], [True, True]))
+        torch.relu(x)
+    assert [unknown.operator for unknown in tracker.unknown] == ["aten.relu"]
 
 
 def test_a_tensor_may_be_called_like_an_operator() -> None:

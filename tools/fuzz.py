@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="folder to keep those that found a fault in")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a fork of a process with OpenMP threads hangs
+    os.environ["OMP_NUM_THREADS"] = "1"  # a fork of a process in which torch has OpenMP threads hangs
     with tempfile.TemporaryDirectory() as name:
         subjects = _prepare(Path(name))
         if chosen.only is not None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 
 from otgraph.cli.main import run_command
 from otgraph.device import bench_all, build
 from otgraph.engines.catalog import ENGINES
+from otgraph.errors import UsageError
 from otgraph.sample import model_path
 
 
@@ -81,3 +83,23 @@ def test_bench_says_what_ran_where_on_which_sizes(model: Path) -> None:
     del document["artifacts"][0]["run"]["device"]
     with pytest.raises(jsonschema.ValidationError, match="'device' is a required property"):
         jsonschema.validate(document, schema)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape", "message"),
+    [
+        ([1, 3, 2**58], None, r"is more than half of the memory; give --shape or --data"),
+        (["N", 3, "H"], (1, 3, 2**58), r"is more than half of the memory"),
+        (["N", 3, "H"], None, r"say its sizes with --shape x=…, or give --data"),
+        (["N", 3, 8], (1, 3, 9), r"shape of 'x': \(1, 3, 9\) does not fit"),
+    ],
+)
+def test_bench_makes_up_no_input_that_does_not_fit(
+    sizes: list[int | str], shape: tuple[int, ...] | None, message: str, tmp_path: Path
+) -> None:
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "net", ends[:1], ends[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match=message):
+        bench_all([str(tmp_path / "net.onnx")], shapes={} if shape is None else {"x": shape})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ from otgraph.graph.axes.axis_map import Role
 from otgraph.graph.axes.call import Builder, Call
 from otgraph.graph.axes.rule import AxisRule, Pattern
 from otgraph.graph.axes.rules.elementwise import is_pointwise, pointwise
+
+_RESHAPES_IN_PLACE = frozenset({"squeeze_", "unsqueeze_", "t_", "transpose_"})
+"""Their operand has its new shape when they have run. torch makes a product with a vector of the first."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,18 @@ class Tracker(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        read = self._before_reshape(args) if func.overloadpacket.__name__ in _RESHAPES_IN_PLACE else args
         out = self._returned(func, args, kwargs)
         results = _tensors(out)
         if results:
-            self._apply(Call(func, args, kwargs, _tensors((args, kwargs)), results))
+            self._apply(Call(func, read, kwargs, _tensors((read, kwargs)), results))
         return out
+
+    def _before_reshape(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments with the first, which is about to have another shape, as it is now."""
+        record, kept = self.tracked(args[0]), args[0].detach()
+        self._known[kept] = record
+        return kept, *args[1:]
 
     def _returned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the call returns; of what depends on the inputs the shape will do."""
@@ -186,6 +197,9 @@ class Tracker(TorchDispatchMode):
     def _unify(self, call: Call, rule: AxisRule) -> None:
         places = _passed_on(call.results, [self.tracked(t) for t in call.operands])
         records = [self.tracked(t) if places else self.read(t) for t in call.operands]
+        if not all(map(_fits, records, rule.operands, itertools.repeat(rule.sizes))):
+            self._opaque(call)  # an operand that has changed its shape meanwhile
+            return
         for tensor, record in zip(call.results, self.relate(call, rule, records), strict=True):
             if _is_integer(tensor):
                 why = f"{_family(rule.name)} at {self.where}"
@@ -414,6 +428,18 @@ def _storage(tensor: torch.Tensor) -> int:
 
 def _is_integer(tensor: torch.Tensor) -> bool:
     return not tensor.dtype.is_floating_point and tensor.dtype != torch.bool and not tensor.dtype.is_complex
+
+
+def _fits(record: Tracked, patterns: Sequence[Pattern], sizes: Mapping[str, int]) -> bool:
+    """Whether the axes have the sizes of ``patterns``."""
+    if len(record.axes) != len(patterns):
+        return False
+    for axis, pattern in zip(record.axes, patterns, strict=True):
+        parts = [sizes[factor] for factor in pattern.factors]
+        whole = sum(parts) if pattern.joined == "concatenation" else math.prod(parts)
+        if parts and axis.size != whole:
+            return False
+    return True
 
 
 def _passed_on(results: Sequence[torch.Tensor], operands: Sequence[Tracked]) -> tuple[Integers, ...]:
