@@ -164,3 +164,11 @@ def test_sparse_tensors_are_held_against_their_dims() -> None:
     found.graph.sparse_initializer[0].dims[0] = 2**40
     with pytest.raises(ModelError, match=r"sparse tensor 's': would be 4\.4 TB as a dense tensor"):
         import_model(found)
+
+
+def test_an_input_that_is_left_out_is_named() -> None:
+    left_out = helper.make_node("LayerNormalization", ["", "w"], ["more"], name="norm")
+    with pytest.raises(
+        ModelError, match=r"makes 'more': LayerNormalization has no torch form and ONNX Runtime"
+    ):
+        import_model(model(left_out))

@@ -17,8 +17,9 @@ from otgraph.graph.onnx.opaque import UnknownOperator
 from otgraph.graph.onnx.ops.unsupported import Unsupported
 from otgraph.remark import Remark
 
-_CANNOT = (Unsupported, RuntimeError, TypeError, ValueError, IndexError, KeyError)
-"""How a torch function refuses: said by us, or raised by torch for a type or rank it has no kernel for."""
+_CANNOT = (Unsupported, RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError)
+"""How a torch function refuses: said by us, raised by torch for a type or rank it has no kernel for, or met
+where an input that must be there is not."""
 
 
 def run_once(
