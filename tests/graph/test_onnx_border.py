@@ -169,6 +169,6 @@ def test_sparse_tensors_are_held_against_their_dims() -> None:
 def test_an_input_that_is_left_out_is_named() -> None:
     left_out = helper.make_node("LayerNormalization", ["", "w"], ["more"], name="norm")
     with pytest.raises(
-        ModelError, match=r"makes 'more': LayerNormalization has no torch form and ONNX Runtime"
+        ModelError, match=r"node 'norm': LayerNormalization has no torch form and ONNX Runtime cannot"
     ):
         import_model(model(left_out))
