@@ -47,6 +47,19 @@ def why_no_file(path: Path) -> str:
     return "no such file; check the path" if kind is None else f"is {kind}; give a file"
 
 
+def is_text(path: Path) -> bool:
+    """Whether the bytes of ``path`` are UTF-8: engines open no other."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+NO_TEXT = "its path is no UTF-8, which engines cannot open; rename it"
+"""The end of a message about a path that is none."""
+
+
 def is_same(output: Path, source: Path) -> bool:
     """Whether writing ``output`` would replace ``source``, by whatever spelling or link."""
     try:
@@ -85,6 +98,8 @@ def check_writable(path: Path) -> None:
     """Raise ``OutputError`` now, before any work, when ``path`` could not be written later."""
     target = through_links(path)
     parent = target.parent
+    if not is_text(target):
+        raise OutputError(f"{path}: {NO_TEXT}")
     kind = kind_of(target)
     if kind is not None:
         raise OutputError(f"{path}: is {kind}; give a file name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Errors go to standard error as ``error: …``."""
+    _write_any_text()
     with _notes(), stoppable() as stop:
         try:
             code = _run(arguments)
@@ -116,6 +118,13 @@ def run_command(arguments: Sequence[str]) -> int:
         if code == INTERRUPTED or stop.number is not None:
             code = say_stopped(stop.number or signal.SIGINT)
     return code
+
+
+def _write_any_text() -> None:
+    """What a terminal's encoding lacks, and names that are no text, are written as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

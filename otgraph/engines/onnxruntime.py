@@ -25,7 +25,7 @@ from otgraph.engines.onnx_file import precision_of, write_model
 from otgraph.engines.onnxruntime_profile import profile_session
 from otgraph.engines.processor import processor
 from otgraph.errors import EngineMissing, ModelError, UsageError
-from otgraph.files import why_no_file
+from otgraph.files import NO_TEXT, is_text, why_no_file
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -119,6 +119,8 @@ class OnnxRuntimeSession(Session):
         if isinstance(model, Path) and not model.is_file():
             what = "is a folder; give an .onnx file" if model.is_dir() else why_no_file(model)
             raise ModelError(f"{model}: {what}")
+        if isinstance(model, Path) and not is_text(model):
+            raise ModelError(f"{model}: {NO_TEXT}")
         self._session = self._create(session_options(threads))
         try:
             self.inputs = tuple(self._spec(value) for value in self._session.get_inputs())

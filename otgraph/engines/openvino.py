@@ -22,7 +22,7 @@ from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.engine import Engine, Model, NodeTime, Session
 from otgraph.engines.processor import processor
 from otgraph.errors import ModelError, UsageError
-from otgraph.files import check_writable, why_no_file, write_aside
+from otgraph.files import NO_TEXT, check_writable, is_text, why_no_file, write_aside
 from otgraph.quiet import without
 from otgraph.scratch import scratch_folder
 
@@ -196,6 +196,8 @@ def _read(core: Any, model: Model) -> Any:
     if isinstance(model, Path) and not model.is_file():
         what = "is a folder; give an .onnx or .xml file" if model.is_dir() else why_no_file(model)
         raise ModelError(f"{model}: {what}")
+    if isinstance(model, Path) and not is_text(model):
+        raise ModelError(f"{model}: {NO_TEXT}")
     try:
         return core.read_model(str(model) if isinstance(model, Path) else model)
     except RuntimeError as error:

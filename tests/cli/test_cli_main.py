@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from otgraph.cli.main import app, run_command
 from otgraph.errors import DataError, EngineMissing, ModelError, OtgraphError
+from otgraph.sample import model_path
 
 COMMANDS = [
     "optimize",
@@ -240,3 +242,34 @@ def test_a_reader_that_has_gone_is_no_mistake(tmp_path: Path) -> None:
         process.stdout.close()
         said = process.stderr.read()
     assert (process.returncode, said) == (141, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
+def test_what_an_encoding_lacks_is_written_as_an_escape(encoding: str) -> None:
+    script = (
+        "import sys\nfrom otgraph.cli.main import app, main\n"
+        "@app.command()\ndef say() -> None: print('a \u2192 b', '\\udcff')\n"
+        "main(['say'])"
+    )
+    told = {**os.environ, "PYTHONIOENCODING": encoding}
+    found = subprocess.run([sys.executable, "-c", script], env=told, capture_output=True, check=False)
+    assert found.returncode == 0, found.stderr
+    said = found.stdout.decode(encoding.partition(":")[0])
+    assert said.strip() == ("a \\u2192 b \\udcff" if encoding == "ascii" else "a \u2192 b \\udcff")
+
+
+@pytest.mark.parametrize("arguments", [("inspect",), ("bench",), ("bench", "--engine", "openvino")])
+def test_a_path_that_is_no_text_is_refused(
+    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "net\udcff.onnx"
+    model.write_bytes(model_path().read_bytes())
+    assert run_command([arguments[0], str(model), *arguments[1:]]) == 2
+    assert "its path is no UTF-8, which engines cannot open; rename it" in capsys.readouterr().err
+
+
+def test_no_output_goes_where_no_engine_finds_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(tmp_path / "net\udcff.onnx")
+    assert run_command(["run", str(model_path()), "-p", "cleanup", "-o", output]) == 2
+    assert "its path is no UTF-8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

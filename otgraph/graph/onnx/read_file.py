@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from otgraph.errors import ModelError
-from otgraph.files import why_no_file
+from otgraph.files import NO_TEXT, is_text, why_no_file
 from otgraph.graph.onnx.check import check_readable
 from otgraph.graph.onnx.stored_tensors import stored_tensors
 
@@ -25,6 +25,8 @@ def read_file(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: is a folder; give an .onnx file")
     if not path.is_file():
         raise ModelError(f"{path}: {why_no_file(path)}")
+    if not is_text(path):
+        raise ModelError(f"{path}: {NO_TEXT}")
     try:
         model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, RuntimeError) as error:
