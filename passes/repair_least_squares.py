@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
+import torch
+
+from otgraph.calibrate.normal import SINGLE
 from otgraph.repair.least_squares import REPAIR_RIDGES, LeastSquaresOptions, repair_least_squares
 from otgraph.repair.target import TargetMode
 from otgraph.rewrite.contract import Context, Exactness, TransformPass
@@ -20,7 +23,7 @@ class RepairLeastSquares(TransformPass):
     What it does
         In program order, each convolution and linear layer gets new weights by ridge regression: inputs from
         the network as repaired so far, targets from the original, the ridge pulling toward the old weights,
-        all in float64. Where the layer's output is added to a residual stream the target is the original's
+        in float64 (products in float32 where a given ``ridge`` is large enough). Where the layer's output is added to a residual stream the target is the original's
         sum minus the stream as it is now, so that the drift of the stream is mended too. The constant goes
         into the bias or into the running mean of the batch norm that follows. Each layer's ridge, and the
         strength of the whole judged at the outputs, are chosen on inputs that no layer was fitted on; nothing
@@ -85,6 +88,7 @@ class RepairLeastSquares(TransformPass):
             target=TargetMode(self.target),
             depthwise=self.depthwise,
             max_width=self.max_width,
+            precision=torch.float32 if self.ridge >= SINGLE else torch.float64,
             seed=context.seed,
             task=self.task,
         )
