@@ -23,11 +23,11 @@ class RepairLeastSquares(TransformPass):
     What it does
         In program order, each convolution and linear layer gets new weights by ridge regression: inputs from
         the network as repaired so far, targets from the original, the ridge pulling toward the old weights,
-        in float64 (products in float32 where a given ``ridge`` is large enough). Where the layer's output is added to a residual stream the target is the original's
-        sum minus the stream as it is now, so that the drift of the stream is mended too. The constant goes
-        into the bias or into the running mean of the batch norm that follows. Each layer's ridge, and the
-        strength of the whole judged at the outputs, are chosen on inputs that no layer was fitted on; nothing
-        is one of the choices.
+        in float64 (products in float32 where a given ``ridge`` is large enough). Where the layer's output is
+        added to a residual stream the target is the original's sum minus the stream as it is now, so that the
+        drift of the stream is mended too. The constant goes into the bias or into the running mean of the
+        batch norm that follows. Each layer's ridge, and the strength of the whole judged at the outputs, are
+        chosen on inputs that no layer was fitted on; nothing is one of the choices.
 
     When it applies
         After a cut, given calibration data and the original. Layers whose input is unchanged are left alone.
