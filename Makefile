@@ -23,6 +23,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
+	! grep -rnE "^(<<<<<<<|>>>>>>>) " otgraph passes tests tools *.md --include=*.py --include=*.md --include=*.txt
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(BIN)/python:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from otgraph.optimize.settings import Moves
 
 MODEL_HELP = (
-    "An .onnx file, a .pt2 exported program, or package.module:callable returning (module, example_inputs) or "
-    "(module, example_inputs, kwargs)."
+    "An .onnx file, a .pt2 exported program, or package.module:callable returning (module, example_inputs) "
+    "or (module, example_inputs, kwargs)."
 )
 DATA_HELP = (
     "An .npz file (one array per input, first axis = samples, optional 'labels'), a folder of them, or "
