@@ -92,24 +92,24 @@ def test_every_name_is_there() -> None:
 
 
 def test_inputs_come_in_every_form(graph: Graph, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", input=images())
+    np.savez(tmp_path / "x.npz", input_1=images())
     forms: list[Any] = [
-        *(images(), {"input": images()}, str(tmp_path / "x.npz")),
-        otg.Data.from_arrays({"input": images()}),
+        *(images(), {"input_1": images()}, str(tmp_path / "x.npz")),
+        otg.Data.from_arrays({"input_1": images()}),
     ]
     plans = [otg.make_plan(graph, form, keep=0.5) for form in forms]
     assert len({str(plan.dims) for plan in plans}) == 1
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "type": (np.full((8, 3, 8, 8), 1e300), r"input: 1e\+300 in sample 0 is float64, and no such number is"),
-    "integers": (images().astype(np.int32), r"input: int32, the model wants float32"),
-    "shape": (images()[:, :2], r"input: has shape \(…, 2, 8, 8\), the model wants \(.*, 3, 8, 8\)"),
+    "type": (np.full((8, 3, 8, 8), 1e300), r"input_1: 1e\+300 in sample 0 is float64, and no such number is"),
+    "integers": (images().astype(np.int32), r"input_1: int32, the model wants float32"),
+    "shape": (images()[:, :2], r"input_1: has shape \(…, 2, 8, 8\), the model wants \(.*, 3, 8, 8\)"),
     "name": (
         {"picture": images(), "other": images()},
-        r"no array for input 'input' \(has: other, picture\)",
+        r"no array for input 'input_1' \(has: other, picture\)",
     ),
-    "nan": (np.where(images() > 2, np.nan, images()).astype(np.float32), r"input: holds \d+ NaN in sample"),
+    "nan": (np.where(images() > 2, np.nan, images()).astype(np.float32), r"input_1: holds \d+ NaN in sample"),
     "empty": (images()[:0], r"is empty"),
     "too few": (images(3), r"holds 3 samples; give at least 4"),
 }
@@ -180,7 +180,7 @@ def test_the_network_is_smaller_measured_and_runs(
     optimized.graph.save(tmp_path / "small.onnx")
     session = ort.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
     x = images(3)
-    ran = session.run(None, {"input": x})
+    ran = session.run(None, {"input_1": x})
     assert relative_error(optimized.graph(torch.from_numpy(x)), tuple(map(torch.from_numpy, ran))) <= 1e-5
     assert optimized.missed is None and optimized.cost.cpu_seconds > 0
 
@@ -220,7 +220,7 @@ def test_plan_save_load_apply_gives_the_same_network(
 
 
 def test_a_part_of_the_inputs_is_found_again(graph: Graph, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", input=images())
+    np.savez(tmp_path / "x.npz", input_1=images())
     part = otg.load_data(str(tmp_path / "x.npz")).take(8, seed=3)
     plan = otg.make_plan(graph, part, keep=0.5, seed=3)
     plan.save(tmp_path / "plan.json")

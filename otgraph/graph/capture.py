@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
-import keyword
 import operator
 import zipfile
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +45,7 @@ def capture(
 
         Its inputs are the tensors in the arguments, by the name of the argument: ``forward(x, pair, *rest,
         mask)`` gives ``x``, ``pair_left`` for the entry (or field) ``left`` of ``pair``, ``pair_0`` for its
-        first item where it is a tuple, ``rest_0`` and ``mask``.
+        first item where it is a tuple, ``rest_0`` and ``mask``; words of Python get a number (``input_1``).
         Data are given under these names. Arguments that are no tensors are constants of the graph.
 
         Its outputs are the tensors that are returned: ``output`` where it is one, ``output_0`` and so on for
@@ -135,29 +133,21 @@ def _from_program(
     _drop_unused(module)
     _own_parameters(module)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    stored = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    taken = stored | {node.name for node in placeholders}
     inputs = tuple(
-        Port(_argument(node.name, taken), value.dtype, batched.get(spec.arg.name, tuple(value.shape)))
+        Port(node.name, value.dtype, batched.get(spec.arg.name, tuple(value.shape)))
         for node, (spec, value) in zip(placeholders, tensor_inputs(program), strict=True)
     )
     example = tuple(value.detach().clone() for _, value in tensor_inputs(program))
     with torch.no_grad():
         results = module(*example)
     leaves = [leaf for leaf in returned if isinstance(leaf.value, torch.Tensor)]
+    stored = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     names = output_names(leaves, stored | {port.name for port in inputs})
     outputs = tuple(
         Port(name, value.dtype, _output_shape(value, inputs))
         for name, value in zip(names, results, strict=True)
     )
     return Graph(module, Signature(inputs, outputs), "aten", example, remarks=remarks)
-
-
-def _argument(node: str, taken: Set[str]) -> str:
-    """What the placeholder ``node`` is called in ``forward``; fx numbers words of Python (``input_1``)."""
-    word = node.removesuffix("_1")
-    free = word not in taken and (keyword.iskeyword(word) or hasattr(builtins, word))
-    return word if free else node
 
 
 def _own_parameters(module: fx.GraphModule) -> None:

@@ -33,7 +33,7 @@ def graph_of(activation: nn.Module) -> Graph:
 
 
 IMAGES = np.random.default_rng(0).standard_normal((40, 2, 4, 4)).astype(np.float32)
-DATA = Data.from_arrays({"input": IMAGES})
+DATA = Data.from_arrays({"input_1": IMAGES})
 
 
 def observed(graph: Graph, batch: int = 7) -> ActivationStatistics:

@@ -89,7 +89,7 @@ def test_a_grouped_convolution_sums_over_its_groups() -> None:
     (within,) = (d for d in axes.prunable() if d.size == 4)
     (reader,) = groups[within.name]
     assert (reader.name, reader.slot.positions.tolist()) == ("2.weight", [[0, 1, 2, 3], [4, 5, 6, 7]])
-    statistics = collect(graph, Data.from_arrays({"input": x.numpy()}), slots(groups))
+    statistics = collect(graph, Data.from_arrays({"input_1": x.numpy()}), slots(groups))
     reading = read_channels(graph, reader, statistics)
     rows = channels(net[:2](x)).reshape(2, 4, -1)
     close(reading.moment, moment(torch.cat(list(rows), dim=1)))

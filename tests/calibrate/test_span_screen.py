@@ -79,7 +79,7 @@ def test_a_linear_map_that_has_to_widen_is_bound_by_its_rank() -> None:
     graph = capture(net.eval(), (torch.randn(2, 3),))
     with torch.no_grad():
         graph.tensor("2.weight").mul_(4)
-    data = Data.from_arrays({"input": np.random.default_rng(0).standard_normal((64, 3), np.float32)})
+    data = Data.from_arrays({"input_1": np.random.default_rng(0).standard_normal((64, 3), np.float32)})
     axes = analyze(graph)
     collapses = find_collapses(graph, axes, find_spans(graph, axes), gain=100)
     found = screen(graph, axes, split_batches(graph, data, 1), collapses)

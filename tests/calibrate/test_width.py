@@ -36,7 +36,9 @@ def network() -> nn.Sequential:
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return Data.from_arrays({"input": np.random.default_rng(0).normal(size=(12, 2, 7, 7)).astype(np.float32)})
+    return Data.from_arrays(
+        {"input_1": np.random.default_rng(0).normal(size=(12, 2, 7, 7)).astype(np.float32)}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_the_predicted_cost_is_the_damage_where_readers_are_convolutions_of_one_
     graph = capture(net, (torch.randn(2, 2, 7, 7),))
     (width,) = analyze_width(graph, analyze(graph), data, form=None).widths.values()
     coupling = width.coupling(np.array([0, 2, 3]))
-    x = torch.from_numpy(data.chunks[0].arrays["input"])
+    x = torch.from_numpy(data.chunks[0].arrays["input_1"])
     hidden = net[:2](x)
     replaced = hidden.clone()
     replaced[:, 1] = coupling.scales["2.weight"][1] * hidden[:, coupling.target[1]]
@@ -111,7 +113,7 @@ def test_under_the_pulled_back_gain_the_cost_is_the_damage_at_the_outputs(data: 
     probed = Data.from_arrays({name: a[:16] for name, a in data.chunks[0].arrays.items()})
     (width,) = analyze_width(graph, analyze(graph), probed).widths.values()
     (plain,) = analyze_width(graph, analyze(graph), probed, form=None).widths.values()
-    whole = net(torch.from_numpy(probed.chunks[0].arrays["input"])).square().sum(1).double().mean()
+    whole = net(torch.from_numpy(probed.chunks[0].arrays["input_1"])).square().sum(1).double().mean()
     one, other = width.curve.distortion[0], plain.curve.distortion[0]
     assert one == pytest.approx(float(other / whole.detach()), rel=0.5)
 
@@ -142,8 +144,10 @@ def test_errors(graph: Graph, data: Data) -> None:
     with pytest.raises(UsageError, match="criterion 'beauty'"):
         analyze_width(graph, axes, data, "beauty")
     chunk = data.chunks[0]
-    wide = replace(data, chunks=(replace(chunk, arrays={"input": chunk.arrays["input"].astype(np.float64)}),))
-    with pytest.raises(DataError, match="input: float64, the model wants float32; convert it first"):
+    wide = replace(
+        data, chunks=(replace(chunk, arrays={"input_1": chunk.arrays["input_1"].astype(np.float64)}),)
+    )
+    with pytest.raises(DataError, match="input_1: float64, the model wants float32; convert it first"):
         analyze_width(graph, axes, wide)
 
 

@@ -277,7 +277,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
 
 
 def samples(count: int, *shape: int) -> Data:
-    return Data((Chunk({"input": torch.randn(count, *shape).numpy()}),))
+    return Data((Chunk({"input_1": torch.randn(count, *shape).numpy()}),))
 
 
 TWINS = Coupling(

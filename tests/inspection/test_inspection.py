@@ -59,7 +59,7 @@ def test_without_inputs_nothing_is_annotated() -> None:
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(DataError, match="input"):
+    with pytest.raises(DataError, match="input_1"):
         otg.inspect(network(), inputs(columns=5))
 
 

@@ -77,7 +77,8 @@ def parts_of(graph: Graph, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     parts = divide(bind(otg.Data.from_arrays({"": x}), graph), 0.2)
     assert parts.unseen is not None
     return tuple(  # type: ignore[return-value]
-        np.concatenate([chunk.arrays["input"] for chunk in part.chunks]) for part in (parts.fit, parts.unseen)
+        np.concatenate([chunk.arrays["input_1"] for chunk in part.chunks])
+        for part in (parts.fit, parts.unseen)
     )
 
 
@@ -186,7 +187,7 @@ def test_few_inputs_judge_refits_that_left_them_out(graph: Graph, in_turn: Optim
     for rest, fold in folds:
         refit = in_turn.plan.apply(graph, rest)
         for chunk in fold.chunks:
-            feed = torch.from_numpy(chunk.arrays["input"])
+            feed = torch.from_numpy(chunk.arrays["input_1"])
             outputs[0].append(graph(feed))
             outputs[1].append(refit(feed))
     found = in_turn.audit.fidelity
@@ -288,7 +289,7 @@ def test_of_another_file_nothing_is_known(graph: Graph, held_out: Optimized, tmp
 
 
 def test_a_plan_file_finds_the_inputs_it_was_made_with(graph: Graph, tmp_path: Path) -> None:
-    np.savez(tmp_path / "calib.npz", input=images(400))
+    np.savez(tmp_path / "calib.npz", input_1=images(400))
     data = otg.load_data(str(tmp_path / "calib.npz")).take(COUNT, seed=3)
     found = optimize(graph, data, seed=3)
     found.plan.save(tmp_path / "plan.json")

@@ -211,7 +211,7 @@ def test_linearizing_by_threshold(graphs: dict[str, Graph]) -> None:
     net[2].bias.data = -net[2].weight.data @ net[0].bias.data  # type: ignore[operator]
     graph = capture(net.eval(), torch.randn(2, 3))
     x = torch.randn(64, 3)
-    feed = Data((Chunk({"input": x.numpy()}),))
+    feed = Data((Chunk({"input_1": x.numpy()}),))
     result = run("linearize-activations{threshold=0.001}", graph, data=feed)
     assert [text.split(": ")[2] for text in said(result, "applied")] == ["linear..relu"]
     assert (

@@ -105,7 +105,7 @@ def _graph(seed: int = 0) -> Graph:
 
 
 def _data(source: str = "memory") -> Data:
-    return Data.from_arrays({"input": np.arange(12, dtype=np.float32).reshape(4, 3)}, source=source)
+    return Data.from_arrays({"input_1": np.arange(12, dtype=np.float32).reshape(4, 3)}, source=source)
 
 
 def _plan(graph: Graph, **fields: Any) -> Plan:
@@ -135,13 +135,13 @@ def test_data_in_memory_is_used() -> None:
 
 def test_recorded_data_is_used_while_it_is_the_same(tmp_path: Path) -> None:
     graph, path = _graph(), tmp_path / "calib.npz"
-    np.savez(path, input=_data().chunks[0].arrays["input"])
+    np.savez(path, input_1=_data().chunks[0].arrays["input_1"])
     plan = _plan(graph, calibration=CalibrationReference.of(_data(str(path))))
     plan.apply(graph)
     assert [name for name, _ in SEEN] == ["cut", "repair-it", "look"]
     assert SEEN[0][1].data is not None and len(SEEN[0][1].data) == 4
 
-    np.savez(path, input=np.zeros((4, 3), np.float32))
+    np.savez(path, input_1=np.zeros((4, 3), np.float32))
     SEEN.clear()
     changed = plan.apply(graph)
     assert [name for name, _ in SEEN] == ["cut", "look"]
@@ -150,7 +150,7 @@ def test_recorded_data_is_used_while_it_is_the_same(tmp_path: Path) -> None:
 
 def test_a_part_of_the_recorded_data_is_found_again(tmp_path: Path) -> None:
     path = tmp_path / "calib.npz"
-    np.savez(path, input=_data().chunks[0].arrays["input"])
+    np.savez(path, input_1=_data().chunks[0].arrays["input_1"])
     found, _ = CalibrationReference.of(_data(str(path)).take(2)).find()
     assert found is not None and len(found) == 2
 

@@ -116,7 +116,7 @@ def test_everything_that_a_repair_holds_is_counted() -> None:
 def test_a_tight_limit_changes_no_result() -> None:
     original = wide()
     new = damaged(original)
-    data = Data.from_arrays({"input": torch.cat([batch[0] for batch in inputs(20)]).numpy()})
+    data = Data.from_arrays({"input_1": torch.cat([batch[0] for batch in inputs(20)]).numpy()})
     found = [
         repair_least_squares(new, original, data, LeastSquaresOptions(memory=limit)) for limit in (0, 1 << 40)
     ]
