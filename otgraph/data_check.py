@@ -32,6 +32,12 @@ def shape_text(shape: Sequence[int | str]) -> str:
     return f"({', '.join(str(size) for size in shape)}{',' if len(shape) == 1 else ''})"
 
 
+def fits(shape: Sequence[int | str], sizes: Sequence[int]) -> bool:
+    """Whether ``sizes`` are those of ``shape`` wherever it fixes one."""
+    pairs = zip(shape, sizes, strict=False)
+    return len(shape) == len(sizes) and all(isinstance(want, str) or want == have for want, have in pairs)
+
+
 def check_data(data: Data, specs: Sequence[TensorSpec]) -> None:
     """Raise ``DataError`` unless each chunk of ``data`` holds a usable array for each input in ``specs``.
 

@@ -18,7 +18,7 @@ from otgraph.audit.compare import audit as audit_files
 from otgraph.audit.report import Audit
 from otgraph.data import Array, Data
 from otgraph.data_bounds import machine_memory
-from otgraph.data_check import TensorSpec
+from otgraph.data_check import TensorSpec, fits
 from otgraph.data_model import ModelData
 from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.catalog import DEFAULT, check_asked, engine_for, get_builder
@@ -167,10 +167,7 @@ def _made_up(spec: TensorSpec, shape: Sequence[int] | None, draw: np.random.Gene
     if shape is None and free not in ([], [0]):
         raise UsageError(f"input {spec}: say its sizes with --shape {spec.name}=…, or give --data")
     sizes = tuple(shape) if shape is not None else tuple(1 if isinstance(s, str) else s for s in spec.shape)
-    fits = len(sizes) == len(spec.shape) and all(
-        isinstance(want, str) or want == have for want, have in zip(spec.shape, sizes, strict=False)
-    )
-    if not fits:
+    if not fits(spec.shape, sizes):
         raise UsageError(f"shape of {spec.name!r}: {tuple(sizes)} does not fit {spec}")
     if math.prod(sizes) * max(spec.dtype.itemsize, DRAWN) > machine_memory() // 2:
         raise UsageError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from otgraph.data_check import fits
 from otgraph.errors import ModelError, UsageError
 from otgraph.files import why_no_file
 from otgraph.graph.affine import affine_nodes
@@ -113,10 +114,7 @@ def _with_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> Graph:
 
 
 def _check_shape(port: Port, shape: tuple[int, ...]) -> None:
-    fits = len(port.shape) == len(shape) and all(
-        isinstance(want, str) or want == have for want, have in zip(port.shape, shape, strict=False)
-    )
-    if not fits:
+    if not fits(port.shape, shape):
         raise UsageError(f"shape of {port.name!r}: {shape} does not fit {port}")
     size = math.prod(shape) * port.dtype.itemsize
     if size > LARGEST_VALUE:
@@ -130,7 +128,7 @@ def _try_sizes(graph: Graph) -> Graph:
             graph.module(*graph.example)
     except TooLarge as error:
         raise UsageError(f"shapes of the inputs: the model {error}, too much to go on with") from error
-    except Exception as error:  # (torch has no type of its own for a size that an operator does not take)
+    except Exception as error:  # torch has no type of its own for sizes that an operator does not take
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"shapes of the inputs: the model does not run on them: {said}") from error
     return graph

@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they took in a whole run (``tools/test_durations.py``): ``slow``, and of the longest
+    """Mark tests by what they took in a whole run (``tools/durations.py``): ``slow``, and of the longest
     all cases but some ``exhaustive``."""
     known = {}
     for line in _DURATIONS.read_text(encoding="utf-8").splitlines():

@@ -31,7 +31,7 @@ def test_the_table_adds_up_cases_and_leaves_out_what_is_quick() -> None:
         <testcase classname="tests.a.test_x" name="test_quick" time="0.9"/>
         </testsuite>"""
     )
-    table = _module(ROOT / "tools" / "test_durations.py").table
+    table = _module(ROOT / "tools" / "durations.py").table
     assert table(record.iter("testcase")) == ["4.0 2 tests/a/test_x.py::test_long"]
 
 

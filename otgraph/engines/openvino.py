@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 from otgraph.data import Array
-from otgraph.data_check import TensorSpec
+from otgraph.data_check import TensorSpec, fits
 from otgraph.engines.artifact import BuildOptions, Built
 from otgraph.engines.engine import Engine, Model, NodeTime, Session
 from otgraph.engines.processor import processor
@@ -131,11 +131,7 @@ class OpenVinoSession(Session):
             raise ModelError(self._cannot_run(KeyError(f"no value for input {missing[0]}")))
         arrays = [feeds[spec.name] for spec in self.inputs]
         for array, spec in zip(arrays, self.inputs, strict=True):
-            fits = array.ndim == len(spec.shape) and all(
-                isinstance(want, str) or want == have
-                for want, have in zip(spec.shape, array.shape, strict=False)
-            )
-            if not fits or array.dtype != spec.dtype:
+            if not fits(spec.shape, array.shape) or array.dtype != spec.dtype:
                 given = f"{array.dtype}{array.shape}"
                 raise ModelError(self._cannot_run(ValueError(f"{given} does not fit {spec}")))
         return arrays

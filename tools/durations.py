@@ -1,6 +1,6 @@
 """Which tests take long: ``tests/durations.txt`` from the record of a whole run.
 
-    OMP_NUM_THREADS=1 python -m pytest -n 2 --junitxml=run.xml && python tools/test_durations.py run.xml
+    OMP_NUM_THREADS=1 python -m pytest -n 2 --junitxml=run.xml && python tools/durations.py run.xml
 
 One line for each test that takes a second or more, all its cases together: seconds, cases, and its name.
 ``tests/conftest.py`` leaves such tests out of ``make quick``, and most cases of the longest out of
