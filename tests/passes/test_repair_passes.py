@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from otgraph.calibrate.normal import SINGLE
 from otgraph.data import Chunk, Data
 from otgraph.graph.capture import capture
 from otgraph.graph.graph import Graph
 from otgraph.rewrite.contract import Context, Pass
 from otgraph.rewrite.manager import PassManager
+from otgraph.rewrite.masking import relative_error
+from passes import repair_least_squares
 from passes.repair_least_squares import RepairLeastSquares
 from passes.repair_moments import RepairMoments
 
@@ -121,6 +125,22 @@ def test_moments_after_least_squares_never_hurt_on_held_out_inputs(
     alone, _ = run([RepairLeastSquares()], new, original, unlabeled)
     both, _ = run([RepairLeastSquares(), RepairMoments()], new, original, unlabeled)
     assert accuracy(both, x, y) > accuracy(alone, x, y) - 0.01
+
+
+@pytest.mark.parametrize("ridge", [1e-3, SINGLE, 1.0])
+def test_products_in_single_precision_change_nothing_that_counts(
+    ridge: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    unlabeled = torch.rand(64, 1, 8, 8)
+    original, new = cut(network(32).eval(), 16, unlabeled)
+    step = RepairLeastSquares(ridge=ridge, strength=1.0)
+    found, _ = run([step], new, original, unlabeled)
+    monkeypatch.setattr(repair_least_squares, "SINGLE", math.inf)
+    exact, _ = run([step], new, original, unlabeled)
+    moved = relative_error(exact(unlabeled), found(unlabeled))
+    assert (moved == 0) if ridge < SINGLE else (0 < moved < 1e-5)
+    assert relative_error(exact(unlabeled), new(unlabeled)) > 1e-2
 
 
 @pytest.mark.parametrize("step", PASSES, ids=lambda step: step.name)
